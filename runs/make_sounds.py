@@ -1,0 +1,332 @@
+"""Make the bank of sounds that relisten ships, from Debian packages: src/relisten/assets/sounds/.
+
+    python runs/make_sounds.py --work /tmp/relisten-sounds
+
+Fetches the packages below with `apt-get download` and unpacks them with `dpkg-deb -x` (no root). Three programs must be
+installed: apt-get install --no-install-recommends fluidsynth espeak-ng flite. sounds.txt says what is taken from where.
+Made on Debian 12; the same package versions give the same files. Only CC0, CC-BY, CC-BY-SA and MIT material
+is taken; each file's author and licence are read from its package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+import shutil
+import struct
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile as sf
+import soxr
+from numpy.typing import NDArray
+
+PACKAGES = (
+    "asterisk-core-sounds-en-wav",
+    "openttd-opensfx",
+    "sonic-pi-samples",
+    "sound-theme-freedesktop",
+    "fluid-soundfont-gm",
+)
+OUT = Path(__file__).resolve().parent.parent / "src" / "relisten" / "assets" / "sounds"
+RATE = 16_000
+PEAK = 10 ** (-3 / 20)
+COLUMNS = ("file", "label", "kind", "split", "voice", "pitch", "source", "author", "licence", "synthetic")
+Wave = NDArray[np.float32]
+
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+WORDS = ("alpha", "bravo", "delta", "echo", "foxtrot", "hotel", "india", "kilo", "oscar", "romeo", "tango", "victor")
+
+# Voice id -> (split, program and arguments). Held-out voices share no variant, accent or speaker with the others.
+VOICES: dict[str, tuple[str, list[str]]] = {
+    "usman": ("train", ["espeak-ng", "-v", "en-us+m3", "-p", "40", "-s", "150"]),
+    "gbwoman": ("train", ["espeak-ng", "-v", "en-gb+f2", "-p", "60", "-s", "145"]),
+    "scotman": ("train", ["espeak-ng", "-v", "en-gb-scotland+m7", "-p", "25", "-s", "135"]),
+    "uswoman": ("train", ["espeak-ng", "-v", "en-us+f4", "-p", "65", "-s", "150"]),
+    "klatt": ("train", ["espeak-ng", "-v", "en-us+klatt2", "-p", "45", "-s", "140"]),
+    "rpwoman": ("train", ["espeak-ng", "-v", "en-gb-x-rp+f5", "-p", "50", "-s", "130"]),
+    "slt": ("train", ["flite", "-voice", "slt"]),
+    "kal": ("train", ["flite", "-voice", "kal16"]),
+    "awb": ("train", ["flite", "-voice", "awb"]),
+    "clanman": ("heldout", ["espeak-ng", "-v", "en-gb-x-gbclan+m1", "-p", "35", "-s", "155"]),
+    "nycwoman": ("heldout", ["espeak-ng", "-v", "en-us-nyc+f3", "-p", "65", "-s", "140"]),
+    "islandman": ("heldout", ["espeak-ng", "-v", "en-029+m5", "-p", "50", "-s", "150"]),
+    "rms": ("heldout", ["flite", "-voice", "rms"]),
+}
+
+REAL_TAKES = {
+    "zero": ("vm-reachoper", 0.50, 0.84),
+    "one": ("screen-callee-options", 2.39, 2.82),
+    "two": ("screen-callee-options", 6.48, 6.92),
+    "three": ("screen-callee-options", 10.15, 10.66),
+    "four": ("vm-prev", 0.63, 1.03),
+    "five": ("vm-repeat", 0.44, 0.85),
+    "six": ("vm-next", 0.58, 1.02),
+    "seven": ("vm-delete", 0.38, 0.75),
+    "eight": ("vm-toforward", 0.48, 0.76),
+    "nine": ("vm-savemessage", 0.37, 0.90),
+}
+"""The real voice's digits a second time, inside sentences ("press seven to ..."): prompt, start, end in seconds."""
+
+INSTRUMENTS = {
+    "piano": 0, "xylophone": 13, "organ": 19, "accordion": 21, "guitar": 24, "violin": 40,
+    "harp": 46, "choir": 52, "trumpet": 56, "saxophone": 65, "clarinet": 71, "flute": 73,
+}  # fmt: skip
+"""Label -> General MIDI programme, counted from 0."""
+PITCHES = {"low": (48, 52, 50), "middle": (62, 66, 64), "high": (77, 81, 79)}
+"""MIDI notes: two to train on, the last one held out. An octave lies between the classes, for each instrument alike."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One file of the bank, before it is cut: where the sound lies and what it is."""
+
+    label: str
+    kind: str
+    split: str
+    place: str
+    """asterisk:NAME, opensfx:INDEX, sonic:NAME, freedesktop:NAME, gm:PROGRAMME:NOTE, kit:NOTE."""
+    start: float = 0.0
+    """Seconds, counted before the silence is trimmed."""
+    duration: float = 1.3
+    """Seconds at most."""
+    voice: str = ""
+    pitch: str = ""
+
+
+@dataclass(frozen=True)
+class Credit:
+    source: str
+    author: str
+    licence: str
+
+
+def one_shots() -> Iterator[Piece]:
+    """Animals, objects and drums. Rows: label, kind, then split=place[@start[+duration]] ..."""
+    table = (Path(__file__).parent / "sounds.txt").read_text().splitlines()
+    for line in table:
+        if not line.strip() or line.startswith("#"):
+            continue
+        label, kind, *places = line.split()
+        for text in places:
+            split, place, start, duration = re.fullmatch(r"(\w+)=([^@+]+)(?:@([\d.]+))?(?:\+([\d.]+))?", text).groups()
+            yield Piece(label, kind, split, place, float(start or 0), float(duration or 1.3))
+
+
+def real_words() -> Iterator[Piece]:
+    for number, word in enumerate(DIGITS):
+        yield Piece(word, "word", "train", f"asterisk:digits/{number}", voice="allison")
+    for word, (name, start, end) in REAL_TAKES.items():
+        yield Piece(word, "word", "heldout", f"asterisk:{name}", start, end - start, voice="allison")
+    for word in WORDS:
+        yield Piece(word, "word", "train", f"asterisk:phonetic/{word[0]}_p", voice="allison")
+
+
+def notes() -> Iterator[Piece]:
+    for label, programme in INSTRUMENTS.items():
+        for pitch, midi in PITCHES.items():
+            for note, split in zip(midi, ("train", "train", "heldout"), strict=True):
+                yield Piece(label, "instrument", split, f"gm:{programme}:{note}", duration=0.8, pitch=pitch)
+
+
+def fetch(work: Path) -> None:
+    """Downloads and unpacks what is not there yet."""
+    for name in PACKAGES:
+        if (work / name).exists():
+            continue
+        subprocess.run(["apt-get", "download", name], cwd=work, check=True)
+        (package,) = work.glob(f"{name}_*.deb")
+        subprocess.run(["dpkg-deb", "-x", package, work / name], check=True)
+
+
+def opensfx(work: Path) -> dict[int, tuple[str, bytes]]:
+    """Description and wav bytes of each clip in the game's .cat file.
+
+    The file is a table of (offset, size), then for each clip its name (a byte of length before it) and a RIFF file.
+    """
+    data = next((work / "openttd-opensfx").rglob("opensfx.cat")).read_bytes()
+    count = (struct.unpack_from("<I", data)[0] & 0x7FFFFFFF) // 8
+    clips = {}
+    for index in range(count):
+        offset, size = struct.unpack_from("<II", data, 8 * index)
+        offset &= 0x7FFFFFFF
+        length = data[offset]
+        name = data[offset + 1 : offset + 1 + length].rstrip(b"\0").decode()
+        clips[index] = (name, data[offset + 1 + length : offset + 1 + length + size])
+    return clips
+
+
+def opensfx_credit(index: int, description: str) -> Credit:
+    text, _, licence = description.partition(" License: ")
+    names = {"Zero": "CC0-1.0", "ShareAlike": "CC-BY-SA-3.0", "Attribution": "CC-BY-3.0"}
+    key = next(key for key in names if key in licence)
+    title, _, author = text.partition(". ")
+    return Credit(
+        f"OpenSFX 1.0.3, clip {index}: {title.strip(chr(34))}", author.strip(". ").replace('"', ""), names[key]
+    )
+
+
+def sonic_credit(work: Path, name: str) -> Credit:
+    """The clip's own paragraph; a clip without one (it would fall under the package's MIT) is not taken."""
+    text = next((work / "sonic-pi-samples").rglob("copyright")).read_text()
+    for paragraph in text.split("\n\n"):
+        if f"/{name}.flac" in paragraph:
+            fields = dict(re.findall(r"^(Copyright|Source|License): +(.*)$", paragraph, re.M))
+            if fields["License"] != "CC0":
+                break
+            author = re.sub(r"^\d+ | <.*", "", fields["Copyright"])
+            return Credit(f"Sonic Pi samples, {name}, {fields['Source'].strip()}", author, "CC0-1.0")
+    raise SystemExit(f"{name}: the package does not state CC0 for this clip, so it may not be taken")
+
+
+def freedesktop_credit(work: Path, name: str) -> Credit:
+    text = next((work / "sound-theme-freedesktop").rglob("copyright")).read_text()
+    for paragraph in text.split("\n\n"):
+        if f"stereo/{name}.oga" in paragraph:
+            fields = dict(re.findall(r"^(Copyright|License): +(.*)$", paragraph, re.M))
+            if fields["License"] in ("CC-BY-3.0", "CC-BY-SA-3.0"):
+                return Credit(f"sound-theme-freedesktop 0.8, {name}", fields["Copyright"], fields["License"])
+    raise SystemExit(f"{name}: the package does not state CC-BY or CC-BY-SA for this clip, so it may not be taken")
+
+
+def render_notes(work: Path, places: list[str]) -> dict[str, Wave]:
+    """One MIDI file with a note each four seconds, played once by fluidsynth without reverb and chorus, then cut."""
+    gap, hold = 4.0, 0.8
+    events = []
+    for index, place in enumerate(places):
+        kind, *numbers = place.split(":")
+        channel, note = (9, int(numbers[0])) if kind == "kit" else (0, int(numbers[1]))
+        programme = 0 if kind == "kit" else int(numbers[0])
+        at = round(index * gap * 1000)
+        events += [(at, bytes([0xC0 | channel, programme])), (at + 10, bytes([0x90 | channel, note, 100]))]
+        events += [(at + round(hold * 1000), bytes([0x80 | channel, note, 0]))]
+    track, clock = b"\x00\xff\x51\x03\x0f\x42\x40", 0  # a quarter lasts one second, so a tick is a millisecond
+    for at, message in events:
+        track += variable_length(at - clock) + message
+        clock = at
+    track += variable_length(round(gap * 1000)) + b"\xff\x2f\x00"
+    midi = b"MThd" + struct.pack(">IHHH", 6, 0, 1, 1000) + b"MTrk" + struct.pack(">I", len(track)) + track
+    (work / "notes.mid").write_bytes(midi)
+    font = next((work / "fluid-soundfont-gm").rglob("*.sf2"))
+    quiet = ["-q", "-ni", "-R", "0", "-C", "0", "-g", "0.5", "-r", "48000"]
+    subprocess.run(["fluidsynth", *quiet, "-F", work / "notes.wav", font, work / "notes.mid"], check=True)
+    samples, rate = sf.read(work / "notes.wav", dtype="float32")
+    step = round(gap * rate)
+    return {place: at_16k(samples[i * step : (i + 1) * step], rate) for i, place in enumerate(places)}
+
+
+def variable_length(value: int) -> bytes:
+    """MIDI's way to write a number: seven bits a byte, the highest bit set on all but the last."""
+    out = bytes([value & 0x7F])
+    while value := value >> 7:
+        out = bytes([0x80 | (value & 0x7F)]) + out
+    return out
+
+
+def speak(work: Path, voice: str, word: str) -> Wave:
+    program, *arguments = VOICES[voice][1]
+    path = work / "spoken.wav"
+    if program == "espeak-ng":
+        subprocess.run([program, *arguments, "-w", path, word], check=True)
+    else:
+        subprocess.run([program, *arguments, "-t", word, "-o", path], check=True)
+    return at_16k(*sf.read(path, dtype="float32"))
+
+
+def at_16k(samples: Wave, rate: int) -> Wave:
+    mono = samples.mean(axis=1) if samples.ndim > 1 else samples
+    return np.asarray(soxr.resample(mono, rate, RATE, quality="VHQ"), dtype=np.float32)
+
+
+def trim(samples: Wave, duration: float) -> Wave:
+    """Without silence (40 dB below the peak) at the ends, at most `duration` seconds, faded out, peak at -3 dBFS."""
+    frames = np.abs(samples[: len(samples) // 80 * 80]).reshape(-1, 80).max(axis=1)  # 5 ms
+    loud = np.flatnonzero(frames > 0.01 * frames.max())
+    first, last = max(loud[0] - 1, 0), min(loud[-1] + 3, len(frames))
+    cut = samples[first * 80 : last * 80]
+    cut = cut[: round(duration * RATE)]
+    cut = cut - cut.mean()
+    still_loud = np.abs(cut[-480:]).max() > 0.1 * np.abs(cut).max()
+    fade = round(len(cut) * 0.15) if still_loud else min(480, len(cut) // 5)
+    cut[len(cut) - fade :] *= np.linspace(1, 0, fade, dtype=np.float32)
+    return cut * np.float32(PEAK / np.abs(cut).max())
+
+
+def read_piece(work: Path, piece: Piece, clips: dict[int, tuple[str, bytes]]) -> tuple[Wave, Credit]:
+    package, name = piece.place.split(":", 1)
+    if package == "opensfx":
+        description, data = clips[int(name)]
+        path, credit = work / "clip.wav", opensfx_credit(int(name), description)
+        path.write_bytes(data)
+    elif package == "sonic":
+        path = next((work / "sonic-pi-samples").rglob(f"{name}.flac"))
+        credit = sonic_credit(work, name)
+    elif package == "freedesktop":
+        path = next((work / "sound-theme-freedesktop").rglob(f"{name}.oga"))
+        credit = freedesktop_credit(work, name)
+    else:
+        path = next((work / "asterisk-core-sounds-en-wav").rglob("en_US_f_Allison")) / f"{name}.wav"
+        credit = Credit(f"Asterisk core sounds (en) 1.6.1, {name}", "Allison Smith, Digium Inc.", "CC-BY-SA-3.0")
+    samples, rate = sf.read(path, dtype="float32")
+    begin, end = round(piece.start * rate), round((piece.start + piece.duration) * rate)
+    return at_16k(samples[begin:end], rate), credit
+
+
+def make(work: Path) -> None:
+    work.mkdir(parents=True, exist_ok=True)
+    fetch(work)
+    pieces = [*real_words(), *one_shots(), *notes()]
+    sampled = [piece.place for piece in pieces if piece.place.startswith(("gm:", "kit:"))]
+    rendered, clips = render_notes(work, sampled), opensfx(work)
+    for folder in OUT.glob("*/"):  # what an earlier run made
+        shutil.rmtree(folder)
+    rows: list[dict[str, str]] = []
+    for piece in pieces:
+        if piece.place in rendered:
+            samples = rendered[piece.place]
+            source = f"FluidR3_GM {piece.place}, rendered with fluidsynth (a sampled instrument)"
+            credit = Credit(source, "Frank Wen and contributors", "MIT")
+        else:
+            samples, credit = read_piece(work, piece, clips)
+        write(rows, trim(samples, piece.duration), piece, credit, synthetic=False)
+    for voice, (split, command) in VOICES.items():
+        credit = Credit(f"{' '.join(command)} (synthetic voice)", "relisten", "CC0-1.0")
+        for word in (*DIGITS, *WORDS):
+            piece = Piece(word, "word", split, "", voice=voice)
+            write(rows, trim(speak(work, voice, word), 1.2), piece, credit, synthetic=True)
+    with (OUT / "sounds.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    (OUT / "NOTICE.md").write_text(notice(rows), encoding="utf-8")
+
+
+def notice(rows: list[dict[str, str]]) -> str:
+    """The attribution each licence asks for: title, author, licence and what was changed."""
+    labels: dict[tuple[str, str, str], set[str]] = {}
+    for row in rows:
+        labels.setdefault((row["source"], row["author"], row["licence"]), set()).add(row["label"])
+    lines = [f"| {' | '.join(credit)} | {', '.join(sorted(names))} |" for credit, names in labels.items()]
+    return (Path(__file__).parent / "sounds_notice.md").read_text(encoding="utf-8") + "\n".join(lines) + "\n"
+
+
+def write(rows: list[dict[str, str]], samples: Wave, piece: Piece, credit: Credit, *, synthetic: bool) -> None:
+    number = sum(row["label"] == piece.label for row in rows) + 1
+    take = "2" if piece.label in REAL_TAKES and piece.split == "heldout" and piece.voice == "allison" else ""
+    name = f"{piece.kind}/{piece.label}-{piece.voice or number}{take}.flac"
+    (OUT / piece.kind).mkdir(parents=True, exist_ok=True)
+    # Twelve significant bits: noise at -74 dBFS is not heard, and FLAC drops the zero bits (a third of the size).
+    sf.write(OUT / name, np.round(samples * 2048) / 2048, RATE, subtype="PCM_16", compression_level=1.0)
+    known = (name, piece.label, piece.kind, piece.split, piece.voice, piece.pitch)
+    origin = (credit.source, credit.author, credit.licence, "yes" if synthetic else "no")
+    rows.append(dict(zip(COLUMNS, known + origin, strict=True)))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("/tmp/relisten-sounds"), help="for packages and renderings")
+    make(parser.parse_args().work)

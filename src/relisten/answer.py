@@ -1,0 +1,77 @@
+"""One question about one recording, answered: what `relisten.ask` gives."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+from relisten import audio as audio_files
+from relisten import tags
+from relisten.engine import Engine, GenerationConfig
+from relisten.models.base import AudioLM
+from relisten.types import Audio, Example, Response, Segment, Trace
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was answered, and how it came about."""
+
+    answer: str | None
+    """The text between the answer tags; None where the model gave none."""
+    choice: str | None
+    """The choice that the answer means; None where it means none, or there were none."""
+    response: Response
+    trace: Trace
+    seconds: dict[str, float]
+    """Wall-clock time: load, prefill, listen (encoding and reading segments), decode, total."""
+    segments: tuple[Segment, ...]
+    """What was heard again, in order."""
+
+
+def ask(
+    model: AudioLM,
+    audio: Path | str | Audio,
+    question: str,
+    choices: Sequence[str] = (),
+    config: GenerationConfig | None = None,
+) -> Answer:
+    """Ask a model about a recording. Raises ValueError, in one line, when the recording cannot be used.
+
+    >>> ask(load("nano"), "door.wav", "What is heard after the knock?", ["a dog", "a bell"]).choice
+    'a bell'
+    """
+    started = perf_counter()
+    heard = audio if isinstance(audio, Audio) else audio_files.load(audio, model.rate)
+    name = "the recording" if isinstance(audio, Audio) else str(audio)
+    loaded = perf_counter()
+    engine = Engine(model, max_rows=1)
+    [[trace]] = engine.generate([Example(name, heard, question, tuple(choices))], config)
+    seconds = {"load": loaded - started, **engine.seconds, "total": perf_counter() - started}
+    return answered(trace, choices, seconds)
+
+
+def answered(trace: Trace, choices: Sequence[str], seconds: dict[str, float]) -> Answer:
+    """What a finished trace says."""
+    response = tags.parse(trace.text)
+    segments = tuple(listen.segment for listen in trace.listens[1:])
+    return Answer(response.answer, chosen(response.answer, choices), response, trace, seconds, segments)
+
+
+def chosen(answer: str | None, choices: Sequence[str]) -> str | None:
+    """The choice that an answer means: the same text, else the longest choice that stands in it as whole words.
+
+    Case and blanks at the ends do not count. None where two choices that stand in it are equally long.
+    """
+    if answer is None:
+        return None
+    said = answer.strip().casefold()
+    for choice in choices:
+        if choice.strip().casefold() == said:
+            return choice
+    found = [c for c in choices if re.search(rf"(?<!\w){re.escape(c.strip().casefold())}(?!\w)", said) and c.strip()]
+    longest = max((len(c.strip()) for c in found), default=0)
+    best = [c for c in found if len(c.strip()) == longest]
+    return best[0] if len(best) == 1 else None

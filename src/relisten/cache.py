@@ -1,0 +1,130 @@
+"""Keys and values of many rows of unequal length: a slab per layer, and how many tokens each row has.
+
+A row's tokens lie at their own positions, without holes or left padding, so a token's position is its index. What lies
+beyond a row's length is masked, and overwritten later; it is finite, so that a weight of zero makes it nothing.
+
+`Prefix` and `Window` are what a forward is given as its cache: attention calls their `update`, layer by layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ROUND = 64
+"""Tokens: how much of the slab attention reads is rounded up to this, so that shapes are few."""
+
+
+class Prefix:
+    """Keys and values of prompts as they were forwarded: per layer [B, heads, W, width], right-padded."""
+
+    def __init__(self, layers: list[tuple[Tensor, Tensor]] | None = None) -> None:
+        self.layers = layers or []
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Keep what one layer made; nothing lies before it."""
+        assert layer == len(self.layers)
+        self.layers.append((keys, values))
+        return keys, values
+
+    def row(self, index: int, length: int) -> Prefix:
+        """One prompt alone, copied so that the batch it came in can be freed."""
+        cut = (slice(index, index + 1), slice(None), slice(length))
+        return Prefix([(keys[cut].clone(), values[cut].clone()) for keys, values in self.layers])
+
+
+class Slab:
+    """Per layer keys and values [rows, T, heads, width]; T doubles when it is too small, up to `max_length`.
+
+    max_cells: tokens, over all rows, that may be held; the caller admits no more rows than fit.
+    """
+
+    def __init__(self, like: Prefix, max_length: int, max_cells: int | None = None) -> None:
+        self.num_rows = self.capacity = 0
+        self.max_length = max_length
+        self.max_cells = max_cells
+        self.lengths: list[int] = []
+        self.layers = [(k[:0, :, :0].transpose(1, 2), v[:0, :, :0].transpose(1, 2)) for k, v in like.layers]
+
+    def put(self, row: int, prefix: Prefix) -> None:
+        """Start a row from a prompt; a fork is this, once for each of its rows."""
+        length = prefix.layers[0][0].shape[2]
+        self.reserve(row + 1, length + 1)
+        for (keys, values), (new_keys, new_values) in zip(self.layers, prefix.layers, strict=True):
+            keys[row, :length] = new_keys[0].transpose(0, 1)
+            values[row, :length] = new_values[0].transpose(0, 1)
+        self.lengths[row] = length
+
+    def move(self, source: int, target: int) -> None:
+        """Move a row: the live ones stay together at the front."""
+        length = self.lengths[target] = self.lengths[source]
+        for keys, values in self.layers:
+            keys[target, :length] = keys[source, :length]
+            values[target, :length] = values[source, :length]
+
+    def reserve(self, num_rows: int, length: int) -> None:
+        """Make room for that many rows of `length` tokens."""
+        if num_rows <= self.num_rows and length <= self.capacity:
+            return
+        if length > self.capacity:
+            most = min(self.max_length, (self.max_cells or self.max_length * num_rows) // num_rows)
+            self.capacity = _rounded(max(length, min(2 * self.capacity, most)))
+        if self.max_cells is not None:  # rows that are not live give way to longer ones
+            self.num_rows = min(self.num_rows, self.max_cells // self.capacity)
+        self.num_rows = max(num_rows, self.num_rows)
+        self.lengths = (self.lengths + [0] * num_rows)[: self.num_rows]
+        for index, (keys, values) in enumerate(self.layers):  # layer by layer: only one is held twice
+            self.layers[index] = self._grown(keys), self._grown(values)
+
+    def _grown(self, old: Tensor) -> Tensor:
+        new = old.new_zeros(self.num_rows, self.capacity, *old.shape[2:])
+        kept = min(len(old), self.num_rows)
+        new[:kept, : old.shape[1]] = old[:kept]
+        return new
+
+
+class Window:
+    """One forward's view of the slab: `widths[i]` new tokens on top of row `rows[i]`, right-padded to W columns.
+
+    Padding is written beyond the row's length, where the row's next tokens overwrite it.
+    """
+
+    def __init__(self, slab: Slab, rows: Sequence[int], widths: Sequence[int], device: torch.device) -> None:
+        self.slab, self.rows, self.width = slab, list(rows), max(widths)
+        lengths = [slab.lengths[row] for row in rows]
+        slab.reserve(max(self.rows) + 1, max(lengths) + self.width)
+        for row, length, width in zip(rows, lengths, widths, strict=True):
+            slab.lengths[row] = length + width
+        self.positions = torch.tensor(lengths, device=device)[:, None] + torch.arange(self.width, device=device)
+        """[B, W]"""
+        starts = torch.tensor([row * slab.capacity for row in rows], device=device)
+        self._where = (self.positions + starts[:, None]).flatten()
+        first = self.rows[0]
+        together = self.rows == list(range(first, first + len(rows)))
+        self._pick = slice(first, first + len(rows)) if together else torch.tensor(self.rows, device=device)
+        self._length = max(lengths) + self.width
+        self.mask: Tensor | None = None
+        """[B, 1, W, T], True where a token may look; None where every token may look at everything."""
+        if len(self.rows) > 1 or self.width > 1:
+            self._length = min(_rounded(self._length), slab.capacity)
+            self.mask = (torch.arange(self._length, device=device) <= self.positions[..., None])[:, None]
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Write one layer's new keys and values [B, heads, W, width]; all that the rows may look at: [B, heads, T, width]."""
+        first, second = (
+            self._written(old, new) for old, new in zip(self.slab.layers[layer], (keys, values), strict=True)
+        )
+        return first, second
+
+    def _written(self, old: Tensor, new: Tensor) -> Tensor:
+        flat = old.view(-1, *old.shape[2:])
+        where = self._where if self._where.device == old.device else self._where.to(old.device)
+        flat.index_copy_(0, where, new.transpose(1, 2).reshape(-1, *old.shape[2:]))
+        return old[:, : self._length][self._pick].transpose(1, 2)
+
+
+def _rounded(length: int) -> int:
+    return -(-length // ROUND) * ROUND

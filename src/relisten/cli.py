@@ -1,0 +1,100 @@
+"""The command line: which commands there are, and how errors leave it.
+
+Each command is a plain typed function in commands/, imported when it is run: `relisten --help` imports no torch.
+To add one, write the function there and name it here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cyclopts import App, CycloptsError, Parameter, UnknownCommandError, UnusedCliTokensError
+
+from relisten import __version__
+
+USAGE_ERROR = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+app = App(
+    name="relisten",
+    help="Ask questions about recordings, of a model that hears segments again while it reasons.",
+    help_epilogue="Exit codes: 0 done, 1 no usable result, 2 wrong input. --debug shows where an error came from.",
+    version=__version__,
+    default_parameter=Parameter(negative=()),
+    suppress_keyboard_interrupt=False,
+    help_format="markdown",
+)
+app.command(
+    "relisten.commands.ask:ask",
+    name="ask",
+    usage="Usage: relisten ask AUDIO QUESTION [OPTIONS]\n       relisten ask QUESTIONS.jsonl [OPTIONS]\n",
+    help="Ask a question about a recording (or many, from a JSONL).")
+app.command("relisten.commands.doctor:doctor", name="doctor", help="Say what is installed and whether a model answers.")
+bench = App(name="bench", help="Measure, side by side.")
+bench.command("relisten.bench:engine", name="engine", help="The engine beside the naive loop that re-reads everything.")
+app.command(bench)
+
+
+def main(tokens: Sequence[str] | None = None) -> None:
+    """The `relisten` script."""
+    sys.exit(run(sys.argv[1:] if tokens is None else tokens))
+
+
+def run(tokens: Sequence[str]) -> int:
+    """Run one command; the exit code. A user's mistake gives one line on stderr, and code 2."""
+    given = list(tokens)
+    debug = "--debug" in given or os.environ.get("RELISTEN_DEBUG", "0") not in ("", "0")
+    given = [token for token in given if token != "--debug"]
+    try:
+        code = app(given, exit_on_error=False, print_error=False, result_action="return_int_as_exit_code_else_zero")
+        sys.stdout.flush()
+        return int(code)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (head, less) has gone; without this the interpreter complains once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except CycloptsError as error:
+        return _fail(error, debug, _wrong_usage)
+    except ImportError as error:
+        return _fail(error.__cause__ or error, debug, lambda e: f"{e}; `relisten doctor` says what to install")
+    except (ValueError, OSError, MemoryError) as error:
+        return _fail(error, debug)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's own, named so that torch is not imported for it
+            raise
+        return _fail(error, debug)
+
+
+def _fail(error: BaseException, debug: bool, explain: Callable[[Any], str] = str) -> int:
+    """One line on stderr; the traceback only when asked for."""
+    if debug:
+        raise error
+    message = " ".join(explain(error).split()) or type(error).__name__
+    print("relisten: " + "".join(c if c.isprintable() else "�" for c in message), file=sys.stderr)
+    return USAGE_ERROR
+
+
+def _wrong_usage(error: CycloptsError) -> str:
+    """What cyclopts says, and where to read on."""
+    names = ["relisten", *(error.command_chain or [])]
+    if isinstance(error, UnknownCommandError):
+        # Cyclopts would import every command to suggest one.
+        given = (error.unused_tokens or [""])[0]
+        known = [name for name in (error.app or app) if not name.startswith("-")]
+        nearest = difflib.get_close_matches(given, known, n=1)
+        said = f"no command {given!r}; " + (f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(known)}")
+    elif isinstance(error, UnusedCliTokensError):
+        said = f"too many arguments ({' '.join(error.unused_tokens or [])}); put a text of several words in quotes"
+    else:
+        said = str(error).rstrip(".")
+    return f"{said} (see {' '.join(names)} --help)"
+
+
+if __name__ == "__main__":
+    main()

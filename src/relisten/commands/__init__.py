@@ -1,0 +1,1 @@
+"""One file a command: plain typed functions, imported by cli.py only when their command runs."""

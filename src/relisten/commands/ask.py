@@ -1,0 +1,223 @@
+"""`relisten ask`: one recording and one question, or a JSONL of many."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from relisten.commands.terminal import named_seconds
+from relisten.types import Audio, Format
+
+if TYPE_CHECKING:
+    from relisten.answer import Answer
+    from relisten.engine import GenerationConfig
+    from relisten.models.base import AudioLM
+
+MAX_SECONDS = 600.0
+OUTPUT, SAMPLING, LIMITS, MACHINE = (
+    Parameter(group=Group(name, sort_key=place)) for place, name in enumerate(("Output", "Sampling", "Limits", "Machine"))
+)
+
+
+def ask(
+    audio: Path,
+    question: str | None = None,
+    /,
+    *,
+    choices: Annotated[tuple[str, ...], Parameter(consume_multiple=True, show_default=False)] = (),
+    model: str = "nano",
+    format: Format = "interleaved",
+    json: Annotated[bool, OUTPUT, Parameter(show_default=False)] = False,
+    html: Annotated[Path | None, OUTPUT] = None,
+    out: Annotated[Path | None, OUTPUT] = None,
+    temperature: Annotated[float, SAMPLING] = 0.0,
+    top_p: Annotated[float, SAMPLING] = 1.0,
+    top_k: Annotated[int, SAMPLING] = 0,
+    seed: Annotated[int, SAMPLING] = 0,
+    max_new_tokens: Annotated[int, LIMITS] = 2048,
+    max_listens: Annotated[int, LIMITS] = 8,
+    min_segment: Annotated[float, LIMITS] = 0.2,
+    max_seconds: Annotated[float, LIMITS] = MAX_SECONDS,
+    device: Annotated[str, MACHINE] = "auto",
+    dtype: Annotated[str, MACHINE] = "auto",
+) -> int:
+    """Ask a question about a recording (or many, from a JSONL).
+
+    The reasoning is printed as it comes; what the model hears again is marked, and drawn on a strip of the waveform.
+
+    Parameters
+    ----------
+    audio
+        A recording in any format libsndfile or FFmpeg reads. Or a .jsonl of questions in MMAR's form, one object a
+        line: audio_path (relative to the file), question, and perhaps id, choices, answer.
+    question
+        What to ask. Left out with a .jsonl.
+    choices
+        Texts to choose from: --choices red blue green. Without them the question is open.
+    model
+        nano (built in), a folder, or a hub name such as Qwen/Qwen2.5-Omni-7B.
+    format
+        conditioned: reasons in text alone. grounded: names segments. interleaved: names segments and hears them again.
+    temperature
+        0 takes the likeliest token at every step; above 0 samples.
+    top_p
+        Sample from the likeliest tokens that together have this probability.
+    top_k
+        Sample from this many likeliest tokens; 0 is off.
+    seed
+        Of the sampling.
+    max_new_tokens
+        Tokens the model may write for the whole answer; at the limit the answer is forced.
+    max_listens
+        Segments it may hear again; at the limit the answer is forced.
+    min_segment
+        Seconds; a shorter segment is refused.
+    max_seconds
+        Longest recording taken.
+    device
+        auto (CUDA, then MPS, then CPU) or a torch device such as cuda:1.
+    dtype
+        auto (the checkpoint's own), float32, bfloat16 or float16.
+    json
+        Print one JSON object instead: answer, response, segments, refusals, finish, token counts, seconds.
+    html
+        Also write one self-contained page: the waveform, and each heard segment playable.
+    out
+        With a .jsonl: append the answers here, one JSON line each, as they come; run again to go on after a stop.
+    """
+    started = time.perf_counter()
+    if audio.suffix.lower() in (".jsonl", ".json"):
+        if question is not None or choices or html is not None:
+            raise ValueError(f"{audio}: questions and choices are in this file; leave out yours, and --html")
+    elif question is None:
+        raise ValueError(f"{audio}: what do you ask? Give a question after the recording")
+    elif out is not None:
+        raise ValueError("--out goes with a .jsonl of questions; use --json or --html for one question")
+    limits = {"max_new_tokens": max_new_tokens, "max_listens": max_listens, "min_segment": min_segment}
+    sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+    if question is None:
+        from relisten.commands.ask_many import ask_many
+
+        return ask_many(
+            audio, out, model, {"format": format, **sampling, **limits}, max_seconds, {"device": device, "dtype": dtype}
+        )
+    recording = _load_audio(audio, max_seconds)
+    if html is not None and not html.absolute().parent.is_dir():
+        raise ValueError(f"{html}: the folder {html.absolute().parent} does not exist; make it first")
+    config, loaded = load(model, {"format": format, **sampling, **limits}, device=device, dtype=dtype)
+    seconds = {"load": time.perf_counter() - started}
+    answer = _stream(loaded, recording, audio, question, choices, config, quiet=json)
+    answer = replace(answer, seconds=seconds | answer.seconds)
+    if html is not None:
+        from relisten.page import write_page
+
+        write_page(html, answer, recording, question, choices, name=audio.name, model=model, command=command_line())
+    if json:
+        print(jsonlib.dumps(as_json(answer), ensure_ascii=False, indent=2))
+    else:
+        from relisten.commands import terminal
+
+        console = terminal.console()
+        terminal.show_answer(console, answer, choices)
+        terminal.show_strip(console, recording, answer.trace.listens[1:])
+        terminal.show_seconds(console, answer.seconds, html)
+    return 0 if answer.answer is not None else 1
+
+
+def _load_audio(path: Path, max_seconds: float) -> Audio:
+    from relisten import audio
+
+    return audio.load(path, max_seconds=max_seconds)
+
+
+def load(model: str, options: dict[str, Any], device: str, dtype: str) -> tuple[GenerationConfig, AudioLM]:
+    """The options, checked, and the model; a spinner on stderr while it loads."""
+    from relisten.commands.terminal import console, printable
+
+    with console(stderr=True).status(f"loading {printable(model)} …"):
+        from transformers.utils.logging import disable_progress_bar
+
+        from relisten import models
+        from relisten.engine import GenerationConfig
+
+        disable_progress_bar()
+        return GenerationConfig(**options), models.load(model, device=device, dtype=dtype)
+
+
+def _stream(
+    model: AudioLM,
+    recording: Audio,
+    path: Path,
+    question: str,
+    choices: tuple[str, ...],
+    config: GenerationConfig,
+    quiet: bool,
+) -> Answer:
+    """Answer one question; unless quiet, print the reasoning as it comes."""
+    from relisten.answer import answered
+    from relisten.commands.terminal import Typist, console
+    from relisten.engine import Engine, Finished, Heard, Refused, Text
+    from relisten.types import Example
+
+    typist = None if quiet else Typist(console())
+    engine = Engine(model)
+    example = Example(id=path.name, audio=recording, question=question, choices=choices)
+    for event in engine.stream(example, config):
+        if isinstance(event, Finished):
+            if typist:
+                typist.flush()
+                typist.console.print()
+            return answered(event.trace, choices, engine.seconds)
+        if typist is None:
+            continue
+        if isinstance(event, Text):
+            typist.text(event.text)
+        elif isinstance(event, Heard):
+            typist.heard(event.listen)
+        elif isinstance(event, Refused):
+            typist.refused(event.refusal)
+    raise AssertionError("the stream ended without Finished")
+
+
+def as_json(answer: Answer) -> dict[str, Any]:
+    """Everything about one answer, ready for JSON. `tokens` add up to the trace's length."""
+    trace = answer.trace
+    inserted = sum(listen.num_tokens for listen in trace.listens[1:])
+    sampled = sum(trace.sampled)
+    return {
+        "answer": answer.answer,
+        "choice": answer.choice,
+        "response": {
+            "text": answer.response.text,
+            "think": answer.response.think,
+            "well_formed": answer.response.well_formed,
+        },
+        "segments": [
+            {"start": listen.segment.start, "end": listen.segment.end, "operation": listen.operation}
+            | {"at": listen.at, "num_tokens": listen.num_tokens}
+            for listen in trace.listens[1:]
+        ],
+        "refusals": [asdict(refusal) for refusal in trace.refusals],
+        "finish": trace.finish,
+        "tokens": {
+            "prompt": trace.num_prompt,
+            "sampled": sampled,
+            "forced": len(trace.token_ids) - trace.num_prompt - sampled - inserted,
+            "audio": inserted,
+        },
+        "seconds": {name: round(value, 4) for name, value in named_seconds(answer.seconds).items()},
+    }
+
+
+def command_line(tokens: Sequence[str] | None = None) -> str:
+    """The command as it was typed, quoted for a shell."""
+    import shlex
+
+    return shlex.join(["relisten", *(sys.argv[1:] if tokens is None else tokens)])

@@ -1,0 +1,140 @@
+"""What a person sees while a model answers: the reasoning as it comes, each segment as it is heard again."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from relisten.strip import colour, draw
+from relisten.types import Audio, Listen, Refusal, Segment
+
+if TYPE_CHECKING:
+    from relisten.answer import Answer
+
+LONGEST_TAG = 16
+"""Characters; what starts with `<` and grows longer is no tag of ours, and is printed at once."""
+
+
+def printable(text: str) -> str:
+    """Text that cannot steer a terminal or a page: control characters and direction overrides become `�`."""
+    return "".join("�" if _steers(c) else c for c in text)
+
+
+def _steers(character: str) -> bool:
+    return character not in "\n\t" and (
+        unicodedata.category(character) in ("Cc", "Cs")
+        or unicodedata.bidirectional(character) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+    )
+
+
+def console(stderr: bool = False) -> Console:
+    """A console that prints text as it is: no markup, no emoji codes, no guessing of colours."""
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
+def span(segment: Segment) -> str:
+    """`1.2–1.9 s`."""
+    return f"{segment.start:.1f}–{segment.end:.1f} s"
+
+
+class Typist:
+    """Prints a stream: tags dim, segments in the colour they have on the strip, a mark after each that was heard."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.num_heard = 0
+        self._held = ""
+        self._inside = False
+
+    def text(self, piece: str) -> None:
+        """Print new text; the start of a tag is held back until the tag is whole."""
+        self._held += piece
+        while self._held:
+            before, opened, after = self._held.partition("<")
+            if not opened or before:
+                self._print(before)
+                self._held = opened + after
+                continue
+            tag = re.match(r"</?\w*>", self._held)
+            if tag is None and len(self._held) < LONGEST_TAG and re.fullmatch(r"</?\w*", self._held):
+                return
+            end = tag.end() if tag else 1
+            self._tag(self._held[:end]) if tag else self._print("<")
+            self._held = self._held[end:]
+
+    def heard(self, listen: Listen) -> None:
+        """Mark a segment that was heard again just now."""
+        self.flush()
+        self._write(f" ♪ heard {span(listen.segment)}", f"bold {colour(self.num_heard)}")
+        self.num_heard += 1
+
+    def refused(self, refusal: Refusal) -> None:
+        """Mark a tag that was not heard."""
+        self.flush()
+        self._write(f" ({refusal.reason}: not heard)", "dim")
+
+    def flush(self) -> None:
+        """Print what is held back."""
+        self._print(self._held)
+        self._held = ""
+
+    def _tag(self, tag: str) -> None:
+        if tag in ("<seg>", "</seg>"):
+            self._inside = tag == "<seg>"
+            self._write(tag, f"dim {colour(self.num_heard)}")
+        else:
+            self._write(tag, "dim")
+
+    def _print(self, text: str) -> None:
+        self._write(text, colour(self.num_heard) if self._inside else "")
+
+    def _write(self, text: str, style: str) -> None:
+        if text:
+            self.console.print(Text(printable(text), style), end="", soft_wrap=True)
+
+
+FINISHES = {
+    "length": "The limit on new tokens was reached, so the answer was forced.",
+    "listens": "The limit on listens was reached, so the answer was forced.",
+    "context": "The model's context was full, so the answer was forced.",
+}
+
+
+def show_answer(console: Console, answer: Answer, choices: tuple[str, ...]) -> None:
+    """The answer in bold, and what a reader should know of how it came about."""
+    console.print()
+    if answer.answer is None:
+        console.print(Text("No answer: the model wrote none between <answer> and </answer>.", "bold yellow"))
+    else:
+        line = Text.assemble("Answer: ", (printable(answer.choice or answer.answer), "bold"))
+        if choices and answer.choice is None:
+            line.append("  (none of the choices)", "yellow")
+        console.print(line, soft_wrap=True)
+    if answer.trace.finish in FINISHES:
+        console.print(Text(FINISHES[answer.trace.finish], "dim"))
+
+
+def show_strip(console: Console, audio: Audio, listens: list[Listen]) -> None:
+    """The waveform with what was heard again."""
+    width = max(min(console.width, 120), 20)
+    console.print()
+    console.print(draw(audio, [listen.segment for listen in listens], width))
+
+
+def show_seconds(console: Console, seconds: dict[str, float], path: Path | None) -> None:
+    """One dim line at the end."""
+    console.print()
+    console.print(Text(" · ".join(f"{name} {value:.1f} s" for name, value in named_seconds(seconds).items()), "dim"))
+    if path is not None:
+        console.print(Text(f"Page: {path}", "dim"), soft_wrap=True)
+
+
+def named_seconds(seconds: dict[str, float]) -> dict[str, float]:
+    """The engine's counters under the names people read."""
+    names = {"load": "load", "prefill": "prefill", "listen": "listening", "decode": "decoding"}
+    return {name: seconds[key] for key, name in names.items() if key in seconds}

@@ -1,0 +1,90 @@
+"""What nano is taught, as rows of training made on the fly: row `i` is the same at every run, so training can resume.
+
+Stage `base` teaches what a recording holds: a caption with times, where a label is heard, what a short clip is, and
+questions answered at once. Stage `sft` is the cold start: chains of thought that name segments, some of them with the
+segment's audio really standing after its tag, and a few rows of the base so that nothing is forgotten.
+
+Captions call a spoken word "word" and leave attributes out; only clips and chains carry them. A clip thus tells more
+than the scene around it: the asymmetry that makes re-listening worth while at this size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from relisten.audio import crop
+from relisten.data.questions import heard, make_questions, name, segment
+from relisten.data.scenes import Bank, bank, make_scene
+from relisten.models import nano
+from relisten.models.base import AudioLM
+from relisten.types import Audio, Clip, Event, Example, Format, Segment
+
+Row = tuple[Example, Format]
+TRAINING_SEED = 1_000_000
+"""Scenes of training are numbered from here; held-out scenes from 0."""
+
+
+def base_rows(index: int) -> list[Row]:
+    """One scene: a caption, four places, two clips, two questions answered without a chain."""
+    clip, sounds, rng = _scene(index)
+    rows = [caption(clip), *(where(rng, clip) for _ in range(4)), *(close_listen(rng, clip) for _ in range(2))]
+    questions = make_questions(index, clip, sounds, 2)
+    return [(row, "conditioned") for row in [*rows, *(replace(q, cot=None) for q in questions)]]
+
+
+def sft_rows(index: int) -> list[Row]:
+    """One scene: up to three interleaved chains and a grounded one, a place, a clip."""
+    clip, sounds, rng = _scene(index)
+    formats: list[Format] = ["interleaved", "interleaved", "grounded", "interleaved"]
+    rows: list[Row] = list(zip(make_questions(index, clip, sounds, 4), formats, strict=False))
+    return [*rows, (where(rng, clip), "conditioned"), (close_listen(rng, clip), "conditioned")]
+
+
+def _scene(index: int) -> tuple[Clip, Bank, np.random.Generator]:
+    sounds = bank("train")
+    seed = TRAINING_SEED + index
+    return make_scene(seed, sounds), sounds, np.random.default_rng([seed, 41])
+
+
+def caption(clip: Clip) -> Example:
+    """Everything that is heard, in order, with its start."""
+    told = ", ".join(f"{segment(e, clip.duration).start}, {name(e)}" for e in clip.events)
+    return Example(clip.id, clip.audio, "Tell what is heard.", (), told)
+
+
+def where(rng: np.random.Generator, clip: Clip) -> Example:
+    """Where one label is heard: every occurrence."""
+    label = name(clip.events[int(rng.integers(len(clip.events)))])
+    found = [segment(e, clip.duration) for e in clip.events if name(e) == label]
+    told = ", ".join(f"{s.start}, {s.end}" for s in found)
+    return Example(clip.id, clip.audio, f"Where is the {label}?", (), told)
+
+
+def close_listen(rng: np.random.Generator, clip: Clip) -> Example:
+    """A crop as a model would ask for it, a little off at both ends, and what a close listen tells of it."""
+    event: Event = clip.events[int(rng.integers(len(clip.events)))]
+    near = segment(event, clip.duration)
+    start = max(0.0, round(near.start + float(rng.choice([-0.1, 0.0, 0.0, 0.1])), 1))
+    end = max(start + 0.2, round(near.end + float(rng.choice([-0.1, 0.0, 0.0, 0.1])), 1))
+    assert isinstance(clip.audio, Audio)
+    piece = crop(clip.audio, Segment(start, min(end, clip.duration)))
+    return Example(f"{clip.id}-clip", piece, "What is it?", (), heard(event))
+
+
+def vocabulary() -> Iterator[str]:
+    """Texts that hold every word and every tenth of a second that nano reads or writes."""
+    yield from (f"<seg>{tenths / 10:.1f}, {tenths / 10:.1f}</seg>" for tenths in range(300) for _ in range(4))
+    for index in range(400):
+        for rows in (base_rows(index), sft_rows(index)):
+            for example, _ in rows:
+                yield "\n".join([example.question, *example.choices, "listen", example.cot or "", str(example.answer)])
+    labels = {label for split in ("train", "heldout") for group in bank(split).groups for label in group}
+    yield from (f"{label}\n {label}" for label in sorted(labels) for _ in range(4))
+
+
+def new_nano() -> AudioLM:
+    """A nano with random weights that knows these words; where training from nothing begins."""
+    return nano.create([*vocabulary(), *["user\n<think></think><answer></answer>assistant\n"] * 4])

@@ -1,0 +1,176 @@
+"""When a model wants to hear: a pure state machine on the text of one answer, with every limit on listening.
+
+Text goes in as it is written, a token's worth at a time; out come the few things that must happen before the next
+token. Each character is looked at a bounded number of times, so a whole answer costs time linear in its length.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from relisten.tags import parse_segment
+from relisten.types import Format, Refusal, Segment
+
+SLACK = 1e-6
+"""Seconds: 3.4 - 3.2 is a little less than 0.2 in floating point, and is meant to be 0.2."""
+MAX_INSIDE = 200
+"""Characters kept between a tag's two ends; what is longer is unreadable."""
+MAX_QUOTED = 80
+"""Characters of a refused tag that are recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Force:
+    """Write this text next: it ends a closing tag, so that the audio starts on a token boundary."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hear:
+    """Put this segment's audio here; the segment is ordered, clamped to the recording and long enough."""
+
+    segment: Segment
+    operation: str
+    tag: str
+    """The whole tag as written, cut to 80 characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """A tag was closed that is not heard."""
+
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The answer is complete."""
+
+
+Action = Force | Hear | Refuse | Stop
+
+
+class Listener:
+    """Follows one answer. No action means: let the model speak on.
+
+    In `conditioned` answers tags are plain text. In `grounded` ones a good tag is counted and gives no action, a bad
+    one is refused for the same reasons as in `interleaved` ones: one policy for every format.
+    """
+
+    def __init__(
+        self,
+        duration: float,
+        format: Format = "interleaved",
+        names: Collection[str] = ("seg",),
+        max_listens: int = 8,
+        min_segment: float = 0.2,
+    ) -> None:
+        self.duration = duration
+        self.format = format
+        self.max_listens = max_listens
+        self.min_segment = min_segment
+        self.num_heard = 0
+        """Good tags so far (in `grounded` answers: named, not heard)."""
+        self.closed = False
+        """Nothing more is heard: a limit has closed the thought."""
+        self._names = frozenset(names) if format != "conditioned" else frozenset()
+        self._marks, self._starts = _marks(tuple(sorted(self._names)))
+        self._pending = ""  # the text's end, where it may be the start of a mark
+        self._open: dict[str, str] = {}  # tag -> what was written since it was opened
+        self._stage = "start"  # then think, between, answer, done
+
+    def feed(self, text: str) -> Iterator[Action]:
+        """What to do about newly written text (forced text included), one at a time, in order."""
+        self._pending += text
+        while self._stage != "done" and (mark := self._marks.search(self._pending)):
+            self._write(self._pending[: mark.start()])
+            self._pending = self._pending[mark.end() :]
+            yield from self._mark(mark[0], bool(mark[1]), mark[2])
+        keep = self._unfinished()
+        self._write(self._pending[: len(self._pending) - keep])
+        self._pending = self._pending[len(self._pending) - keep :]
+        if self._pending[:2] == "</" and self._pending[2:] in self._open:
+            yield Force(">")
+
+    def close(self) -> str:
+        """Hear nothing more; the text that leads from here to the answer."""
+        self.closed = True
+        wanted = {"think": "</think><answer>", "answer": ""}.get(self._stage, "<answer>")
+        if self._open and self._stage != "done":
+            wanted = f"</{next(reversed(self._open))}>" + wanted
+        return self._rest(wanted)
+
+    def finish(self) -> str:
+        """The text that ends an open answer; nothing where there is none."""
+        return self._rest("</answer>") if self._stage == "answer" else ""
+
+    def _rest(self, wanted: str) -> str:
+        """`wanted`, less what is already written of it."""
+        return wanted[len(self._pending) :] if self._pending and wanted.startswith(self._pending) else wanted
+
+    def _write(self, text: str) -> None:
+        for name, inside in self._open.items():
+            self._open[name] = (inside + text)[: MAX_INSIDE + 1]
+
+    def _unfinished(self) -> int:
+        """How many characters at the end may be the start of a mark."""
+        at = self._pending.rfind("<", -max(map(len, self._starts)))
+        return len(self._pending) - at if at >= 0 and self._pending[at:] in self._starts else 0
+
+    def _mark(self, mark: str, closing: bool, name: str) -> Iterator[Action]:
+        if name not in self._names:
+            yield from self._block(name, closing)
+            self._write(mark)
+            return
+        inside = self._open.pop(name, None)
+        self._write(mark)
+        if not closing:
+            self._open[name] = ""  # opened again before it was closed: it starts anew, as in tags.parse
+        if inside is not None:
+            yield from self._judge(f"<{name}>{inside}{mark}", inside if closing else None, name)
+
+    def _block(self, name: str, closing: bool) -> Iterator[Action]:
+        if name == "think" and self._stage in ("start", "think"):
+            self._stage = "between" if closing else "think"
+        elif name == "answer" and not closing:
+            self._stage = "answer"
+        elif name == "answer":
+            for tag, inside in self._open.items():
+                yield self._refuse(f"<{tag}>{inside}", "unreadable")
+            self._open.clear()
+            self._stage = "done"
+            yield Stop()
+
+    def _judge(self, tag: str, inside: str | None, name: str) -> Iterator[Action]:
+        segment = parse_segment(inside) if inside is not None and len(inside) <= MAX_INSIDE else None
+        if segment is None:
+            yield self._refuse(tag, "unreadable")
+            return
+        clamped = Segment(max(0.0, segment.start), min(segment.end, self.duration))
+        if segment.start >= self.duration:
+            yield self._refuse(tag, "outside")
+        elif not clamped.duration >= self.min_segment - SLACK:
+            yield self._refuse(tag, "too short")
+        elif self.closed:
+            yield self._refuse(tag, "context")
+        elif self.num_heard >= self.max_listens:
+            yield self._refuse(tag, "too many")
+        else:
+            self.num_heard += 1
+            if self.format == "interleaved":
+                yield Hear(clamped, name, tag[:MAX_QUOTED])
+
+    def _refuse(self, tag: str, reason: str) -> Refuse:
+        return Refuse(Refusal(tag[:MAX_QUOTED], reason))
+
+
+@lru_cache(maxsize=16)
+def _marks(names: tuple[str, ...]) -> tuple[re.Pattern[str], frozenset[str]]:
+    """What finds a mark, and every text that a mark may start with."""
+    known = ("think", "answer", *names)
+    starts = (mark[:n] for name in known for mark in (f"<{name}>", f"</{name}>") for n in range(1, len(mark)))
+    return re.compile("<(/?)(" + "|".join(map(re.escape, known)) + ")>"), frozenset(starts)

@@ -1,0 +1,59 @@
+"""Models: `load()` finds the file in this folder that is named after a checkpoint's `model_type`."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from relisten.models.base import AudioLM
+
+WEIGHT_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
+
+
+def load(name: str | Path = "nano", dtype: str = "auto", device: str = "auto", device_map: Any = None) -> AudioLM:
+    """Load a model: "nano" (shipped), a folder, or a hub name such as "Qwen/Qwen2.5-Omni-7B".
+
+    dtype: auto (the checkpoint's own), float32, bfloat16 or float16. device: auto (CUDA, then MPS, then CPU) or a
+    torch device. device_map: transformers' own, for models that need several devices ("auto" needs accelerate).
+    Raises ValueError, in one line, on anything that cannot be loaded.
+    """
+    folder = find(name)
+    try:
+        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    except (OSError, KeyError, ValueError):
+        raise ValueError(f"{folder}: no config.json with a model_type; a model folder has one beside its weights")
+    module_name = str(model_type).removesuffix("_thinker")
+    try:
+        module = importlib.import_module(f"relisten.models.{module_name}")
+    except ModuleNotFoundError:
+        known = sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in ("__init__", "base", "nano"))
+        raise ValueError(f"{name}: model type {model_type!r} is not supported yet (supported: {', '.join(known)})")
+    model: AudioLM = module.load(folder, dtype=dtype, device=device, device_map=device_map)
+    model.name = str(name)
+    return model
+
+
+def find(name: str | Path) -> Path:
+    """The local folder of a model, fetched from the hub when it is not one. Raises ValueError when it cannot be had."""
+    if str(name) == "nano":
+        return Path(str(files("relisten") / "assets" / "nano"))
+    folder = Path(name).expanduser()
+    if folder.exists():
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: a model is a folder (config.json, *.safetensors, tokenizer files), not a file")
+        return folder
+    if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
+        raise ValueError(f"{name}: no such folder, and not a hub name such as Qwen/Qwen2.5-Omni-7B; 'nano' is built in")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=WEIGHT_FILES))
+    except Exception as error:  # the hub client raises a dozen unrelated classes
+        raise ValueError(
+            f"{name}: cannot be fetched from the hub ({type(error).__name__}); where there is network run"
+            f" 'hf download {name} --local-dir FOLDER' and give relisten the FOLDER"
+        ) from None

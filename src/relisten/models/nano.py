@@ -1,0 +1,155 @@
+"""nano: a model of the paper's own class, small enough to train and to answer on a laptop's CPU.
+
+It is made here from nothing (configuration, tokenizer, prompts, random weights) and saved in the ordinary Hugging Face
+layout, so that `Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained` and `relisten.load` both read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    Qwen2_5OmniThinkerConfig,
+    Qwen2_5OmniThinkerForConditionalGeneration,
+    WhisperFeatureExtractor,
+)
+
+from relisten.models.base import Prompts
+from relisten.models.qwen2_5_omni import Qwen2_5Omni
+
+CONTROL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|AUDIO|>",
+    "<|audio_bos|>",
+    "<|audio_eos|>",
+    "<|IMAGE|>",
+    "<|VIDEO|>",
+)
+# Tags and tenths of a second are single tokens: a short sequence is what a small model can learn.
+PIECES = r" ?</?(?:seg|think|answer)>|\d+\.\d(?!\d)|, | ?\p{L}+|\p{N}|\s|[^\s\p{L}\p{N}]"
+
+
+@dataclass(frozen=True)
+class NanoConfig:
+    """Sizes. The defaults make about 4 M parameters."""
+
+    hidden_size: int = 256
+    num_layers: int = 4
+    num_heads: int = 4
+    num_key_value_heads: int = 2
+    intermediate_size: int = 640
+    audio_width: int = 192
+    audio_layers: int = 3
+    audio_heads: int = 3
+    audio_intermediate_size: int = 576
+    num_mel_bins: int = 64
+    hop_length: int = 320
+    """Samples between mel frames; 320 makes 12.5 audio tokens a second, half of Qwen's rate."""
+    n_fft: int = 512
+    context: int = 4096
+    """Longest sequence, in tokens."""
+
+
+def prompts() -> Prompts:
+    """nano's short prompt: at this size every token of a prompt is paid for in training time."""
+    return Prompts(
+        system=None,
+        choose="{question}\n{choices}",
+        open="{question}",
+        choice_separator="\n",
+        instructions={"conditioned": "", "grounded": "\nlisten", "interleaved": "\nlisten"},
+    )
+
+
+def tokenizer(texts: Iterable[str], vocab_size: int = 2048) -> PreTrainedTokenizerFast:
+    """Byte-level BPE in which every word, tag and tenth of a second of `texts` becomes one token; no text is unknown."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    bpe.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            min_frequency=2,
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            special_tokens=[AddedToken(text, special=True) for text in CONTROL_TOKENS],
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
+    )
+
+
+def config(size: NanoConfig, vocab: PreTrainedTokenizerFast) -> Qwen2_5OmniThinkerConfig:
+    """The class's own configuration, with its vision tower as small as it goes (it is never used)."""
+    ids = {text: vocab.convert_tokens_to_ids(text) for text in CONTROL_TOKENS}
+    half = size.hidden_size // size.num_heads // 2
+    width = half // 8
+    return Qwen2_5OmniThinkerConfig(
+        text_config={
+            "vocab_size": -(-len(vocab) // 64) * 64,
+            "hidden_size": size.hidden_size,
+            "intermediate_size": size.intermediate_size,
+            "num_hidden_layers": size.num_layers,
+            "num_attention_heads": size.num_heads,
+            "num_key_value_heads": size.num_key_value_heads,
+            "max_position_embeddings": size.context,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10_000.0,
+                "mrope_section": [half - 6 * width, 3 * width, 3 * width],
+            },
+            "tie_word_embeddings": True,
+            "pad_token_id": ids["<|endoftext|>"],
+            "eos_token_id": ids["<|im_end|>"],
+            "bos_token_id": ids["<|endoftext|>"],
+        },
+        audio_config={
+            "num_mel_bins": size.num_mel_bins,
+            "d_model": size.audio_width,
+            "encoder_layers": size.audio_layers,
+            "encoder_attention_heads": size.audio_heads,
+            "encoder_ffn_dim": size.audio_intermediate_size,
+            "n_window": 100,
+            "output_dim": size.hidden_size,
+            "max_source_positions": 1500,
+        },
+        vision_config={
+            "depth": 1,
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_heads": 1,
+            "out_hidden_size": size.hidden_size,
+        },
+        audio_token_index=ids["<|AUDIO|>"],
+        audio_start_token_id=ids["<|audio_bos|>"],
+        audio_end_token_id=ids["<|audio_eos|>"],
+        image_token_index=ids["<|IMAGE|>"],
+        video_token_index=ids["<|VIDEO|>"],
+        tie_word_embeddings=True,
+        dtype="float32",
+    )
+
+
+def create(texts: Iterable[str], size: NanoConfig = NanoConfig(), seed: int = 0) -> Qwen2_5Omni:
+    """A nano model with random weights whose vocabulary covers `texts`."""
+    vocab = tokenizer(texts)
+    torch.manual_seed(seed)
+    module = Qwen2_5OmniThinkerForConditionalGeneration(config(size, vocab)).float()
+    module.generation_config = GenerationConfig(
+        eos_token_id=[vocab.eos_token_id, vocab.pad_token_id], pad_token_id=vocab.pad_token_id, do_sample=False
+    )
+    extractor = WhisperFeatureExtractor(
+        feature_size=size.num_mel_bins, sampling_rate=16_000, hop_length=size.hop_length, n_fft=size.n_fft, chunk_length=30
+    )
+    return Qwen2_5Omni(module, vocab, extractor, prompts(), name="nano")

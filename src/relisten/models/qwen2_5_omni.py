@@ -1,0 +1,266 @@
+"""Qwen2.5-Omni's Thinker, the paper's base model: prompt, audio placeholders, log-mel, forward.
+
+The HF processor is not used: it needs torchvision, and pads every piece of audio to 300 s. What it does for audio is
+small: expand the placeholder, compute the mel.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    Qwen2_5OmniConfig,
+    Qwen2_5OmniThinkerConfig,
+    Qwen2_5OmniThinkerForConditionalGeneration,
+    WhisperFeatureExtractor,
+)
+
+from relisten.models.base import Prompts, pad_features, read_prompts
+from relisten.types import Audio, Format
+
+CLOSING = ("</seg>", "</seg")
+"""A closing tag, and what stands before its last character: the token that ends it must end there (design: a clean
+boundary), because Qwen's vocabulary merges the `>` with what follows."""
+
+
+class Qwen2_5Omni:
+    """The Thinker with its tokenizer and feature extractor; implements `models.base.AudioLM`."""
+
+    def __init__(
+        self,
+        module: Qwen2_5OmniThinkerForConditionalGeneration,
+        tokenizer: PreTrainedTokenizerBase,
+        feature_extractor: WhisperFeatureExtractor,
+        prompts: Prompts | None = None,
+        name: str = "qwen2_5_omni",
+    ) -> None:
+        self.name = name
+        self.module = module.eval()
+        self.tokenizer = tokenizer
+        self.feature_extractor = feature_extractor
+        self.prompts = prompts or Prompts()
+        self.rate = int(feature_extractor.sampling_rate)
+        config = module.config
+        self.audio_id = _config_id(config, "audio_token")
+        self.audio_begin_id = int(config.audio_start_token_id)
+        self.audio_end_id = int(config.audio_end_token_id)
+        self._turn_ids = {text: self._control_id(text) for text in ("<|im_start|>", "<|im_end|>")}
+        self.end_token_id = self._turn_ids["<|im_end|>"]
+        self.end_token_ids = frozenset(_end_token_ids(module, tokenizer) | {self.end_token_id})
+        self.banned_token_ids = torch.tensor(sorted(self._banned()), dtype=torch.long)
+        self._newline = self.encode("\n")
+
+    # --- text ---------------------------------------------------------------------------------------------------
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of plain text; a control token that stands in it is spelled out as text."""
+        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+    def encode_response(self, text: str) -> list[int]:
+        """Tokens of a response, cut before and after the `>` of every `</seg>`, as the engine produces it."""
+        ids: list[int] = []
+        pieces = text.split(CLOSING[0])
+        for piece in pieces[:-1]:
+            ids += self._closed(piece)
+        return ids + self.encode(pieces[-1])
+
+    def _closed(self, piece: str) -> list[int]:
+        whole = self.encode(piece + CLOSING[0])
+        if self.decode(whole[:-1]) == piece:  # the vocabulary has the tag as one token
+            return whole
+        return self.encode(piece + CLOSING[1]) + self.encode(">")
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of tokens; control and audio tokens give nothing."""
+        return str(self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def prompt(
+        self, question: str, choices: Sequence[str], format: Format, num_samples: int | None
+    ) -> tuple[list[int], int | None]:
+        """ChatML with the recording first in the user's turn; the index is that of its first audio token."""
+        begin, end = self._turn_ids["<|im_start|>"], self._turn_ids["<|im_end|>"]
+        ids: list[int] = []
+        if self.prompts.system is not None:
+            ids += [begin, *self.encode("system\n" + self.prompts.system), end, *self._newline]
+        ids += [begin, *self.encode("user\n")]
+        at = None
+        if num_samples is not None:
+            at = len(ids) + 1
+            ids += self.audio_tokens(num_samples)
+        ids += [*self.encode(self.prompts.text(question, choices, format)), end, *self._newline]
+        return [*ids, begin, *self.encode("assistant\n")], at
+
+    # --- audio --------------------------------------------------------------------------------------------------
+
+    def num_frames(self, num_samples: int) -> int:
+        """Mel frames of a piece of audio: hops, the last one begun."""
+        return -(-num_samples // self.feature_extractor.hop_length)
+
+    def num_audio_tokens(self, num_samples: int) -> int:
+        """Two strides of two over the mel frames (25 tokens a second at a hop of 160 samples)."""
+        after_conv = (self.num_frames(num_samples) - 1) // 2 + 1
+        return max(0, (after_conv - 2) // 2 + 1)
+
+    def audio_tokens(self, num_samples: int) -> list[int]:
+        """Begin, one placeholder for each audio token, end."""
+        return [self.audio_begin_id, *[self.audio_id] * self.num_audio_tokens(num_samples), self.audio_end_id]
+
+    def features(self, audio: Audio) -> Tensor:
+        """Log-mel [mel bins, frames] of one piece; bit-identical to the extractor's own padding to 30 s, cut."""
+        if audio.rate != self.rate:
+            raise ValueError(f"audio at {audio.rate} Hz; this model takes {self.rate} Hz")
+        extractor, num_samples = self.feature_extractor, len(audio.samples)
+        frames = self.num_frames(num_samples)
+        padded = np.zeros(frames * extractor.hop_length + extractor.n_fft, dtype=np.float32)
+        padded[:num_samples] = audio.samples
+        mel = extractor(padded, sampling_rate=self.rate, padding="do_not_pad", truncation=False)["input_features"][0]
+        return torch.from_numpy(np.asarray(mel, dtype=np.float32)[:, :frames])
+
+    # --- forward ------------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        features: Sequence[Tensor],
+        attention_mask: Tensor | None,
+        cache: Any = None,
+        keep: tuple[Tensor, Tensor] | None = None,
+        module: Any = None,
+    ) -> Tensor:
+        """Logits of one chunk; see `AudioLM.forward`."""
+        device = input_ids.device
+        audio: dict[str, Tensor] = {}
+        if features:
+            stacked, mask = pad_features(features)
+            audio = {"input_features": stacked.to(device), "feature_attention_mask": mask.to(device)}
+        if attention_mask is None and self.module.config._attn_implementation != "sdpa" and input_ids.shape[1] > 1:
+            # With no mask, sdpa alone is causal.
+            length = input_ids.shape[1]
+            attention_mask = torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None]
+        with self._keep(keep) if keep is not None else nullcontext():
+            logits: Tensor = (module or self.module)(
+                input_ids=input_ids,
+                # Audio and text alone: the three rotary axes are equal, so positions are plain counting.
+                position_ids=position_ids[None].expand(3, -1, -1),
+                # A mapping is taken as it is; a bare tensor would be remade by transformers' own mask code.
+                attention_mask={"full_attention": self._additive(attention_mask)},
+                past_key_values=cache,
+                use_cache=cache is not None,
+                **audio,
+            ).logits
+        return logits
+
+    def _additive(self, mask: Tensor) -> Tensor:
+        """The eager attention adds its mask to the scores; the others take a boolean one as it is."""
+        if self.module.config._attn_implementation != "eager":
+            return mask
+        lowest = torch.finfo(self.module.dtype).min
+        return torch.zeros(mask.shape, dtype=self.module.dtype, device=mask.device).masked_fill_(~mask, lowest)
+
+    @contextmanager
+    def _keep(self, keep: tuple[Tensor, Tensor]) -> Any:
+        """Project only the positions that are wanted onto the vocabulary; the forward itself stays the module's."""
+        handle = self.module.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0][keep],))
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """Write the model in the ordinary layout, prompts included; `dtype` is that of the file (None: the weights')."""
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: value.to(dtype or value.dtype) for name, value in self.module.state_dict().items()}
+        self.module.save_pretrained(folder, state_dict=weights)
+        self.tokenizer.save_pretrained(folder)
+        self.feature_extractor.save_pretrained(folder)
+        prompts = json.dumps(asdict(self.prompts), indent=2)
+        (folder / "prompts.json").write_text(prompts + "\n", encoding="utf-8")
+
+    # --- ids ----------------------------------------------------------------------------------------------------
+
+    def _control_id(self, text: str) -> int:
+        token_id = self.tokenizer.convert_tokens_to_ids(text)
+        if token_id is None or token_id == self.tokenizer.unk_token_id:
+            raise ValueError(f"{self.name}: its tokenizer has no {text} token; is this a Qwen2.5-Omni folder?")
+        return int(token_id)
+
+    def _banned(self) -> set[int]:
+        """Placeholders would be taken for media by the model's own forward; rows past the vocabulary mean nothing."""
+        config = self.module.config
+        ids = {self.audio_id, self.audio_begin_id, self.audio_end_id, self._turn_ids["<|im_start|>"]}
+        ids |= {_config_id(config, "image_token"), _config_id(config, "video_token")}
+        for text in ("<|vision_bos|>", "<|vision_eos|>", "<|vision_pad|>"):
+            token_id = self.tokenizer.convert_tokens_to_ids(text)
+            ids |= {int(token_id)} if token_id is not None and token_id != self.tokenizer.unk_token_id else set()
+        size = int(config.text_config.vocab_size)
+        return {i for i in ids | set(range(len(self.tokenizer), size)) if 0 <= i < size}
+
+
+def _config_id(config: Any, name: str) -> int:
+    """transformers renamed `audio_token_index` to `audio_token_id`; both releases are supported."""
+    return int(getattr(config, f"{name}_id", None) or getattr(config, f"{name}_index"))
+
+
+def _end_token_ids(module: Qwen2_5OmniThinkerForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    found = module.generation_config.eos_token_id if module.generation_config else None
+    ids = set(found if isinstance(found, list) else [found]) | {tokenizer.eos_token_id}
+    return {int(i) for i in ids if i is not None}
+
+
+def load(folder: Path, dtype: str = "auto", device: str = "auto", device_map: Any = None) -> Qwen2_5Omni:
+    """Load a full or a Thinker-only checkpoint from a folder. Raises ValueError, in one line, when it is not one."""
+    where = pick_device(device)
+    try:
+        raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        full = "thinker_config" in raw
+        config = (
+            Qwen2_5OmniConfig.from_pretrained(folder).thinker_config
+            if full
+            else Qwen2_5OmniThinkerConfig.from_pretrained(folder)
+        )
+        module, report = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            device_map=device_map,
+            output_loading_info=True,
+            local_files_only=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        feature_extractor = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{folder}: cannot be loaded as Qwen2.5-Omni: {reason}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ValueError(f"{folder}: {len(missing)} weights are missing, {missing[0]} for one; is the download whole?")
+    if device_map is None:
+        module.to(where)
+    return Qwen2_5Omni(module, tokenizer, feature_extractor, read_prompts(folder), name=str(folder))
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """CUDA, then MPS, then the CPU; or what is named. Raises ValueError for a device that is not there."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {device!r} cannot be used ({reason}); 'cpu' always can") from None
+
+
+logging.getLogger("transformers.modeling_rope_utils").setLevel(logging.ERROR)  # mrope keys it does not know: harmless

@@ -1,0 +1,54 @@
+"""Muon for matrices and AdamW for everything else, behind the interface of one optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """`torch.optim.Muon` on the weights of linear layers; AdamW on embeddings, convolutions, norms and biases.
+
+    Muon's step is scaled to AdamW's (`match_rms_adamw`), so that one learning rate serves both.
+    """
+
+    def __init__(self, module: nn.Module, learning_rate: float, weight_decay: float = 0.0) -> None:
+        matrices = {
+            f"{name}.weight" for name, layer in module.named_modules() if isinstance(layer, nn.Linear) and "head" not in name
+        }
+        trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+        self._parts: tuple[torch.optim.Optimizer, ...] = (
+            torch.optim.Muon(
+                [p for name, p in trained if name in matrices],
+                lr=learning_rate,
+                weight_decay=weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            ),
+            torch.optim.AdamW(
+                [p for name, p in trained if name not in matrices],
+                lr=learning_rate,
+                betas=(0.9, 0.95),
+                weight_decay=weight_decay,
+            ),
+        )
+        super().__init__([group for part in self._parts for group in part.param_groups], {})
+        for part, group in zip(self._parts, self.param_groups, strict=True):
+            part.param_groups = [group]  # shared, so that a schedule set here reaches the parts
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of both."""
+        for part in self._parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The parts' own."""
+        return {"parts": [part.state_dict() for part in self._parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the parts."""
+        for part, saved, index in zip(self._parts, state_dict["parts"], range(2), strict=True):
+            part.load_state_dict(saved)
+            self.param_groups[index] = part.param_groups[0]

@@ -1,0 +1,239 @@
+"""Files of JSON lines that survive a crash, and examples in MMAR's form."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from relisten.types import Example
+
+_FIELDS = ("id", "audio_path", "question", "choices", "answer", "cot")
+_GOLD = ("thinking", "cue", "rubric")
+"""MMAR's reference reasoning: a model or a training set must never see it."""
+
+
+def read(path: str | os.PathLike[str], torn: bool = False) -> Iterator[dict[str, Any]]:
+    """Each line's object; ValueError names the line. `torn`: leave out a last line that a crash cut short."""
+    for _, record in _numbered(Path(path), torn):
+        yield record
+
+
+def append(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
+    """Add one line and put it on the disk; what a crash left of a line is cleared away first. One writer a file."""
+    path = Path(path)
+    line = _json(path, record)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as file:
+            _mend(file)
+            file.write(line + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def done_ids(path: str | os.PathLike[str]) -> set[str]:
+    """Ids that a job has written so far; none where the file does not exist yet."""
+    path = Path(path)
+    return {str(record["id"]) for record in read(path, torn=True) if "id" in record} if path.exists() else set()
+
+
+def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Write so that a reader, or a crash at any point, finds the old file or the new one, never a part."""
+    path = Path(os.path.realpath(path))  # a link stays a link
+    part = path.with_name(f".part-{secrets.token_hex(8)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def read_examples(path: str | os.PathLike[str]) -> list[Example]:
+    """Examples from .jsonl (one a line) or .json (a list) in MMAR's form; audio lies relative to the file's folder."""
+    path = Path(path)
+    examples: list[Example] = []
+    places: dict[str, str] = {}
+    for place, record in _listed(path) if path.suffix.lower() == ".json" else _numbered(path, torn=False):
+        try:
+            example = example_from_record(record, path.parent)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
+        if example.id in places:
+            raise ValueError(f"{place}: the id {example.id!r} is that of {places[example.id]} too; make ids unique")
+        places[example.id] = place
+        examples.append(example)
+    if not examples:
+        raise ValueError(f"{path}: holds no examples; write one JSON object a line")
+    return examples
+
+
+def example_from_record(record: Mapping[str, Any], folder: str | os.PathLike[str]) -> Example:
+    """One question in MMAR's form; `audio_path` is relative to `folder`. Keys it does not know become labels."""
+    for key in ("id", "audio_path", "question"):
+        if key not in record:
+            raise ValueError(f"has no {key!r}; an example needs id, audio_path and question (and choices, answer)")
+    texts = {key: _text(record, key) for key in ("id", "audio_path", "question", "answer", "cot")}
+    for key in ("id", "audio_path", "question"):
+        if not texts[key]:
+            raise ValueError(f"{key!r} is empty; write a text")
+    choices = record.get("choices") or []
+    if not isinstance(choices, list | tuple) or not all(isinstance(choice, str) for choice in choices):
+        raise ValueError(f"'choices' must be a list of texts, not {_short(choices)}")
+    answer = texts["answer"]
+    if choices and answer is not None and answer.strip() not in {choice.strip() for choice in choices}:
+        raise ValueError(f"the answer {_short(answer)} is not among the choices {_short(choices)}; correct one of them")
+    labels = {key: value for key, value in record.items() if key not in (*_FIELDS, *_GOLD)}
+    return Example(
+        id=texts["id"] or "",
+        audio=Path(folder) / (texts["audio_path"] or ""),
+        question=texts["question"] or "",
+        choices=tuple(choices),
+        answer=answer,
+        cot=texts["cot"],
+        labels=labels,
+    )
+
+
+def record_from_example(example: Example, folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The inverse of `example_from_record`; a recording inside `folder` is named relative to it."""
+    if not isinstance(example.audio, Path):
+        raise ValueError(f"example {example.id!r}: its recording is in memory only; save it and name the file")
+    if clash := sorted(set(example.labels) & {*_FIELDS, *_GOLD}):
+        raise ValueError(f"example {example.id!r}: a label cannot be called {clash[0]!r}; rename it")
+    # abspath leaves links alone: a folder of links to recordings elsewhere stays one folder.
+    audio, root = (Path(os.path.abspath(path)) for path in (example.audio, folder))  # noqa: PTH100
+    inside = audio.is_relative_to(root)
+    record: dict[str, Any] = {
+        "id": example.id,
+        "audio_path": audio.relative_to(root).as_posix() if inside else audio.as_posix(),
+        "question": example.question,
+        "choices": list(example.choices),
+        "answer": example.answer,
+    }
+    return record | ({} if example.cot is None else {"cot": example.cot}) | example.labels
+
+
+def _text(record: Mapping[str, Any], key: str) -> str | None:
+    value = record.get(key)
+    if isinstance(value, int | float) and not isinstance(value, bool) and key in ("id", "answer"):
+        return str(value)  # a question file made by a spreadsheet
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{key!r} must be a text, not {_short(value)}")
+    return value
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _numbered(path: Path, torn: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, object) of each line that is not blank."""
+    for number, (line, complete) in enumerate(_lines(path), start=1):
+        place = f"{path}, line {number}"
+        try:
+            record = _parsed(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, place)
+        except ValueError:
+            if torn and not complete:
+                return
+            raise
+        if record is _BLANK:
+            continue
+        if not isinstance(record, dict):
+            raise ValueError(f"{place}: is {_short(record)}, not an object; write one JSON object a line")
+        yield place, record
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, bool]]:
+    """(line, whether it is complete: ends in a newline)."""
+    try:
+        if not path.is_file() and path.exists():
+            raise ValueError(f"{path}: is not a file; name a file of JSON lines")
+        with path.open("rb") as file:
+            for line in file:
+                yield line.strip(), line.endswith(b"\n")
+    except (OSError, UnicodeEncodeError) as error:
+        raise ValueError(f"{path}: cannot be read ({getattr(error, 'strerror', error)}); check the path") from None
+
+
+_BLANK = object()
+
+
+def _parsed(line: bytes, place: str) -> Any:
+    if not line:
+        return _BLANK
+    try:
+        return json.loads(line.decode())
+    except UnicodeDecodeError:
+        raise ValueError(f"{place}: is not UTF-8 text; save the file as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{place}: is not JSON ({error.msg} at column {error.colno}); correct that line") from None
+    except (RecursionError, ValueError):  # a million brackets, or a number of more than 4300 digits
+        raise ValueError(f"{place}: is JSON that nests too deep or holds too long a number; correct it") from None
+
+
+def _listed(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, object) of each entry of a JSON list."""
+    whole = b"\n".join(line for line, _ in _lines(path)).removeprefix(b"\xef\xbb\xbf")
+    try:
+        entries = json.loads(whole.decode())
+    except json.JSONDecodeError as error:
+        hint = "; a file of JSON lines must be called .jsonl" if error.msg == "Extra data" else "; correct it"
+        raise ValueError(f"{path}, line {error.lineno}: is not JSON ({error.msg}){hint}") from None
+    except (UnicodeDecodeError, RecursionError, ValueError):
+        raise ValueError(f"{path}: is not JSON in UTF-8; save it as a JSON list") from None
+    if not isinstance(entries, list):
+        raise ValueError(f"{path}: is one JSON {type(entries).__name__}, not a list of examples; put it in [ ]")
+    for number, entry in enumerate(entries, start=1):
+        if not isinstance(entry, dict):
+            raise ValueError(f"{path}, entry {number}: is {_short(entry)}, not an object")
+        yield f"{path}, entry {number}", entry
+
+
+def _json(path: Path, record: Mapping[str, Any]) -> bytes:
+    try:
+        try:
+            return json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
+        except UnicodeEncodeError:  # half a surrogate pair, from a file name that is not UTF-8: as an escape
+            return json.dumps(record, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: this record cannot be written as JSON ({error}): {_short(record)}") from None
+
+
+def _mend(file: BinaryIO) -> None:
+    """End the last line of an open file: with a newline where it is whole, else by cutting it away."""
+    size = end = file.seek(0, os.SEEK_END)
+    tail = b""
+    while end and b"\n" not in tail:
+        begin = max(0, end - (1 << 16))
+        file.seek(begin)
+        tail, end = file.read(end - begin) + tail, begin
+    tail = tail.rpartition(b"\n")[2]
+    if not tail:
+        return
+    try:
+        whole = isinstance(json.loads(tail), dict)
+    except (ValueError, RecursionError):
+        whole = False
+    if whole:
+        file.write(b"\n")
+    else:
+        file.truncate(size - len(tail))
+
+
+def _unwritable(path: Path, error: OSError) -> ValueError:
+    return ValueError(f"{path}: cannot be written ({error.strerror}); check the folder, its permissions and free space")

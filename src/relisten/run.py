@@ -1,0 +1,177 @@
+"""A run folder that explains itself: what was asked for, by which code, on which versions, and how it went.
+
+- config.json: the settings, which a second start must repeat
+- run.json: versions, git commit, and for each start its time, command line and seed
+- metrics.jsonl: one object a step; after a resume the later line of a step counts
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import relisten
+from relisten import records
+
+_PACKAGES = ("torch", "transformers", "numpy")
+
+
+def start(folder: str | os.PathLike[str], config: Any) -> None:
+    """Begin a run, or resume the one that has the same config; ValueError where the folder holds another run.
+
+    config: a dataclass or a mapping; what JSON does not know (paths, functions) is kept by name.
+    """
+    folder = Path(folder)
+    settings = _settings(config)
+    previous = _previous(folder, settings)
+    starts = [*previous.get("starts", []), _start(settings.get("seed"))]
+    records.write_atomic(folder / "run.json", _pretty({"versions": versions(), "git": git(), "starts": starts}))
+    records.write_atomic(folder / "config.json", _pretty(settings))
+
+
+def log_metrics(folder: str | os.PathLike[str], step: int, metrics: Mapping[str, Any]) -> None:
+    """Add one line to metrics.jsonl; numbers of numpy and torch are taken, NaN and infinity become null."""
+    values = {name: _number(name, value) for name, value in metrics.items()}
+    time = datetime.now(UTC).isoformat(timespec="seconds")
+    records.append(Path(folder) / "metrics.jsonl", {"step": step, "time": time, **values})
+
+
+def resolve(name: str) -> Callable[..., Any]:
+    """The function that "package.module:function" names; the current folder is looked in first."""
+    module_name, colon, attribute = name.partition(":")
+    if not (colon and module_name and attribute):
+        raise ValueError(f"{name!r}: write a function as module:function, for example mypackage.rewards:brevity")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # an installed command, unlike `python -m`, does not look there
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or module_name
+        if module_name == missing or module_name.startswith(missing + "."):
+            hint = "check the spelling, or start relisten from the folder that holds it"
+        else:
+            hint = f"{module_name} needs it; install it"
+        raise ValueError(f"{name!r}: there is no module {missing!r}; {hint}") from None
+    except Exception as error:  # someone else's module runs here: any fault in it is the user's to mend
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{name!r}: importing {module_name} failed ({reason}); mend it") from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            near = difflib.get_close_matches(part, dir(found), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "check the spelling"
+            raise ValueError(f"{name!r}: {module_name} has no {part!r}; {hint}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise ValueError(f"{name!r}: is {type(found).__name__}, not a function; name a function")
+    return found  # type: ignore[no-any-return]
+
+
+def versions() -> dict[str, str | None]:
+    """Of Python and the packages that decide a result; None for what is not installed. Imports none of them."""
+    found: dict[str, str | None] = {"python": platform.python_version(), "relisten": relisten.__version__}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def git() -> dict[str, Any] | None:
+    """Commit of the checkout one works in, and whether its tracked files were changed; None outside a checkout."""
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _start(seed: Any) -> dict[str, Any]:
+    return {"time": datetime.now(UTC).isoformat(timespec="seconds"), "command": sys.argv, "seed": seed}
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """The config as JSON gives it back, so that a stored one compares equal."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        config = dataclasses.asdict(config)
+    if not isinstance(config, Mapping):
+        raise ValueError(f"a config must be a dataclass or a mapping, not {type(config).__name__}")
+    settings: dict[str, Any] = json.loads(json.dumps(dict(config), default=_plain))
+    return settings
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}:{value.__qualname__}"
+    return str(value)
+
+
+def _previous(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """run.json of the run in the folder, {} where there is none; ValueError where its config is another."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: is not a folder; name a folder for the run")
+    if not (folder / "config.json").is_file():
+        return {}
+    old = _load(folder / "config.json")
+    keys = [key for key in {**old, **settings} if old.get(key, _ABSENT) != settings.get(key, _ABSENT)]
+    if keys:
+        shown = ", ".join(f"{key} is {_show(old, key)} there, {_show(settings, key)} here" for key in keys[:5])
+        more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+        raise ValueError(f"{folder}: holds another run ({shown}{more}); choose a new folder, or the same settings")
+    return _load(folder / "run.json") if (folder / "run.json").is_file() else {}
+
+
+_ABSENT = object()
+
+
+def _show(settings: Mapping[str, Any], key: str) -> str:
+    text = json.dumps(settings[key], ensure_ascii=False) if key in settings else "not set"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read as JSON ({error}); choose a new folder for the run") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: is not a JSON object; choose a new folder for the run")
+    return content
+
+
+def _pretty(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=True) + "\n"
+
+
+def _number(name: str, value: Any) -> Any:
+    """A metric as JSON has it."""
+    if value is None or isinstance(value, str | bool):
+        return value
+    try:
+        number = value if isinstance(value, int) else float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"metric {name!r} must be a number or a text, not {type(value).__name__}") from None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,68 @@
+"""From logits to a token, and to the log-probability that training has to find again."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import numpy as np
+import torch
+from torch import Tensor
+
+NOWHERE = float("-inf")
+
+
+def token_logprobs(logits: Tensor, token_ids: Tensor, banned: Tensor) -> Tensor:
+    """Log-probabilities (nats) of tokens at temperature 1 with `banned` ids out of the support; differentiable.
+
+    logits: [..., V] of any float type; token_ids: [...]; banned: [K]. Returns float32 [...]. A banned token's own value
+    is finite and means nothing (audio positions hold such tokens), so that a mask of zero makes it nothing.
+    """
+    logits = logits.float()
+    total = torch.logsumexp(logits.index_fill(-1, banned.to(logits.device), NOWHERE), dim=-1)
+    return logits.gather(-1, token_ids[..., None]).squeeze(-1) - total
+
+
+def choose(
+    logits: Tensor, banned: Tensor, uniforms: list[float], temperature: float, top_p: float = 1.0, top_k: int = 0
+) -> tuple[list[int], list[float]]:
+    """One token for each row of logits [N, V], and its log-probability as `token_logprobs` gives it.
+
+    uniforms: one number within 0 .. 1 for each row, which alone decides what a row draws. Temperature 0 is greedy.
+    """
+    logits = logits.float()
+    allowed = logits.index_fill(-1, banned.to(logits.device), NOWHERE)
+    if temperature <= 0:
+        token_ids = allowed.argmax(-1)
+    else:
+        token_ids = _drawn(allowed / temperature, torch.tensor(uniforms, device=logits.device), top_p, top_k)
+    logprobs = allowed.gather(-1, token_ids[:, None]).squeeze(-1) - torch.logsumexp(allowed, -1)
+    return token_ids.tolist(), logprobs.tolist()
+
+
+def _drawn(logits: Tensor, uniforms: Tensor, top_p: float, top_k: int) -> Tensor:
+    """Where the cumulated distribution, in the vocabulary's order, passes a row's number."""
+    if 0 < top_k < logits.shape[-1]:
+        least = logits.topk(top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < least, NOWHERE)
+    # MPS has no float64; elsewhere it keeps the sum over a vocabulary of 150,000 exact enough.
+    exact = torch.float32 if logits.device.type == "mps" else torch.float64
+    probabilities = torch.softmax(logits.to(exact), dim=-1)
+    if top_p < 1:
+        probabilities = _nucleus(probabilities, top_p)
+    sums = probabilities.cumsum(-1)
+    passed = torch.searchsorted(sums, uniforms.to(exact)[:, None] * sums[:, -1:], right=True).squeeze(-1)
+    return passed.clamp_(max=logits.shape[-1] - 1)
+
+
+def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    """The fewest most likely tokens that hold `top_p` together, at least one."""
+    ranked, order = probabilities.sort(dim=-1, descending=True, stable=True)
+    outside = ranked.cumsum(-1) - ranked >= top_p
+    outside[:, 0] = False
+    return probabilities.masked_fill(torch.zeros_like(outside).scatter(-1, order, outside), 0.0)
+
+
+def row_generator(seed: int, example_id: str, sample: int) -> np.random.Generator:
+    """What one row draws from: it depends on the run's seed, the example's id and the row's number, on nothing else."""
+    digest = blake2b(example_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return np.random.default_rng([seed, int.from_bytes(digest, "big"), sample])

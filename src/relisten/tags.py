@@ -1,0 +1,91 @@
+"""The grammar of a response: <think>, <seg>start, end</seg>, <answer>. Everything here takes time linear in the text.
+
+    <think>A dog barks <seg>3.2, 4.8</seg> twice.</think><answer>two</answer>
+
+A segment's tag holds two decimal numbers (seconds) and a comma: `3, 4.25`. Signs, exponents, units and digits of other
+scripts are refused, because a tag that is read generously teaches the policy to write carelessly.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection
+from functools import lru_cache
+
+from relisten.types import Response, Segment
+
+# At most 9 digits before and after the point: thirty years and a nanosecond, and float() never sees a novel.
+_NUMBER = r"([0-9]{1,9}(?:\.[0-9]{1,9})?)"
+_BLANKS = r"\s{0,8}"
+_INSIDE = re.compile(rf"{_BLANKS}{_NUMBER}{_BLANKS},{_BLANKS}{_NUMBER}{_BLANKS}", re.ASCII)
+
+
+def parse_segment(inside: str) -> Segment | None:
+    """The segment between <seg> and </seg>, not clamped; None unless it is two numbers with start < end."""
+    match = _INSIDE.fullmatch(inside)
+    if match is None:
+        return None
+    start, end = float(match[1]), float(match[2])
+    return Segment(start, end) if start < end else None
+
+
+def write_segment(segment: Segment, name: str = "seg") -> str:
+    """<seg>3.2, 4.8</seg>: both ends to the nearest tenth of a second, and never empty.
+
+    Halves go up, so a segment of a whole number of tenths keeps its length; one that would vanish gets a tenth.
+    """
+    if not (math.isfinite(segment.start) and 0 <= segment.start < segment.end < math.inf):
+        raise ValueError(f"a segment must have 0 <= start < end, not {segment.start}, {segment.end}; correct its times")
+    start, end = (math.floor(seconds * 10 + 0.5) for seconds in (segment.start, segment.end))
+    end = max(end, start + 1)
+    return f"<{name}>{start // 10}.{start % 10}, {end // 10}.{end % 10}</{name}>"
+
+
+def write(cot: str, answer: str) -> str:
+    """The whole response. A `cot` that itself holds <think> or <answer> gives one that `parse` calls ill-formed."""
+    return f"<think>{cot}</think><answer>{answer}</answer>"
+
+
+def parse(text: str, names: Collection[str] = ("seg",)) -> Response:
+    """What a model wrote, whatever it wrote: never raises. `names` are the tags of audio operations.
+
+    A tag opened again before it closes starts anew: in `<seg>1, <seg>2, 3</seg>` the segment is 2 to 3.
+    """
+    marks = list(_marks(tuple(names)).finditer(text))
+    opened: dict[str, int] = {}
+    segments: list[Segment] = []
+    think = answer = None
+    for mark in marks:
+        closing, name = mark[1], mark[2]
+        if not closing:
+            opened[name] = mark.end()
+        elif (start := opened.pop(name, None)) is None:
+            continue
+        elif name == "think":
+            think = text[start : mark.start()] if think is None else think
+        elif name == "answer":
+            answer = text[start : mark.start()].strip()
+        elif (segment := parse_segment(text[start : mark.start()])) is not None:
+            segments.append(segment)
+    return Response(text, think, answer, tuple(segments), _well_formed(text, marks, len(segments)))
+
+
+def _well_formed(text: str, marks: list[re.Match[str]], num_segments: int) -> bool:
+    """<think>, pairs of segment tags, </think>, <answer>, </answer>; blanks alone outside; every pair readable."""
+    tags = [mark[0] for mark in marks]
+    if tags[:1] != ["<think>"] or tags[-3:] != ["</think>", "<answer>", "</answer>"]:
+        return False
+    inner = marks[1:-3]
+    pairs = list(zip(inner[::2], inner[1::2], strict=False))
+    return (
+        len(inner) == 2 * num_segments
+        and all(a[2] == b[2] and b[1] and not a[1] for a, b in pairs)
+        and all(mark[2] not in ("think", "answer") for mark in inner)
+        and not (text[: marks[0].start()] + text[marks[-3].end() : marks[-2].start()] + text[marks[-1].end() :]).strip()
+    )
+
+
+@lru_cache(maxsize=16)
+def _marks(names: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("<(/?)(" + "|".join(map(re.escape, ("think", "answer", *names))) + ")>")

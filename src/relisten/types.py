@@ -1,0 +1,150 @@
+"""The values that flow through relisten: plain dataclasses, with shapes and units.
+
+This module imports numpy and the standard library alone, so that reading a result needs no model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Format = Literal["conditioned", "grounded", "interleaved"]
+"""How the model may reason: text alone; segments named in text; segments named and heard again (Echo, section 3)."""
+
+Finish = Literal["stop", "length", "listens", "context"]
+"""Why a trace ended: the model ended it; a limit on sampled tokens, on listens or on context forced the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of the ORIGINAL recording, whatever operation is applied to it."""
+
+    start: float
+    """Seconds from the start of the recording."""
+    end: float
+    """Seconds from the start of the recording; the segment ends before it."""
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Audio:
+    """A mono recording in memory."""
+
+    samples: NDArray[np.float32]
+    """[T], nominally within -1 .. 1."""
+    rate: int = 16_000
+    """Samples a second (Hz)."""
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return len(self.samples) / self.rate
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """One piece of audio in a trace; a trace's first is the whole recording."""
+
+    at: int
+    """Index in `token_ids` of the first audio token (the one after the audio-begin token)."""
+    num_tokens: int
+    """How many audio tokens it takes there."""
+    segment: Segment
+    """What was heard, after ordering and clamping."""
+    operation: str = "seg"
+    """The tag's name, which is the key of the operation that made the audio."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A tag that was not heard, and why: it earns no reward."""
+
+    text: str
+    """The tag as the model wrote it, cut to 80 characters."""
+    reason: str
+    """One of: unreadable, too short, outside, too many, context."""
+
+
+@dataclass(slots=True)
+class Trace:
+    """One answer's sequence exactly as the model saw it; append-only. L tokens."""
+
+    token_ids: list[int]
+    """[L] prompt, sampled, forced and audio tokens in order."""
+    sampled: list[bool]
+    """[L] the policy chose this token. It is the loss mask, known from birth."""
+    logprobs: list[float]
+    """[L] log-probability (nats, at temperature 1, placeholders banned) of each sampled token; 0.0 elsewhere."""
+    listens: list[Listen]
+    """In order of `at`; listens[0] is the whole recording (absent when a question has no audio)."""
+    num_prompt: int
+    """How many of the tokens are the prompt."""
+    refusals: list[Refusal] = field(default_factory=list)
+    finish: Finish = "stop"
+    text: str = ""
+    """What the model wrote (forced text included, audio left out), decoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What a finished text says: `tags.parse(text)`."""
+
+    text: str
+    think: str | None
+    """Text between <think> and </think>, or None."""
+    answer: str | None
+    """Text of the last complete <answer>, stripped, or None."""
+    segments: tuple[Segment, ...]
+    """Every readable, ordered, non-negative tag, as written (not clamped)."""
+    well_formed: bool
+    """Exactly one <think> block, then exactly one <answer> block, nothing else around them, every tag readable."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """One question about one recording: for SFT (with `cot`), RL (without) and evaluation alike."""
+
+    id: str
+    audio: Path | Audio
+    question: str
+    choices: tuple[str, ...] = ()
+    """Texts to choose from; empty for an open question."""
+    answer: str | None = None
+    """The right answer's text (a member of `choices`, where there are choices)."""
+    cot: str | None = None
+    """The chain of thought, without the <think> tags; segments as <seg>s, e</seg>."""
+    labels: dict[str, Any] = field(default_factory=dict)
+    """What else is known: question kind, events, gold segments, source."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something audible with known times."""
+
+    label: str
+    start: float
+    """Seconds from the start of the recording."""
+    end: float
+    """Seconds from the start of the recording."""
+    labels: dict[str, Any] = field(default_factory=dict)
+    """Attributes (word, pitch, level, voice ...)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Clip:
+    """A recording and what is known of it, before any question."""
+
+    id: str
+    audio: Path | Audio
+    duration: float
+    """Seconds."""
+    events: tuple[Event, ...] = ()
+    descriptions: dict[str, str] = field(default_factory=dict)

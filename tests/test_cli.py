@@ -1,0 +1,427 @@
+"""The command line: what it prints, what it exits with, and that no mistake of a user shows a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from relisten import audio, cli, models
+from relisten.bench import ScriptedEngine
+from relisten.commands import ask as ask_command
+from relisten.commands import terminal
+from relisten.commands.ask import ask
+from relisten.engine import GenerationConfig
+from relisten.models.base import AudioLM
+from relisten.types import Audio, Listen, Refusal, Segment
+
+ANSWER = (
+    "<think>The bell comes first <seg>1.2, 1.9</seg>, then a voice <seg>3.0, 3.5</seg>, and not"
+    " <seg>9, 8</seg>.</think><answer>green</answer>"
+)
+QUESTION = "Which word is spoken after the bell?"
+CHOICES = ["--choices", "red", "blue", "green"]
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, np.random.default_rng(0).normal(size=4 * 16_000) * 0.1, 16_000)
+    return path
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command in this process: (exit code, stdout, stderr)."""
+    monkeypatch.delenv("RELISTEN_DEBUG", raising=False)
+    monkeypatch.setenv("COLUMNS", "90")
+
+    def run(*tokens: object) -> tuple[int, str, str]:
+        code = cli.run([str(token) for token in tokens])
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def says(model: AudioLM, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Make the tiny random model write a given text; everything else (pauses, crops, cache) is the engine's own work."""
+
+    def says(text: str) -> None:
+        # What closes a segment is forced by the engine, so it is not among the sampled tokens.
+        *tagged, rest = text.split("</seg>")
+        ids = [token for piece in tagged for token in model.encode(piece + "</seg")] + model.encode(rest)
+        ids.append(min(model.end_token_ids))
+
+        class Engine(ScriptedEngine):
+            def __init__(self, model: AudioLM) -> None:
+                super().__init__(model, lambda index, sample: lambda n: ids[n] if n < len(ids) else None)
+
+        monkeypatch.setattr("relisten.engine.Engine", Engine)
+        monkeypatch.setattr("relisten.commands.ask_many.Engine", Engine)
+        monkeypatch.setattr(models, "load", lambda *args, **kwargs: model)
+
+    return says
+
+
+# --- ask ------------------------------------------------------------------------------------------------------------
+
+
+def test_ask_streams_marks_what_is_heard_and_draws_it(run: Run, recording: Path, says: Callable[[str], None]) -> None:
+    says(ANSWER)
+    code, out, err = run("ask", recording, QUESTION, *CHOICES)
+    assert (code, err) == (0, "")
+    assert "first <seg>1.2, 1.9</seg> ♪ heard 1.2–1.9 s, then a voice <seg>3.0, 3.5</seg> ♪ heard 3.0–3.5 s" in out
+    assert "<seg>9, 8</seg> (unreadable: not heard)" in out
+    assert "\nAnswer: green\n" in out
+    assert re.search(r"└─+1─+┘ +└─+2─+┘\n0 +0.5 +1 +1.5 +2 +2.5 +3 +3.5 +s\n", out)
+    assert re.search(r"load \d+\.\d s · prefill .* · listening .* · decoding", out)
+    assert "\x1b" not in out  # not a terminal: no colours
+
+
+def test_ask_colours_on_a_terminal_and_obeys_no_color(
+    run: Run, recording: Path, says: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says(ANSWER)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    _, out, _ = run("ask", recording, QUESTION, *CHOICES)
+    assert "\x1b[1;36m ♪ heard 1.2–1.9 s" in out
+    monkeypatch.setenv("NO_COLOR", "1")
+    _, out, _ = run("ask", recording, QUESTION, *CHOICES)
+    assert not re.search(r"\x1b\[[\d;]*3[0-7]", out)
+
+
+def test_ask_json_holds_everything_and_its_tokens_add_up(
+    run: Run, recording: Path, says: Callable[[str], None], model: AudioLM
+) -> None:
+    says(ANSWER)
+    code, out, err = run("ask", recording, QUESTION, *CHOICES, "--json")
+    answer = json.loads(out)
+    assert (code, err) == (0, "")
+    assert (answer["answer"], answer["choice"], answer["finish"]) == ("green", "green", "stop")
+    assert answer["response"]["text"] == ANSWER
+    assert answer["response"]["think"].startswith("The bell comes first <seg>")
+    assert answer["response"]["well_formed"] is False  # 9, 8 is not readable
+    assert [(s["start"], s["end"]) for s in answer["segments"]] == [(1.2, 1.9), (3.0, 3.5)]
+    assert answer["refusals"] == [{"text": "<seg>9, 8</seg>", "reason": "unreadable"}]
+    heard = [model.num_audio_tokens(round(16_000 * seconds)) for seconds in (0.7, 0.5)]
+    tokens = answer["tokens"]
+    assert tokens["audio"] == sum(heard)
+    assert tokens["forced"] == 3 + 2 * 2  # a ">" for each closing tag, begin and end for each piece of audio
+    assert sorted(answer["seconds"]) == ["decoding", "listening", "load", "prefill"]
+
+
+def test_ask_without_choices_is_open(run: Run, recording: Path, says: Callable[[str], None]) -> None:
+    says("<think>It rings.</think><answer>a bell</answer>")
+    code, out, _ = run("ask", recording, "What is it?", "--json")
+    answer = json.loads(out)
+    assert (code, answer["answer"], answer["choice"]) == (0, "a bell", None)
+
+
+def test_an_answer_that_is_no_choice_and_no_answer_at_all_are_said(
+    run: Run, recording: Path, says: Callable[[str], None]
+) -> None:
+    says("<think>Hm.</think><answer>purple</answer>")
+    code, out, _ = run("ask", recording, QUESTION, *CHOICES)
+    assert code == 0
+    assert "Answer: purple  (none of the choices)" in out
+    says("It is green.")
+    code, out, _ = run("ask", recording, QUESTION, *CHOICES)
+    assert code == 1
+    assert "No answer" in out
+
+
+def test_limits_are_said(run: Run, recording: Path, says: Callable[[str], None]) -> None:
+    says("<think>" + "on and on " * 40)
+    _, out, _ = run("ask", recording, QUESTION, *CHOICES, "--max-new-tokens", "12")
+    assert "limit on new tokens" in out
+
+
+def test_html_is_written_beside_the_printed_answer(
+    run: Run, recording: Path, says: Callable[[str], None], tmp_path: Path
+) -> None:
+    says(ANSWER)
+    page = tmp_path / "answer.html"
+    code, out, _ = run("ask", recording, QUESTION, *CHOICES, "--html", page)
+    assert code == 0
+    assert "Page:" in out
+    assert page.read_text(encoding="utf-8").count('class="seg s') == 2
+
+
+# --- many questions -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def questions(recording: Path) -> Path:
+    path = recording.with_name("questions.jsonl")
+    rows = [
+        {"id": "a", "audio_path": "./clip.wav", "question": QUESTION, "choices": ["red", "green"], "answer": "green"},
+        {"id": "b", "audio_path": "./clip.wav", "question": QUESTION, "choices": ["red", "green"], "answer": "red"},
+        {"id": "c", "audio_path": "./gone.wav", "question": QUESTION, "choices": ["red", "green"], "answer": "red"},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_many_questions_are_answered_counted_and_resumed(
+    run: Run, questions: Path, says: Callable[[str], None], recording: Path
+) -> None:
+    says(ANSWER)
+    out_path = questions.with_name("answers.jsonl")
+    code, out, err = run("ask", questions, "--out", out_path)
+    assert (code, out) == (1, "")
+    assert "3 questions, 1 without an answer, 1 of 3 right (33.3 %)" in err
+    lines = {line["id"]: line for line in map(json.loads, out_path.read_text().splitlines())}
+    assert lines["a"]["answer_prediction"] == "green"
+    assert lines["a"]["answer"] == "green"
+    assert lines["a"]["relisten"]["segments"][0]["start"] == 1.2
+    assert lines["a"]["thinking_prediction"].startswith("The bell")
+    assert lines["c"]["answer_prediction"] is None
+    assert "no such file" in lines["c"]["error"]
+
+    # Killed in the middle of a line: that question and the failed one are asked again, the others are not.
+    recording.with_name("gone.wav").write_bytes(recording.read_bytes())
+    text = "".join(json.dumps(lines[name]) + "\n" for name in "ac") + json.dumps(lines["b"])[:40]
+    out_path.write_text(text, encoding="utf-8")
+    code, _, err = run("ask", questions, "--out", out_path)
+    assert code == 0
+    assert "1 of 3 are answered already" in err
+    assert sorted(json.loads(line)["id"] for line in out_path.read_text().splitlines()) == ["a", "b", "c"]
+    assert "3 questions, 0 without an answer" in err
+
+
+def test_many_questions_without_out_go_to_stdout(run: Run, questions: Path, says: Callable[[str], None]) -> None:
+    says(ANSWER)
+    _, out, _ = run("ask", questions)
+    assert sorted(json.loads(line)["id"] for line in out.splitlines()) == ["a", "b", "c"]
+
+
+# --- mistakes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said"),
+    [
+        (["aks"], "no command 'aks'; did you mean 'ask'?"),
+        (["ask"], "requires an argument"),
+        (["ask", "CLIP"], "what do you ask?"),
+        (["ask", "CLIP", "which", "word"], "quotes"),
+        (["ask", "CLIP", "q", "--tempo", "1"], "Unknown option"),
+        (["ask", "CLIP", "q", "--temperature", "warm"], "--temperature"),
+        (["ask", "CLIP", "q", "--temperature", "-1"], "temperature"),
+        (["ask", "CLIP", "q", "--format", "spoken"], "interleaved"),
+        (["ask", "CLIP", "q", "--model", "no/such/model"], "no such folder"),
+        (["ask", "CLIP", "q", "--out", "x.jsonl"], "--out"),
+        (["ask", "CLIP", "q", "--html", "no/such/folder/x.html"], "make it first"),
+        (["ask", "CLIP", "q", "--max-seconds", "1"], "--max-seconds"),
+        (["ask", "gone.wav", "q"], "gone.wav: no such file"),
+        (["ask", "gone.jsonl"], "gone.jsonl"),
+        (["ask", "x.jsonl", "q"], "leave out yours"),
+        (["ask", "bad\x1b[31m\nname.wav", "q"], "no such file"),
+        (["bench", "engin"], "did you mean 'engine'?"),
+    ],
+)
+def test_mistakes_give_one_line_and_exit_code_2(
+    run: Run, recording: Path, tokens: list[str], said: str
+) -> None:
+    code, out, err = run(*[str(recording) if token == "CLIP" else token for token in tokens])
+    assert code == 2
+    assert out == ""
+    assert said in err
+    assert err.startswith("relisten: ")
+    assert err.count("\n") == 1
+    assert "\x1b" not in err
+
+
+def test_debug_shows_where_a_mistake_was_found(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="no such file"):
+        run("ask", "gone.wav", "q", "--debug")
+    monkeypatch.setenv("RELISTEN_DEBUG", "1")
+    with pytest.raises(ValueError, match="no such file"):
+        cli.run(["ask", "gone.wav", "q"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, ""),
+        (OSError(28, "No space left on device"), 2, "relisten: [Errno 28] No space left on device\n"),
+        (ModuleNotFoundError("No module named 'matplotlib'"), 2, "relisten: No module named 'matplotlib'; `relisten doctor`"),
+    ],
+)
+def test_interrupts_and_failures_outside(
+    run: Run, recording: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, said: str
+) -> None:
+    def load(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(audio, "load", load)
+    got, _, err = run("ask", recording, "q")
+    assert got == code
+    assert err.startswith(said)
+    assert len(err.splitlines()) == (1 if said else 0)
+
+
+def test_a_bug_of_ours_is_not_dressed_up(run: Run, recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ask_command, "load", lambda *a, **k: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run("ask", recording, "q")
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    head = subprocess.run(
+        f'"{sys.executable}" -m relisten.cli ask --help | head -n 1',
+        shell=True, executable="/bin/bash", capture_output=True, text=True,
+    )  # fmt: skip
+    assert head.stderr == ""
+    assert head.stdout.startswith("Usage: relisten ask")
+
+
+# --- help -----------------------------------------------------------------------------------------------------------
+
+
+def commands() -> Iterator[tuple[str, ...]]:
+    """Every command there is, found in the app itself."""
+
+    def walk(app: Any, names: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        yield names
+        for name in app:
+            if not name.startswith("-"):
+                yield from walk(app[name], (*names, name))
+
+    yield from walk(cli.app, ())
+
+
+def test_help_of_every_command_names_and_explains_every_option(run: Run) -> None:
+    for names in commands():
+        code, out, err = run(*names, "--help")
+        assert (code, err) == (0, ""), names
+        app: Any = cli.app
+        for name in names:
+            app = app[name]
+        for option in app.assemble_argument_collection(parse_docstring=True) if app.default_command else []:
+            assert option.name in out
+            assert option.parameter.help, f"{' '.join(names)}: {option.name} is not explained"
+
+
+def test_help_and_version_import_nothing_heavy() -> None:
+    lines = (
+        "import sys; from relisten import cli\n"
+        "for tokens in (['--help'], ['--version'], ['ask', '--help'], ['doctor', '--help']): cli.run(tokens)\n"
+        "print([name for name in ('torch', 'transformers', 'av', 'scipy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_defaults_of_ask_are_those_of_the_library() -> None:
+    parameters = signature(ask).parameters
+    for field in fields(GenerationConfig):
+        assert parameters[field.name].default == field.default, field.name
+    assert parameters["max_seconds"].default == audio.MAX_SECONDS
+
+
+# --- terminal -------------------------------------------------------------------------------------------------------
+
+
+def typed(*pieces: str | Listen | Refusal) -> str:
+    """What a Typist prints."""
+    from io import StringIO
+
+    from rich.console import Console
+
+    screen = StringIO()
+    typist = terminal.Typist(Console(file=screen, width=40, markup=False, emoji=False, highlight=False))
+    for piece in pieces:
+        if isinstance(piece, str):
+            typist.text(piece)
+        elif isinstance(piece, Listen):
+            typist.heard(piece)
+        else:
+            typist.refused(piece)
+    typist.flush()
+    return screen.getvalue()
+
+
+@pytest.mark.parametrize(
+    "text", [ANSWER, "a < b <b> c << <<seg> </", "<" * 50, ":smile: [bold]x[/bold]", "x" * 100, "", "<think"]
+)
+def test_the_typist_prints_all_text_however_it_is_cut(text: str) -> None:
+    assert typed(text) == text
+    assert typed(*text) == text
+
+
+def test_model_text_cannot_steer_the_terminal() -> None:
+    assert typed("a\x1b[2Jb\r\x07\u202ec") == "a�[2Jb��\u202ec".replace("\u202e", "�")
+    assert typed("é नमस्ते\n👩‍👧") == "é नमस्ते\n👩‍👧"
+
+
+def test_the_strip_fits_any_recording() -> None:
+    from relisten.strip import draw
+
+    noise = Audio(np.random.default_rng(0).normal(size=16_000 * 3).astype(np.float32))
+    for recording in (noise, Audio(np.zeros(0, np.float32)), Audio(np.ones(1, np.float32))):
+        for width in (1, 20, 37, 120):
+            segments = [Segment(0.0, 0.2), Segment(0.1, 3.0), Segment(2.9, 3.0), Segment(5.0, 9.0)]
+            lines = draw(recording, segments, width).plain.splitlines()
+            assert len({len(line) for line in lines[:3]} | {len(lines[-1])}) == 1
+            assert max(map(len, lines)) <= max(width, 20)
+
+
+# --- doctor ---------------------------------------------------------------------------------------------------------
+
+
+def test_doctor_finds_a_model_usable_or_not(run: Run, says: Callable[[str], None], monkeypatch: Any) -> None:
+    code, out, _ = run("doctor", "--model", "no/such/model")
+    assert code == 1
+    assert "no such folder" in " ".join(out.split())
+    says(ANSWER)
+    monkeypatch.setattr("relisten.answer.Engine", lambda model, max_rows: __import__("relisten").engine.Engine(model))
+    code, out, _ = run("doctor")
+    assert code == 0, out
+    assert "torch" in out
+    assert out.rstrip().endswith("Ready.")
+
+
+def test_doctor_names_the_extra_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import metadata
+
+    from relisten import doctor
+
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name == "matplotlib":
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    missing = [finding for finding in doctor.packages() if finding.health != "good"]
+    assert [(f.topic, f.health, f.advice) for f in missing] == [
+        ("matplotlib [train]", "missing", "pip install 'relisten[train]'")
+    ]
+
+
+def test_the_module_runs_as_a_script(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "relisten.cli", "ask", str(tmp_path), "q"],
+        capture_output=True, text=True, env={**os.environ, "RELISTEN_DEBUG": "0"},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
