@@ -282,8 +282,8 @@ def make(work: Path) -> None:
     pieces = [*real_words(), *one_shots(), *notes()]
     sampled = [piece.place for piece in pieces if piece.place.startswith(("gm:", "kit:"))]
     rendered, clips = render_notes(work, sampled), opensfx(work)
-    for folder in OUT.glob("*/"):  # what an earlier run made
-        shutil.rmtree(folder)
+    out = work / "sounds"
+    shutil.rmtree(out, ignore_errors=True)
     rows: list[dict[str, str]] = []
     for piece in pieces:
         if piece.place in rendered:
@@ -292,17 +292,19 @@ def make(work: Path) -> None:
             credit = Credit(source, "Frank Wen and contributors", "MIT")
         else:
             samples, credit = read_piece(work, piece, clips)
-        write(rows, trim(samples, piece.duration), piece, credit, synthetic=False)
+        write(out, rows, trim(samples, piece.duration), piece, credit, synthetic=False)
     for voice, (split, command) in VOICES.items():
         credit = Credit(f"{' '.join(command)} (synthetic voice)", "relisten", "CC0-1.0")
         for word in (*DIGITS, *WORDS):
             piece = Piece(word, "word", split, "", voice=voice)
-            write(rows, trim(speak(work, voice, word), 1.2), piece, credit, synthetic=True)
-    with (OUT / "sounds.csv").open("w", newline="", encoding="utf-8") as file:
+            write(out, rows, trim(speak(work, voice, word), 1.2), piece, credit, synthetic=True)
+    with (out / "sounds.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    (OUT / "NOTICE.md").write_text(notice(rows), encoding="utf-8")
+    (out / "NOTICE.md").write_text(notice(rows), encoding="utf-8")
+    shutil.rmtree(OUT, ignore_errors=True)
+    shutil.copytree(out, OUT)
 
 
 def notice(rows: list[dict[str, str]]) -> str:
@@ -314,13 +316,15 @@ def notice(rows: list[dict[str, str]]) -> str:
     return (Path(__file__).parent / "sounds_notice.md").read_text(encoding="utf-8") + "\n".join(lines) + "\n"
 
 
-def write(rows: list[dict[str, str]], samples: Wave, piece: Piece, credit: Credit, *, synthetic: bool) -> None:
+def write(
+    out: Path, rows: list[dict[str, str]], samples: Wave, piece: Piece, credit: Credit, *, synthetic: bool
+) -> None:
     number = sum(row["label"] == piece.label for row in rows) + 1
     take = "2" if piece.label in REAL_TAKES and piece.split == "heldout" and piece.voice == "allison" else ""
     name = f"{piece.kind}/{piece.label}-{piece.voice or number}{take}.flac"
-    (OUT / piece.kind).mkdir(parents=True, exist_ok=True)
+    (out / piece.kind).mkdir(parents=True, exist_ok=True)
     # Twelve significant bits: noise at -74 dBFS is not heard, and FLAC drops the zero bits (a third of the size).
-    sf.write(OUT / name, np.round(samples * 2048) / 2048, RATE, subtype="PCM_16", compression_level=1.0)
+    sf.write(out / name, np.round(samples * 2048) / 2048, RATE, subtype="PCM_16", compression_level=1.0)
     known = (name, piece.label, piece.kind, piece.split, piece.voice, piece.pitch)
     origin = (credit.source, credit.author, credit.licence, "yes" if synthetic else "no")
     rows.append(dict(zip(COLUMNS, known + origin, strict=True)))

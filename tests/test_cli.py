@@ -59,7 +59,7 @@ def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> R
 
 @pytest.fixture
 def says(model: AudioLM, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Make the tiny random model write a given text; everything else (pauses, crops, cache) is the engine's own work."""
+    """Make the tiny random model write a given text; pauses, crops and cache are the engine's own work."""
 
     def says(text: str) -> None:
         # What closes a segment is forced by the engine, so it is not among the sampled tokens.
@@ -236,9 +236,7 @@ def test_many_questions_without_out_go_to_stdout(run: Run, questions: Path, says
         (["bench", "engin"], "did you mean 'engine'?"),
     ],
 )
-def test_mistakes_give_one_line_and_exit_code_2(
-    run: Run, recording: Path, tokens: list[str], said: str
-) -> None:
+def test_mistakes_give_one_line_and_exit_code_2(run: Run, recording: Path, tokens: list[str], said: str) -> None:
     code, out, err = run(*[str(recording) if token == "CLIP" else token for token in tokens])
     assert code == 2
     assert out == ""
@@ -261,7 +259,11 @@ def test_debug_shows_where_a_mistake_was_found(run: Run, monkeypatch: pytest.Mon
     [
         (KeyboardInterrupt(), 130, ""),
         (OSError(28, "No space left on device"), 2, "relisten: [Errno 28] No space left on device\n"),
-        (ModuleNotFoundError("No module named 'matplotlib'"), 2, "relisten: No module named 'matplotlib'; `relisten doctor`"),
+        (
+            ModuleNotFoundError("No module named 'matplotlib'"),
+            2,
+            "relisten: No module named 'matplotlib'; `relisten doctor`",
+        ),
     ],
 )
 def test_interrupts_and_failures_outside(

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
+from io import BytesIO, FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -156,18 +156,28 @@ def _check_kind(path: Path) -> None:
         raise ValueError(f"{_name(path)}: is empty (0 bytes); record or copy it again")
 
 
+class _File(FileIO):
+    """A damaged header may send FFmpeg before the start: it takes -1 as an answer; an exception PyAV would print."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return super().seek(offset, whence)
+        except OSError:
+            return -1
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[_Source]:
     """The file, checked and ready to be decoded, by whichever library can."""
     _check_kind(path)
     try:
         # A file opened by number has no name, so no library can guess a format from it.
-        file = open(os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)), "rb")  # noqa: PTH123, SIM115
+        file = _File(os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)))
     except OSError as error:
         raise ValueError(f"{_name(path)}: cannot be opened ({error.strerror}); check its permissions") from None
     with file:
         try:
-            sound = soundfile.SoundFile(file)
+            sound = soundfile.SoundFile(file.fileno(), closefd=False)
         except soundfile.LibsndfileError:
             sound = None
         if sound is not None and _reads_all(sound):
@@ -243,12 +253,16 @@ def _from_soundfile(path: Path, sound: soundfile.SoundFile) -> _Source:
     return _Source(sound.samplerate, sound.channels, promised, blocks())
 
 
+_AV_ERRORS = (av.FFmpegError, OSError, ValueError, OverflowError)
+"""FFmpeg's own errors; the others where a damaged header sends it to places that the file does not have."""
+
+
 @contextmanager
 def _av_container(path: Path, file: BinaryIO) -> Iterator[av.container.InputContainer]:
     try:
         # No protocol at all: a playlist or a session description opens no other file and no network port.
         container = av.open(file, container_options={"protocol_whitelist": "none"}, metadata_errors="replace")
-    except av.FFmpegError as error:
+    except _AV_ERRORS as error:
         raise _unreadable(path, error) from None
     with container:
         if not container.streams.audio:
@@ -273,7 +287,7 @@ def _av_frames(path: Path, container: av.container.InputContainer, stream: av.Au
         for frame in container.decode(stream):
             seconds += frame.samples / frame.sample_rate
             yield frame
-    except (av.FFmpegError, ValueError) as error:
+    except _AV_ERRORS as error:
         if not seconds:
             raise _unreadable(path, error) from None
         raise _broken(path, f"decoding stops after {seconds:.1f} s: {_reason(error)}") from None

@@ -32,7 +32,8 @@ app.command(
     "relisten.commands.ask:ask",
     name="ask",
     usage="Usage: relisten ask AUDIO QUESTION [OPTIONS]\n       relisten ask QUESTIONS.jsonl [OPTIONS]\n",
-    help="Ask a question about a recording (or many, from a JSONL).")
+    help="Ask a question about a recording (or many, from a JSONL).",
+)
 app.command("relisten.commands.doctor:doctor", name="doctor", help="Say what is installed and whether a model answers.")
 bench = App(name="bench", help="Measure, side by side.")
 bench.command("relisten.bench:engine", name="engine", help="The engine beside the naive loop that re-reads everything.")
@@ -88,7 +89,9 @@ def _wrong_usage(error: CycloptsError) -> str:
         given = (error.unused_tokens or [""])[0]
         known = [name for name in (error.app or app) if not name.startswith("-")]
         nearest = difflib.get_close_matches(given, known, n=1)
-        said = f"no command {given!r}; " + (f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(known)}")
+        said = f"no command {given!r}; " + (
+            f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(known)}"
+        )
     elif isinstance(error, UnusedCliTokensError):
         said = f"too many arguments ({' '.join(error.unused_tokens or [])}); put a text of several words in quotes"
     else:

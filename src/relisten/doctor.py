@@ -53,7 +53,7 @@ def packages() -> Iterator[Finding]:
     """Every requirement of relisten by its own metadata, core first, then extra by extra."""
     from packaging.requirements import Requirement
 
-    extras = [name for name in metadata.metadata("relisten").get_all("Provides-Extra") or []]
+    extras = metadata.metadata("relisten").get_all("Provides-Extra") or []
     lines = metadata.requires("relisten") or []
     for extra in ["", *extras]:
         for requirement in map(Requirement, lines):

@@ -97,9 +97,7 @@ def page(
     )
 
 
-def annotate(
-    text: str, listens: Sequence[Listen], refusals: Sequence[Refusal], duration: float
-) -> list[str | Mark]:
+def annotate(text: str, listens: Sequence[Listen], refusals: Sequence[Refusal], duration: float) -> list[str | Mark]:
     """Text cut at its tags. A tag is heard when the next listen is of its segment, else refused, else only named."""
     names = "|".join(sorted({"seg", *(re.escape(listen.operation) for listen in listens)}))
     pieces: list[str | Mark] = []
@@ -216,7 +214,9 @@ def _choices(choices: Sequence[str], chosen: str | None) -> str:
     if not choices:
         return ""
     rows = [
-        f'<li class="chosen" aria-current="true">{_safe(choice)}</li>' if choice == chosen else f"<li>{_safe(choice)}</li>"
+        f'<li class="chosen" aria-current="true">{_safe(choice)}</li>'
+        if choice == chosen
+        else f"<li>{_safe(choice)}</li>"
         for choice in choices
     ]
     return f'<ul class="choices" aria-label="Choices">{"".join(rows)}</ul>'
@@ -243,13 +243,14 @@ def _reasoning(pieces: Sequence[str | Mark]) -> str:
             )
             number += 1
         elif piece.refusal is not None:
-            html += f'<span class="refused"><s>{_safe(piece.refusal.text)}</s> (not heard: {_safe(piece.refusal.reason)})</span>'
+            text, reason = _safe(piece.refusal.text), _safe(piece.refusal.reason)
+            html += f'<span class="refused"><s>{text}</s> (not heard: {reason})</span>'
     return html.strip() or '<span class="refused">The model wrote nothing.</span>'
 
 
 def _answer(answer: Answer, choices: Sequence[str]) -> str:
     if answer.answer is None:
-        return '<p class="text">None</p><p class="note">The model wrote none between &lt;answer&gt; and &lt;/answer&gt;.</p>'
+        return '<p class="text">None</p><p class="note">The model wrote none in &lt;answer&gt;.</p>'
     html = f'<p class="text">{_safe(answer.choice or answer.answer)}</p>'
     if choices and answer.choice is None:
         html += '<p class="note">This is none of the choices.</p>'
@@ -264,7 +265,7 @@ def _details(answer: Answer, name: str, model: str, command: str) -> str:
     rows = {
         "Model": _safe(model),
         "Recording": _safe(name),
-        "Heard again": f"{len(trace.listens) - 1 if trace.listens else 0} segments, {len(trace.refusals)} tags refused",
+        "Heard again": f"segments: {max(len(trace.listens) - 1, 0)}; tags refused: {len(trace.refusals)}",
         "Tokens": f"{trace.num_prompt} in the prompt, {sum(trace.sampled)} written, {inserted} of audio heard again",
         "Time": _safe(", ".join(f"{key} {value:.1f} s" for key, value in named_seconds(answer.seconds).items())),
         "Finish": _safe(trace.finish),

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from relisten.models.base import AudioLM
 
 MAX_SECONDS = 600.0
-OUTPUT, SAMPLING, LIMITS, MACHINE = (
-    Parameter(group=Group(name, sort_key=place)) for place, name in enumerate(("Output", "Sampling", "Limits", "Machine"))
-)
+OUTPUT = Parameter(group=Group("Output", sort_key=1))
+SAMPLING = Parameter(group=Group("Sampling", sort_key=2))
+LIMITS = Parameter(group=Group("Limits", sort_key=3))
+MACHINE = Parameter(group=Group("Machine", sort_key=4))
 
 
 def ask(

@@ -1,7 +1,8 @@
 """What nano is taught, as rows of training made on the fly: row `i` is the same at every run, so training can resume.
 
-Stage `base` teaches what a recording holds: a caption with times, where a label is heard, what a short clip is, and
-questions answered at once. Stage `sft` is the cold start: chains of thought that name segments, some of them with the
+Stage `clips` teaches what single sounds are; it is short, and without it the ear learns slowly. Stage `base` teaches
+what a recording holds: a caption with times, where a label is heard, what is heard at a time. Stage `sft` is the cold
+start: chains of thought that name segments, some of them with the
 segment's audio really standing after its tag, and a few rows of the base so that nothing is forgotten.
 
 Captions call a spoken word "word" and leave attributes out; only clips and chains carry them. A clip thus tells more
@@ -27,19 +28,29 @@ TRAINING_SEED = 1_000_000
 """Scenes of training are numbered from here; held-out scenes from 0."""
 
 
+def clip_rows(index: int) -> list[Row]:
+    """Two scenes: a close listen to each of their sounds."""
+    rows: list[Row] = []
+    for number in (2 * index, 2 * index + 1):
+        clip, _, rng = _scene(number)
+        rows += [(close_listen(rng, clip, event), "conditioned") for event in clip.events]
+    return rows
+
+
 def base_rows(index: int) -> list[Row]:
-    """One scene: a caption, four places, two clips, two questions answered without a chain."""
-    clip, sounds, rng = _scene(index)
-    rows = [caption(clip), *(where(rng, clip) for _ in range(4)), *(close_listen(rng, clip) for _ in range(2))]
-    questions = make_questions(index, clip, sounds, 2)
-    return [(row, "conditioned") for row in [*rows, *(replace(q, cot=None) for q in questions)]]
+    """One scene: a caption, four places, two times, two clips."""
+    clip, _, rng = _scene(index)
+    rows = [caption(clip), *(where(rng, clip) for _ in range(4)), *(what_at(rng, clip) for _ in range(2))]
+    return [(row, "conditioned") for row in [*rows, *(close_listen(rng, clip) for _ in range(2))]]
 
 
 def sft_rows(index: int) -> list[Row]:
-    """One scene: up to three interleaved chains and a grounded one, a place, a clip."""
+    """One scene: up to three interleaved chains and a grounded one, a question answered at once, a place, a clip."""
     clip, sounds, rng = _scene(index)
     formats: list[Format] = ["interleaved", "interleaved", "grounded", "interleaved"]
-    rows: list[Row] = list(zip(make_questions(index, clip, sounds, 4), formats, strict=False))
+    questions = make_questions(index, clip, sounds, 5)
+    rows: list[Row] = list(zip(questions, formats, strict=False))
+    rows += [(replace(question, cot=None), "conditioned") for question in questions[-1:]]
     return [*rows, (where(rng, clip), "conditioned"), (close_listen(rng, clip), "conditioned")]
 
 
@@ -63,9 +74,16 @@ def where(rng: np.random.Generator, clip: Clip) -> Example:
     return Example(clip.id, clip.audio, f"Where is the {label}?", (), told)
 
 
-def close_listen(rng: np.random.Generator, clip: Clip) -> Example:
+def what_at(rng: np.random.Generator, clip: Clip) -> Example:
+    """What is heard at a time in the middle of an event."""
+    event = clip.events[int(rng.integers(len(clip.events)))]
+    time = round(float(rng.uniform(0.3, 0.7)) * (event.end - event.start) + event.start, 1)
+    return Example(clip.id, clip.audio, f"What is heard at {time}?", (), name(event))
+
+
+def close_listen(rng: np.random.Generator, clip: Clip, event: Event | None = None) -> Example:
     """A crop as a model would ask for it, a little off at both ends, and what a close listen tells of it."""
-    event: Event = clip.events[int(rng.integers(len(clip.events)))]
+    event = event or clip.events[int(rng.integers(len(clip.events)))]
     near = segment(event, clip.duration)
     start = max(0.0, round(near.start + float(rng.choice([-0.1, 0.0, 0.0, 0.1])), 1))
     end = max(start + 0.2, round(near.end + float(rng.choice([-0.1, 0.0, 0.0, 0.1])), 1))

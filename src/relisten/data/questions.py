@@ -61,7 +61,7 @@ def article(text: str) -> str:
 def segment(event: Event, duration: float) -> Segment:
     """The event's times as a chain writes them: tenths of a second, inside the recording."""
     start = max(0.0, round(event.start, 1))
-    return Segment(start, min(max(round(event.end, 1), start + 0.2), round(duration, 1)))
+    return Segment(start, round(min(max(round(event.end, 1), start + 0.2), duration), 1))
 
 
 def _alone(clip: Clip) -> list[Event]:

@@ -21,6 +21,8 @@ from relisten.types import Audio, Clip, Event
 RATE = 16_000
 """Samples a second (Hz)."""
 Samples = NDArray[np.float32]
+MIN_WAVEFORMS = 3
+"""Of a label in training, where held-out ones are another."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Bank:
     """Recorded, sampled or rendered sounds by label."""
     groups: tuple[tuple[str, ...], ...]
     """Labels of spoken words; of other recordings; of instruments; of parametric sounds (empty groups left out)."""
-    split: str
+    split: synth.Split
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -62,15 +64,15 @@ class Bank:
 
 
 @cache
-def bank(split: str, folder: Path | None = None) -> Bank:
+def bank(split: synth.Split, folder: Path | None = None) -> Bank:
     """The bank of a split, "train" or "heldout"; a user's own folder replaces the shipped recordings."""
     everything = load_bank(folder)
     taught = Counter(sound.label for sound in everything if sound.split == "train")
     heldout = {sound.label for sound in everything if sound.split == "heldout"}
     by_label: dict[str, list[Sound]] = {}
     for sound in for_split(everything, split):
-        # One waveform cannot teach what a kind of sound is: a label with one to learn and another to test is left out.
-        if sound.label not in heldout or taught[sound.label] > 1:
+        # One or two waveforms cannot teach what a kind of sound is: a label with so few, and others to test, is left out.
+        if sound.label not in heldout or taught[sound.label] >= MIN_WAVEFORMS:
             by_label.setdefault(sound.label, []).append(sound)
     sounds = {label: tuple(group) for label, group in sorted(by_label.items())}
     kinds: dict[str, list[str]] = {"word": [], "instrument": [], "other": []}
@@ -98,7 +100,7 @@ def make_scene(seed: int, bank: Bank, config: SceneConfig = SceneConfig(), id: s
         onset = max(onset + 0.25, events[-1].end + float(step))
     if rng.random() < config.reverb:
         mix = synth.room(mix, rng)[: len(mix)]
-    mix += synth.noise_bed(rng, len(mix), str(rng.choice(["white", "pink", "brown", "hum"]))) * _gain(
+    mix += synth.noise_bed(rng, len(mix), synth.COLOURS[int(rng.integers(len(synth.COLOURS)))]) * _gain(
         -config.min_snr - float(rng.uniform(0, 24)) - 12
     )
     mix *= 0.9 / max(0.9, float(np.abs(mix).max())) * _gain(float(rng.uniform(-9, 0)))

@@ -49,6 +49,8 @@ class NanoConfig:
     audio_layers: int = 3
     audio_heads: int = 3
     audio_intermediate_size: int = 576
+    audio_block: int = 200
+    """Half a block of the audio tower, in mel frames (`n_window`); 200 makes a block 8 s, Qwen's are 2 s."""
     num_mel_bins: int = 64
     hop_length: int = 320
     """Samples between mel frames; 320 makes 12.5 audio tokens a second, half of Qwen's rate."""
@@ -120,7 +122,7 @@ def config(size: NanoConfig, vocab: PreTrainedTokenizerFast) -> Qwen2_5OmniThink
             "encoder_layers": size.audio_layers,
             "encoder_attention_heads": size.audio_heads,
             "encoder_ffn_dim": size.audio_intermediate_size,
-            "n_window": 100,
+            "n_window": size.audio_block,
             "output_dim": size.hidden_size,
             "max_source_positions": 1500,
         },
