@@ -29,7 +29,9 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def thinker_config(tokenizer: PreTrainedTokenizerFast, layers: int = 4, context: int = 4096) -> Qwen2_5OmniThinkerConfig:
+def thinker_config(
+    tokenizer: PreTrainedTokenizerFast, layers: int = 4, context: int = 4096
+) -> Qwen2_5OmniThinkerConfig:
     """A config of the real class: 64 wide, heads of 32, an audio tower of two layers."""
     token_id = tokenizer.convert_tokens_to_ids
     return Qwen2_5OmniThinkerConfig(
@@ -53,6 +55,8 @@ def thinker_config(tokenizer: PreTrainedTokenizerFast, layers: int = 4, context:
         audio_end_token_id=token_id("<|audio_eos|>"),
         image_token_index=token_id("<|IMAGE|>"),
         video_token_index=token_id("<|VIDEO|>"),
+        vision_start_token_id=token_id("<|vision_bos|>"),
+        vision_end_token_id=token_id("<|vision_eos|>"),
         initializer_range=0.2,
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "relisten.rewards", "relisten.losses", "relisten.batch", "relisten.sft", "relisten.grpo",
         "relisten.checkpoint", "relisten.optimizer", "relisten.data", "relisten.evals", "relisten.analysis",
-        "relisten.report", "relisten.study",
+        "relisten.report", "relisten.study", "relisten.plots",
     ),
     (
         "relisten.strip", "relisten.page", "relisten.doctor", "relisten.bench", "relisten.commands",
@@ -134,6 +135,20 @@ def test_public_functions_are_typed_and_explained(path: Path) -> None:
         untyped = [a.arg for a in every if a is not None and a.annotation is None and a.arg not in ("self", "cls")]
         assert not untyped, f"{function.name}: {untyped}"
         assert function.returns is not None, f"{function.name} does not say what it returns"
+
+
+WITH_TRANSFORMERS = {"huggingface_hub", "packaging", "safetensors", "tokenizers", "tqdm"}
+"""Imported here and there; transformers cannot be installed without them."""
+
+
+def test_what_is_imported_is_declared() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    declared = {name.lower() for name in re.findall(r'"([A-Za-z0-9_-]+)>=', text)} | {"yaml", "relisten"}
+    for module, path in MODULES.items():
+        outside = {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names) - declared
+        assert outside <= WITH_TRANSFORMERS, (
+            f"{module} imports {outside - WITH_TRANSFORMERS}: declare it in pyproject.toml"
+        )
 
 
 def test_importing_relisten_imports_nothing_heavy_and_names_are_there() -> None:

@@ -73,8 +73,10 @@ def test_every_kind_is_asked_and_answers_are_among_distinct_choices(questions: l
     assert set(kinds) == set(KINDS)
     for q in questions:
         assert q.answer in q.choices and len(set(q.choices)) == len(q.choices) >= 2
-        assert q.answer.lower() not in q.question.lower().replace("?", "").split() or q.answer in ("before", "after") or (
-            q.labels["kind"] == "detail"
+        assert (
+            q.answer.lower() not in q.question.lower().replace("?", "").split()
+            or q.answer in ("before", "after")
+            or (q.labels["kind"] == "detail")
         )
 
 

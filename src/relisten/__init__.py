@@ -20,7 +20,7 @@ _HOME = {
     "load": "relisten.models:load",
     "load_audio": "relisten.audio:load",
 }
-__all__ = list(_HOME)  # noqa: PLE0605
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:

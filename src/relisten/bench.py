@@ -20,8 +20,14 @@ class ScriptedEngine(Engine):
     scripts: (example's index, sample's index) -> the row's script. The recorded log-probabilities are the model's own.
     """
 
-    def __init__(self, model: AudioLM, scripts: Callable[[int, int], Script], max_rows: int = 32, **rest: int) -> None:
-        super().__init__(model, max_rows=max_rows, **rest)
+    def __init__(
+        self,
+        model: AudioLM,
+        scripts: Callable[[int, int], Script],
+        max_rows: int = 32,
+        max_cache_bytes: int | None = None,
+    ) -> None:
+        super().__init__(model, max_rows=max_rows, max_cache_bytes=max_cache_bytes)
         self.scripts = scripts
 
     def _choose(self, config: GenerationConfig, rows: Sequence[Row], logits: Tensor) -> list[tuple[int, float]]:

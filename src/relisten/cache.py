@@ -8,9 +8,11 @@ beyond a row's length is masked, and overwritten later; it is finite, so that a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +25,11 @@ class Prefix:
 
     def __init__(self, layers: list[tuple[Tensor, Tensor]] | None = None) -> None:
         self.layers = layers or []
+
+    @property
+    def length(self) -> int:
+        """Tokens, padding included."""
+        return self.layers[0][0].shape[2]
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Keep what one layer made; nothing lies before it."""
@@ -51,7 +58,7 @@ class Slab:
 
     def put(self, row: int, prefix: Prefix) -> None:
         """Start a row from a prompt; a fork is this, once for each of its rows."""
-        length = prefix.layers[0][0].shape[2]
+        length = prefix.length
         self.reserve(row + 1, length + 1)
         for (keys, values), (new_keys, new_values) in zip(self.layers, prefix.layers, strict=True):
             keys[row, :length] = new_keys[0].transpose(0, 1)
@@ -71,7 +78,8 @@ class Slab:
             return
         if length > self.capacity:
             most = min(self.max_length, (self.max_cells or self.max_length * num_rows) // num_rows)
-            self.capacity = _rounded(max(length, min(2 * self.capacity, most)))
+            # Half as much again for a first prompt, since an answer follows it; double from then on.
+            self.capacity = _rounded(max(length, min(2 * self.capacity or length + length // 2, most)))
         if self.max_cells is not None:  # rows that are not live give way to longer ones
             self.num_rows = min(self.num_rows, self.max_cells // self.capacity)
         self.num_rows = max(num_rows, self.num_rows)
@@ -80,7 +88,7 @@ class Slab:
             self.layers[index] = self._grown(keys), self._grown(values)
 
     def _grown(self, old: Tensor) -> Tensor:
-        new = old.new_zeros(self.num_rows, self.capacity, *old.shape[2:])
+        new = _zeros(old, (self.num_rows, self.capacity, *old.shape[2:]))
         kept = min(len(old), self.num_rows)
         new[:kept, : old.shape[1]] = old[:kept]
         return new
@@ -113,7 +121,7 @@ class Window:
             self.mask = (torch.arange(self._length, device=device) <= self.positions[..., None])[:, None]
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Write one layer's new keys and values [B, heads, W, width]; all that the rows may look at: [B, heads, T, width]."""
+        """Write one layer's new keys and values [B, heads, W, width]; gives all that is there: [B, heads, T, width]."""
         first, second = (
             self._written(old, new) for old, new in zip(self.slab.layers[layer], (keys, values), strict=True)
         )
@@ -124,6 +132,14 @@ class Window:
         where = self._where if self._where.device == old.device else self._where.to(old.device)
         flat.index_copy_(0, where, new.transpose(1, 2).reshape(-1, *old.shape[2:]))
         return old[:, : self._length][self._pick].transpose(1, 2)
+
+
+def _zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    # numpy leaves it to the operating system to clear a page when it is first touched: what is not used costs nothing.
+    cleared = np.zeros(math.prod(shape) * like.itemsize, np.uint8)
+    return torch.from_numpy(cleared).view(like.dtype).view(shape)
 
 
 def _rounded(length: int) -> int:

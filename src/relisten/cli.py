@@ -10,11 +10,13 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError, UnusedCliTokensError
 
 from relisten import __version__
+from relisten.commands.settings import from_yaml
 
 USAGE_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -24,7 +26,7 @@ app = App(
     help="Ask questions about recordings, of a model that hears segments again while it reasons.",
     help_epilogue="Exit codes: 0 done, 1 no usable result, 2 wrong input. --debug shows where an error came from.",
     version=__version__,
-    default_parameter=Parameter(negative=()),
+    default_parameter=Parameter(negative_iterable=()),
     suppress_keyboard_interrupt=False,
     help_format="markdown",
 )
@@ -34,6 +36,22 @@ app.command(
     usage="Usage: relisten ask AUDIO QUESTION [OPTIONS]\n       relisten ask QUESTIONS.jsonl [OPTIONS]\n",
     help="Ask a question about a recording (or many, from a JSONL).",
 )
+app.command(
+    "relisten.data.scene_files:write_scenes",
+    name="scenes",
+    help="Mix scenes of sounds at exact times, with questions.",
+)
+app.command(
+    "relisten.commands.evaluate:eval_file", name="eval", help="Answer questions whose answers are known, and score."
+)
+train = App(name="train", help="Train a model.", config=from_yaml)
+train.command(
+    "relisten.commands.train:sft",
+    name="sft",
+    usage="Usage: relisten train sft [SETTINGS.yaml] [OPTIONS]\n",
+    help="Supervised fine-tuning on chains of thought.",
+)
+app.command(train)
 app.command("relisten.commands.doctor:doctor", name="doctor", help="Say what is installed and whether a model answers.")
 bench = App(name="bench", help="Measure, side by side.")
 bench.command("relisten.bench:engine", name="engine", help="The engine beside the naive loop that re-reads everything.")
@@ -42,6 +60,9 @@ app.command(bench)
 
 def main(tokens: Sequence[str] | None = None) -> None:
     """The `relisten` script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without ♪ shows ?, and no traceback
     sys.exit(run(sys.argv[1:] if tokens is None else tokens))
 
 
@@ -51,7 +72,7 @@ def run(tokens: Sequence[str]) -> int:
     debug = "--debug" in given or os.environ.get("RELISTEN_DEBUG", "0") not in ("", "0")
     given = [token for token in given if token != "--debug"]
     try:
-        code = app(given, exit_on_error=False, print_error=False, result_action="return_int_as_exit_code_else_zero")
+        code = app(given, exit_on_error=False, print_error=False, result_action="print_non_int_return_int_as_exit_code")
         sys.stdout.flush()
         return int(code)
     except KeyboardInterrupt:

@@ -170,15 +170,17 @@ class _Run:
             index, sample = self.waiting[0]
             question = self._question(index)
             room = self._room(question)
-            longest = max([room, *(row.room for row in [*self.live, *rows])])
-            if self.max_cells and (len(self.live) + len(rows)) and longest * (len(self.live) + len(rows) + 1) > self.max_cells:
+            others = [*self.live, *rows]
+            longest = max([room, *(row.room for row in others)])
+            if self.max_cells and others and longest * (len(others) + 1) > self.max_cells:
                 break
             self.waiting.popleft()
             rows.append(Row(self.model, self.engine.operations, question, sample, self.config, room))
         if not rows:
             return
-        self._prefill([index for index in dict.fromkeys(row.question.index for row in rows)])
-        logits = [self._start(row) for row in rows]
+        self._prefill(list(dict.fromkeys(row.question.index for row in rows)))
+        num_rows = len(self.live) + len(rows)
+        logits = [self._start(row, num_rows) for row in rows]
         ready = [i for i, row in enumerate(rows) if not row.chunk and not row.done]
         if ready:
             self._push([rows[i] for i in ready], torch.stack([logits[i] for i in ready]))
@@ -223,13 +225,12 @@ class _Run:
                 self._prompts[question.index] = prefix.row(i, len(question.token_ids)), logits[i]
                 question.features = []
 
-    def _start(self, row: Row) -> Tensor:
+    def _start(self, row: Row, num_rows: int) -> Tensor:
         """Copy the prompt's cache to the row; forget it when no other answer needs it."""
         prefix, logits = self._prompts[row.question.index]
         if self._slab is None:
             self._slab = Slab(prefix, self.context, self.max_cells)
-            if self.max_cells is None:
-                self._slab.reserve(min(self.engine.max_rows, len(self.waiting) + len(self.live) + 1), 1)
+            self._slab.reserve(num_rows, prefix.length + 1)
         self._slab.put(len(self.live), prefix)
         self.live.append(row)
         if row.sample == self.num_samples - 1:
@@ -281,8 +282,8 @@ def _max_cells(max_cache_bytes: int | None, model: AudioLM, device: torch.device
     if max_cache_bytes is None:
         if device.type != "cuda":
             return None
-        max_cache_bytes = torch.cuda.mem_get_info(device)[0] // 2
+        max_cache_bytes = int(torch.cuda.mem_get_info(device)[0]) // 2
     config = model.module.config.get_text_config()
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * width * model.module.dtype.itemsize
+    per_token: int = 2 * config.num_hidden_layers * config.num_key_value_heads * width * model.module.dtype.itemsize
     return max(1, max_cache_bytes // per_token)

@@ -23,5 +23,3 @@ def sft_loss(logits: Tensor, targets: Tensor, banned: Tensor, num_targets: Tenso
     """
     total = -token_logprobs(logits, targets, banned).sum()
     return total / (len(targets) if num_targets is None else num_targets)
-
-

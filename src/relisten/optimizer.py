@@ -17,7 +17,9 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     def __init__(self, module: nn.Module, learning_rate: float, weight_decay: float = 0.0) -> None:
         matrices = {
-            f"{name}.weight" for name, layer in module.named_modules() if isinstance(layer, nn.Linear) and "head" not in name
+            f"{name}.weight"
+            for name, layer in module.named_modules()
+            if isinstance(layer, nn.Linear) and "head" not in name
         }
         trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         self._parts: tuple[torch.optim.Optimizer, ...] = (

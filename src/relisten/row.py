@@ -159,6 +159,9 @@ class Row:
         if self._ended and not ends:  # only an end may follow </answer>: anything else is dropped
             self._end()
             return
+        if ends and self._closed and not self._ended:  # the answer that a limit asked for is to be complete
+            self._answered()
+            return
         self._append([token_id], True, logprob)
         self.num_sampled += 1
         if ends:

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from relisten import records, run
+from relisten import plots, records, run
 from relisten.batch import Encoded, encode, pack
 from relisten.checkpoint import latest
 from relisten.losses import sft_loss
@@ -151,17 +150,39 @@ def read_rows(config: SftConfig) -> tuple[Callable[[int], Sequence[Row]], int]:
 
 def train_sft(config: SftConfig) -> Path:
     """Train, or go on where a stopped run was; the folder of the trained model. Raises ValueError on bad settings."""
-    if config.batch_size % config.device_batch_size:
-        raise ValueError(f"batch_size {config.batch_size} is not a multiple of device_batch_size")
+    _check(config)
     rows, num = read_rows(config)
-    run.start(config.output, config)
     model: AudioLM = run.resolve(config.model)() if ":" in config.model else load(config.model)
+    run.start(config.output, config)
     model.module.set_attn_implementation(config.attention)
     for name, parameter in model.module.named_parameters():
         parameter.requires_grad = not any(fnmatch.fnmatch(name, pattern) for pattern in config.freeze)
     checkpoints = config.output / "checkpoints"
-    arguments = TrainingArguments(
-        output_dir=str(checkpoints),
+    trainer = SftTrainer(
+        model,
+        config,
+        args=_arguments(config, checkpoints, on_cpu=model.module.device.type == "cpu"),
+        train_dataset=Rows(model, rows, num),
+        data_collator=collate,
+        callbacks=[_Log(config.output)],
+    )
+    trainer.train(resume_from_checkpoint=latest(checkpoints))
+    model.module.eval()
+    model.save(config.output / "model")
+    plots.training_curves(config.output / "metrics.jsonl", config.output / "curves.png")
+    return config.output / "model"
+
+
+def _check(config: SftConfig) -> None:
+    if config.batch_size % config.device_batch_size:
+        raise ValueError(f"batch_size {config.batch_size} is not a multiple of device_batch_size")
+    if config.optimizer not in ("adamw", "muon"):
+        raise ValueError(f"optimizer {config.optimizer!r} is neither adamw nor muon")
+
+
+def _arguments(config: SftConfig, folder: Path, on_cpu: bool) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder),
         learning_rate=config.learning_rate,
         num_train_epochs=config.epochs,
         max_steps=config.steps,
@@ -179,17 +200,5 @@ def train_sft(config: SftConfig) -> Path:
         dataloader_num_workers=config.workers,
         remove_unused_columns=False,
         report_to=[],
-        use_cpu=model.module.device.type == "cpu",
+        use_cpu=on_cpu,
     )
-    trainer = SftTrainer(
-        model,
-        config,
-        args=arguments,
-        train_dataset=Rows(model, rows, num),
-        data_collator=collate,
-        callbacks=[_Log(config.output)],
-    )
-    trainer.train(resume_from_checkpoint=latest(checkpoints))
-    model.module.eval()
-    model.save(config.output / "model")
-    return config.output / "model"

@@ -35,7 +35,7 @@ def ask(
     choices: Annotated[tuple[str, ...], Parameter(consume_multiple=True, show_default=False)] = (),
     model: str = "nano",
     format: Format = "interleaved",
-    json: Annotated[bool, OUTPUT, Parameter(show_default=False)] = False,
+    json: Annotated[bool, OUTPUT, Parameter(show_default=False, negative=())] = False,
     html: Annotated[Path | None, OUTPUT] = None,
     out: Annotated[Path | None, OUTPUT] = None,
     temperature: Annotated[float, SAMPLING] = 0.0,
@@ -77,7 +77,7 @@ def ask(
     max_new_tokens
         Tokens the model may write for the whole answer; at the limit the answer is forced.
     max_listens
-        Segments it may hear again; at the limit the answer is forced.
+        Segments it may hear again; later ones are refused.
     min_segment
         Seconds; a shorter segment is refused.
     max_seconds

@@ -7,6 +7,7 @@ import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
@@ -43,13 +44,18 @@ def span(segment: Segment) -> str:
 
 
 class Typist:
-    """Prints a stream: tags dim, segments in the colour they have on the strip, a mark after each that was heard."""
+    """Prints a stream: tags dim, segments in the colour they have on the strip, a mark after each that was heard.
+
+    On a terminal, lines break between words; elsewhere the text is left as it is.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.num_heard = 0
         self._held = ""
         self._inside = False
+        self._word: list[tuple[str, str]] = []  # pieces and their styles since the last blank
+        self._column = 0
 
     def text(self, piece: str) -> None:
         """Print new text; the start of a tag is held back until the tag is whole."""
@@ -72,16 +78,19 @@ class Typist:
         self.flush()
         self._write(f" ♪ heard {span(listen.segment)}", f"bold {colour(self.num_heard)}")
         self.num_heard += 1
+        self._end_word()
 
     def refused(self, refusal: Refusal) -> None:
         """Mark a tag that was not heard."""
         self.flush()
         self._write(f" ({refusal.reason}: not heard)", "dim")
+        self._end_word()
 
     def flush(self) -> None:
         """Print what is held back."""
         self._print(self._held)
         self._held = ""
+        self._end_word()
 
     def _tag(self, tag: str) -> None:
         if tag in ("<seg>", "</seg>"):
@@ -94,13 +103,40 @@ class Typist:
         self._write(text, colour(self.num_heard) if self._inside else "")
 
     def _write(self, text: str, style: str) -> None:
-        if text:
-            self.console.print(Text(printable(text), style), end="", soft_wrap=True)
+        for piece in re.split(r"(\s+)", printable(text)):
+            if piece.isspace():
+                self._end_word()
+                blank = "\n" if self._overflows(cell_len(piece)) else piece
+                self._column = 0 if "\n" in blank else self._column + cell_len(piece)
+                self._out(blank, style)
+            elif piece:
+                self._word.append((piece, style))
+                if cell_len(piece) > len(piece):  # Chinese, Japanese: no blanks to wait for
+                    self._end_word()
+
+    def _end_word(self) -> None:
+        """Print the word, on a new line where it would not fit."""
+        length = sum(cell_len(piece) for piece, _ in self._word)
+        if self._column and self._overflows(length):
+            self._out("\n", "")
+            self._column = 0
+        for piece, style in self._word:
+            self._out(piece, style)
+        self._column += length
+        if self._column > self.console.width:  # longer than a line: the terminal has broken it
+            self._column %= self.console.width
+        self._word.clear()
+
+    def _overflows(self, length: int) -> bool:
+        return self.console.is_terminal and self._column + length > self.console.width
+
+    def _out(self, text: str, style: str) -> None:
+        self.console.print(Text(text, style), end="", soft_wrap=True)
 
 
 FINISHES = {
     "length": "The limit on new tokens was reached, so the answer was forced.",
-    "listens": "The limit on listens was reached, so the answer was forced.",
+    "listens": "The limit on listens was reached; later tags were not heard.",
     "context": "The model's context was full, so the answer was forced.",
 }
 

@@ -161,7 +161,13 @@ def count(rng: np.random.Generator, clip: Clip, bank: Bank) -> Draft | None:
         return None
     leads = [str(rng.choice(FIND)).format(label), *(str(rng.choice(AGAIN)) for _ in found[1:])]
     conclusion = f" That is {len(found)}."
-    return f"How many times is the {label} heard?", ["1", "2", "3"], str(len(found)), [*zip(leads, found)], conclusion
+    return (
+        f"How many times is the {label} heard?",
+        ["1", "2", "3"],
+        str(len(found)),
+        [*zip(leads, found, strict=True)],
+        conclusion,
+    )
 
 
 def _compare(

@@ -18,6 +18,7 @@ from relisten.types import Audio, Clip
 
 def write_scenes(
     out: Path,
+    *,
     num: int = 100,
     seed: int = 0,
     split: Literal["train", "heldout"] = "train",

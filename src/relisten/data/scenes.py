@@ -71,7 +71,7 @@ def bank(split: synth.Split, folder: Path | None = None) -> Bank:
     heldout = {sound.label for sound in everything if sound.split == "heldout"}
     by_label: dict[str, list[Sound]] = {}
     for sound in for_split(everything, split):
-        # One or two waveforms cannot teach what a kind of sound is: a label with so few, and others to test, is left out.
+        # One or two waveforms cannot teach a kind of sound: a label with so few, and others to test, is left out.
         if sound.label not in heldout or taught[sound.label] >= MIN_WAVEFORMS:
             by_label.setdefault(sound.label, []).append(sound)
     sounds = {label: tuple(group) for label, group in sorted(by_label.items())}

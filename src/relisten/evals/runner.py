@@ -70,7 +70,9 @@ def _hearing(hears: Hears, audios: Sequence[Any]) -> Callable[[Audio, Segment], 
     """The operation of the tag; for `other`, the next recording stands in, repeated where it is too short."""
     if hears == "own":
         return crop
-    stand_in = {id(a): b for a, b in zip(audios, [*audios[len(audios) // 2 :], *audios[: len(audios) // 2]], strict=True)}
+    stand_in = {
+        id(a): b for a, b in zip(audios, [*audios[len(audios) // 2 :], *audios[: len(audios) // 2]], strict=True)
+    }
 
     def operation(audio: Audio, segment: Segment) -> Audio:
         piece = crop(audio, segment)

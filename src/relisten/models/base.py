@@ -110,8 +110,8 @@ class AudioLM(Protocol):
 
         input_ids and position_ids: [B, L]. features: one [mel, frames] for each run of placeholders, row by row.
         attention_mask: bool [B, 1, L, T], True where a token may look; None: at itself and all before it, with no
-        padding before it. cache: something with transformers' `Cache.update`, or None. keep: (rows [K], columns [K]) of the positions whose logits are wanted; the output
-        is then [K, V], else [B, L, V].
+        padding before it. cache: something with transformers' `Cache.update`, or None. keep: (rows [K], columns [K]) of
+        the positions whose logits are wanted; the output is then [K, V], else [B, L, V].
         """
 
 
@@ -124,6 +124,19 @@ def pad_features(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         stacked[row, :, : feature.shape[1]] = feature
         mask[row, : feature.shape[1]] = 1
     return stacked, mask
+
+
+def lay_out_for_cpu(module: torch.nn.Module) -> None:
+    """Store linear weights column by column (their shape and values stay).
+
+    A product of a few rows with a large matrix, which is what generation does, is then up to a third faster: MKL takes
+    a path that need not repack the matrix each time.
+    """
+    embeddings = {id(part.weight) for part in module.modules() if isinstance(part, torch.nn.Embedding)}
+    for part in module.modules():
+        # A weight that is also the embedding is read row by row: it stays as it is.
+        if isinstance(part, torch.nn.Linear) and part.weight.is_floating_point() and id(part.weight) not in embeddings:
+            part.weight.data = part.weight.data.t().contiguous().t()
 
 
 def read_prompts(folder: Path) -> Prompts:

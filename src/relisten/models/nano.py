@@ -71,10 +71,13 @@ def prompts() -> Prompts:
 
 
 def tokenizer(texts: Iterable[str], vocab_size: int = 2048) -> PreTrainedTokenizerFast:
-    """Byte-level BPE in which every word, tag and tenth of a second of `texts` becomes one token; no text is unknown."""
+    """Byte-level BPE in which each word, tag and tenth of a second of `texts` is one token; no text is unknown."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     bpe.decoder = decoders.ByteLevel()
     bpe.train_from_iterator(
@@ -152,6 +155,10 @@ def create(texts: Iterable[str], size: NanoConfig = NanoConfig(), seed: int = 0)
         eos_token_id=[vocab.eos_token_id, vocab.pad_token_id], pad_token_id=vocab.pad_token_id, do_sample=False
     )
     extractor = WhisperFeatureExtractor(
-        feature_size=size.num_mel_bins, sampling_rate=16_000, hop_length=size.hop_length, n_fft=size.n_fft, chunk_length=30
+        feature_size=size.num_mel_bins,
+        sampling_rate=16_000,
+        hop_length=size.hop_length,
+        n_fft=size.n_fft,
+        chunk_length=30,
     )
     return Qwen2_5Omni(module, vocab, extractor, prompts(), name="nano")

@@ -26,7 +26,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from relisten.models.base import Prompts, pad_features, read_prompts
+from relisten.models.base import Prompts, lay_out_for_cpu, pad_features, read_prompts
 from relisten.types import Audio, Format
 
 CLOSING = ("</seg>", "</seg")
@@ -34,7 +34,7 @@ CLOSING = ("</seg>", "</seg")
 boundary), because Qwen's vocabulary merges the `>` with what follows."""
 
 
-class Qwen2_5Omni:
+class Qwen2_5Omni:  # noqa: N801 (named after the model)
     """The Thinker with its tokenizer and feature extractor; implements `models.base.AudioLM`."""
 
     def __init__(
@@ -162,9 +162,9 @@ class Qwen2_5Omni:
             ).logits
         return logits
 
-    def _additive(self, mask: Tensor) -> Tensor:
+    def _additive(self, mask: Tensor | None) -> Tensor | None:
         """The eager attention adds its mask to the scores; the others take a boolean one as it is."""
-        if self.module.config._attn_implementation != "eager":
+        if mask is None or self.module.config._attn_implementation != "eager":
             return mask
         lowest = torch.finfo(self.module.dtype).min
         return torch.zeros(mask.shape, dtype=self.module.dtype, device=mask.device).masked_fill_(~mask, lowest)
@@ -179,9 +179,9 @@ class Qwen2_5Omni:
             handle.remove()
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """Write the model in the ordinary layout, prompts included; `dtype` is that of the file (None: the weights')."""
+        """Write the model in the ordinary layout, prompts included; `dtype` is the file's (None: the weights')."""
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: value.to(dtype or value.dtype) for name, value in self.module.state_dict().items()}
+        weights = {name: v.to(dtype or v.dtype).contiguous() for name, v in self.module.state_dict().items()}
         self.module.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
         self.feature_extractor.save_pretrained(folder)
@@ -248,6 +248,8 @@ def load(folder: Path, dtype: str = "auto", device: str = "auto", device_map: An
         raise ValueError(f"{folder}: {len(missing)} weights are missing, {missing[0]} for one; is the download whole?")
     if device_map is None:
         module.to(where)
+        if where.type == "cpu":
+            lay_out_for_cpu(module)
     return Qwen2_5Omni(module, tokenizer, feature_extractor, read_prompts(folder), name=str(folder))
 
 

@@ -1,0 +1,161 @@
+"""Supervised fine-tuning: it learns, it goes on after kill -9 as if nothing had happened, it says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from relisten.data.scene_files import write_scenes
+from relisten.models import load, nano
+from relisten.optimizer import MuonWithAdamW
+from relisten.sft import SftConfig, train_sft
+
+TINY = nano.NanoConfig(hidden_size=32, num_layers=2, num_heads=2, num_key_value_heads=1, intermediate_size=48,
+                       audio_width=32, audio_layers=1, audio_heads=2, audio_intermediate_size=32, num_mel_bins=32)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with eight questions and a tiny model."""
+    folder = tmp_path_factory.mktemp("sft")
+    questions = write_scenes(folder / "scenes", num=8, questions=1)
+    texts = [str(json.loads(line).get("cot")) for line in questions.read_text().splitlines()]
+    nano.create([*texts, "user assistant <think></think><answer></answer>"] * 2, TINY).save(folder / "tiny")
+    return folder
+
+
+def config(work: Path, output: Path, **fields: object) -> SftConfig:
+    settings = {"steps": 6, "batch_size": 2, "device_batch_size": 2, "learning_rate": 1e-3, "save_steps": 2,
+                "log_steps": 1, "bf16": False, "format": "interleaved", "workers": 0, "optimizer": "muon"}  # fmt: skip
+    return SftConfig(
+        data=str(work / "scenes" / "questions.jsonl"), output=output, model=str(work / "tiny"), **(settings | fields)
+    )
+
+
+def losses(folder: Path) -> list[float]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def test_the_loss_falls_and_the_model_that_is_written_loads(work: Path, tmp_path: Path) -> None:
+    folder = train_sft(config(work, tmp_path / "run", steps=12, save_steps=50))
+    found = losses(tmp_path / "run")
+    assert len(found) == 12 and found[-1] < 0.8 * found[0]
+    trained, before = load(folder), load(work / "tiny")
+    assert trained.prompts == before.prompts
+    moved = [
+        name for name, p in trained.module.state_dict().items() if not torch.equal(p, before.module.state_dict()[name])
+    ]
+    assert moved and not any("visual" in name or "audio_bos_eos" in name for name in moved)
+    assert {"config.json", "run.json", "metrics.jsonl", "curves.png"} <= {p.name for p in (tmp_path / "run").iterdir()}
+
+
+def test_kill_9_and_the_same_command_give_the_undisturbed_run(work: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from relisten.cli import main; main()", "train", "sft"]
+    settings = {
+        "data": work / "scenes" / "questions.jsonl", "model": work / "tiny", "steps": 40, "batch-size": 2,
+        "device-batch-size": 2, "learning-rate": 1e-3, "save-steps": 2, "format": "interleaved", "bf16": "false",
+    }  # fmt: skip
+    given = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(folder: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*command, *given, "--output", str(tmp_path / folder)], env=environment, stderr=subprocess.DEVNULL
+        )
+
+    killed = start("killed")
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "killed" / "checkpoints").glob("checkpoint-*/trainer_state.json")):
+        assert killed.poll() is None and time.monotonic() < deadline, "no checkpoint appeared"
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "model").exists(), "it had finished: nothing was resumed"
+    assert start("killed").wait() == 0 and start("whole").wait() == 0
+    resumed, whole = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("killed", "whole"))
+    assert resumed.keys() == whole.keys()
+    for name, value in whole.items():
+        torch.testing.assert_close(resumed[name], value, atol=1e-6, rtol=0, msg=name)
+
+
+def test_a_checkpoint_cut_short_is_passed_over(tmp_path: Path) -> None:
+    from relisten.checkpoint import latest
+
+    assert latest(tmp_path) is None
+    for step, state in ((2, "{}"), (10, "{}"), (12, '{"cut'), (14, None)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if state is not None:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    assert latest(tmp_path) == str(tmp_path / "checkpoint-10")
+
+
+def test_gradients_gathered_over_parts_are_those_of_the_whole_batch(work: Path, tmp_path: Path) -> None:
+    for name, size in (("whole", 4), ("parts", 1)):
+        train_sft(config(work, tmp_path / name, steps=2, batch_size=4, device_batch_size=size, optimizer="adamw"))
+    assert losses(tmp_path / "whole") == pytest.approx(losses(tmp_path / "parts"), abs=2e-4)
+
+
+def test_muon_takes_the_matrices_and_restores_its_memory() -> None:
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.LayerNorm(6), torch.nn.Linear(6, 3))
+    copy = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.LayerNorm(6), torch.nn.Linear(6, 3))
+    copy.load_state_dict(module.state_dict())
+    one, two = MuonWithAdamW(module, 1e-2), MuonWithAdamW(copy, 1e-2)
+    data = torch.randn(5, 4)
+
+    def step(net: torch.nn.Module, optimizer: MuonWithAdamW) -> None:
+        optimizer.zero_grad()
+        net(data).square().mean().backward()
+        optimizer.step()
+
+    step(module, one)
+    step(copy, two)
+    fresh = MuonWithAdamW(copy, 1e-2)
+    fresh.load_state_dict(two.state_dict())
+    step(module, one)
+    step(copy, fresh)
+    for a, b in zip(module.parameters(), copy.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    assert [len(g["params"]) for g in one.param_groups] == [2, 4]
+    fresh.param_groups[0]["lr"] = 0.0
+    before = copy[0].weight.clone()
+    step(copy, fresh)
+    assert torch.equal(copy[0].weight, before), "a schedule that sets lr here must reach Muon"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"batch_size": 3}, "not a multiple"),
+        ({"data": "nowhere.jsonl"}, "nowhere.jsonl"),
+        ({"data": "relisten.data.curriculum:base_rows", "steps": -1}, "give `steps`"),
+        ({"data": "relisten.data.curriculum:nothing"}, "nothing"),
+        ({"model": "nowhere/at/all"}, "no such folder"),
+        ({"optimizer": "sgd"}, "optimizer"),
+    ],
+)
+def test_wrong_settings_are_said_in_one_line(
+    work: Path, tmp_path: Path, fields: dict[str, object], message: str
+) -> None:
+    settings = config(work, tmp_path / "run")
+    for name, value in fields.items():
+        setattr(settings, name, value)
+    with pytest.raises(ValueError, match=message) as caught:
+        train_sft(settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_settings_in_the_same_folder_are_refused(work: Path, tmp_path: Path) -> None:
+    train_sft(config(work, tmp_path / "run", steps=1))
+    with pytest.raises(ValueError, match="learning_rate"):
+        train_sft(config(work, tmp_path / "run", steps=1, learning_rate=0.5))
