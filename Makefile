@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 # What `make ask` asks; for instance: make ask AUDIO=mine.m4a QUESTION="What happens at the end?" CHOICES=
-AUDIO ?= examples/bell.flac
-QUESTION ?= Which word is spoken after the bell?
-CHOICES ?= --choices red blue green
+AUDIO ?= examples/scene-1.flac
+QUESTION ?= Which word is spoken after the organ?
+CHOICES ?= --choices four six five two
 
 .PHONY: ask test check bench clean help
 

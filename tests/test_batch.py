@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from relisten.batch import Encoded, encode, pack, response_text
-from relisten.losses import sft_loss, token_logprobs
+from relisten.losses import sft_loss
 from relisten.models import nano
 from relisten.models.base import pad_features
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
+from relisten.sampling import token_logprobs
 from relisten.types import Audio, Example
 
 COT = "The bell is at <seg>0.5, 1.2</seg>, a bell. Then <seg>1.4, 2.0</seg> with a cow."

@@ -141,7 +141,7 @@ def broken(folder: Path, thinker: Path, what: str) -> str | Path:
         ("no config", "config.json"), ("config is not JSON", "config.json"), ("unknown type", "martian"),
         ("odd type", "not supported"), ("no weights", "safetensors"), ("garbage", "cannot be loaded"),
         ("cut off", "cannot be loaded"), ("some missing", "2 weights are missing"), ("other shape", "lm_head"),
-        ("no tokenizer", "tokenizer"), ("no extractor", "preprocessor_config.json"), ("prompts", "prompts.json"),
+        ("no tokenizer", "tokenizer"), ("no extractor", "feature extractor"), ("prompts", "prompts.json"),
         ("a file", "not a file"), ("nowhere", "no such folder"), ("hub", "hf download Nobody/Nothing"),
     ],
 )  # fmt: skip

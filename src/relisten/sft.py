@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from tqdm import tqdm
+from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 from relisten import plots, records, run
 from relisten.batch import Encoded, encode, pack
@@ -105,7 +107,7 @@ class SftTrainer(Trainer):
             keep=(inputs["rows"], inputs["columns"]),
             module=model,
         )
-        loss = sft_loss(logits, inputs["labels"], self.audio_lm.banned_token_ids, num_items_in_batch)
+        loss = sft_loss(logits, inputs["labels"][1:], self.audio_lm.banned_token_ids, num_items_in_batch)
         return (loss, logits) if return_outputs else loss
 
     def create_optimizer(self, model: Any = None) -> Any:
@@ -115,24 +117,45 @@ class SftTrainer(Trainer):
         self.optimizer = MuonWithAdamW(self.model, self.config.learning_rate, self.config.weight_decay)
         return self.optimizer
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Restore the weights by the model's own loader: Trainer's knows nothing of the older names in the file, and
+        would go on from the first weights with no more than a warning."""
+        saved = type(self.audio_lm.module).from_pretrained(resume_from_checkpoint, local_files_only=True)
+        self.audio_lm.module.load_state_dict(saved.state_dict())
 
-class _Log(TrainerCallback):
+
+class _Report(TrainerCallback):
+    """One progress bar with the loss beside it, and every figure in metrics.jsonl."""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.bar: tqdm[Any] | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        if state.is_world_process_zero:
+        if self.bar is not None:
             run.log_metrics(self.folder, state.global_step, dict(logs or {}))
+            if logs and "loss" in logs:
+                self.bar.set_postfix_str(f"loss {logs['loss']:.3f}")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
 
 
 def collate(rows: list[list[Encoded]]) -> dict[str, Any]:
     """A packed batch as the dictionary that `Trainer` moves between devices."""
-    return asdict_shallow(pack(rows))
-
-
-def asdict_shallow(batch: Any) -> dict[str, Any]:
-    """Fields by name, tensors untouched."""
-    return {name: getattr(batch, name) for name in batch.__dataclass_fields__}
+    batch = pack(rows)
+    tensors = {name: getattr(batch, name) for name in batch.__dataclass_fields__}
+    # Trainer counts labels from the second on, since models shift them; ours are shifted already.
+    return tensors | {"labels": torch.cat([torch.tensor([-100]), batch.labels])}
 
 
 def read_rows(config: SftConfig) -> tuple[Callable[[int], Sequence[Row]], int]:
@@ -164,8 +187,9 @@ def train_sft(config: SftConfig) -> Path:
         args=_arguments(config, checkpoints, on_cpu=model.module.device.type == "cpu"),
         train_dataset=Rows(model, rows, num),
         data_collator=collate,
-        callbacks=[_Log(config.output)],
+        callbacks=[_Report(config.output)],
     )
+    trainer.remove_callback(ProgressCallback)
     trainer.train(resume_from_checkpoint=latest(checkpoints))
     model.module.eval()
     model.save(config.output / "model")
@@ -192,7 +216,7 @@ def _arguments(config: SftConfig, folder: Path, on_cpu: bool) -> TrainingArgumen
         lr_scheduler_type=config.schedule,
         weight_decay=config.weight_decay,
         bf16=config.bf16,
-        gradient_checkpointing=config.gradient_checkpointing,
+        **({"gradient_checkpointing": True} if config.gradient_checkpointing else {}),
         seed=config.seed,
         save_steps=config.save_steps,
         save_total_limit=config.keep_checkpoints,

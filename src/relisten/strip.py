@@ -15,8 +15,6 @@ from relisten.types import Audio, Segment
 COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 """One per heard segment, in order, then again from the first; all legible on light and dark terminals."""
 BLOCKS = " ▁▂▃▄▅▆▇█"
-FLOOR_DB = -48.0
-"""What lies this far below the loudest peak is drawn as silence."""
 
 
 def colour(index: int) -> str:
@@ -25,15 +23,14 @@ def colour(index: int) -> str:
 
 
 def levels(audio: Audio, num_columns: int) -> NDArray[np.float32]:
-    """Peak level of each column, 0 (silence) .. 1 (the loudest), on a decibel scale: [num_columns]."""
+    """Root of the peak in each column, 0 (silence) .. 1 (the loudest), so that quiet events show: [num_columns]."""
     edges = np.linspace(0, len(audio.samples), num_columns + 1).round().astype(int)
     starts = np.minimum(edges[:-1], max(len(audio.samples) - 1, 0))
     peaks = np.maximum.reduceat(np.abs(audio.samples), starts) if len(audio.samples) else np.zeros(num_columns)
     loudest = float(peaks.max(initial=0.0))
     if loudest <= 0.0:
         return np.zeros(num_columns, np.float32)
-    decibels = 20 * np.log10(np.maximum(peaks / loudest, 1e-6))
-    return np.clip(1 - decibels / FLOOR_DB, 0.0, 1.0).astype(np.float32)
+    return np.sqrt(peaks / loudest).astype(np.float32)
 
 
 def draw(audio: Audio, segments: Sequence[Segment] = (), width: int = 80, height: int = 3) -> Text:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoTokenizer,
@@ -32,6 +33,10 @@ from relisten.types import Audio, Format
 CLOSING = ("</seg>", "</seg")
 """A closing tag, and what stands before its last character: the token that ends it must end there (design: a clean
 boundary), because Qwen's vocabulary merges the `>` with what follows."""
+
+
+LARGE = 500_000_000
+"""Bytes of weights from which loading is worth a progress bar."""
 
 
 class Qwen2_5Omni:  # noqa: N801 (named after the model)
@@ -170,7 +175,7 @@ class Qwen2_5Omni:  # noqa: N801 (named after the model)
         return torch.zeros(mask.shape, dtype=self.module.dtype, device=mask.device).masked_fill_(~mask, lowest)
 
     @contextmanager
-    def _keep(self, keep: tuple[Tensor, Tensor]) -> Any:
+    def _keep(self, keep: tuple[Tensor, Tensor]) -> Iterator[None]:
         """Project only the positions that are wanted onto the vocabulary; the forward itself stays the module's."""
         handle = self.module.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0][keep],))
         try:
@@ -236,13 +241,17 @@ def load(folder: Path, dtype: str = "auto", device: str = "auto", device_map: An
             dtype=dtype,
             device_map=device_map,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below, in our words
             local_files_only=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         feature_extractor = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, AttributeError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{folder}: cannot be loaded as Qwen2.5-Omni: {reason}") from error
+        raise ValueError(f"{folder}: cannot be loaded as Qwen2.5-Omni: {reason[:200]}") from error
+    if report["mismatched_keys"]:
+        name, found, wanted = sorted(report["mismatched_keys"])[0]
+        raise ValueError(f"{folder}: {name} is {[*found]} where config.json asks for {[*wanted]}; do they belong together?")
     missing = sorted(report["missing_keys"])
     if missing:
         raise ValueError(f"{folder}: {len(missing)} weights are missing, {missing[0]} for one; is the download whole?")
@@ -251,6 +260,21 @@ def load(folder: Path, dtype: str = "auto", device: str = "auto", device_map: An
         if where.type == "cpu":
             lay_out_for_cpu(module)
     return Qwen2_5Omni(module, tokenizer, feature_extractor, read_prompts(folder), name=str(folder))
+
+
+@contextmanager
+def _quiet(folder: Path) -> Iterator[None]:
+    """No progress bar for a model that is there at once."""
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    if sum(path.stat().st_size for path in folder.glob("*.safetensors")) < LARGE:
+        transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def pick_device(device: str = "auto") -> torch.device:
