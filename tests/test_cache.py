@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -13,7 +15,8 @@ CPU = torch.device("cpu")
 
 def prompt(length: int, seed: int) -> Prefix:
     generator = torch.Generator().manual_seed(seed)
-    return Prefix([tuple(torch.randn(1, HEADS, length, WIDTH, generator=generator) for _ in "kv") for _ in range(LAYERS)])
+    shape = (1, HEADS, length, WIDTH)
+    return Prefix([(torch.randn(shape, generator=generator), torch.randn(shape, generator=generator))] * LAYERS)
 
 
 def chunk(rows: int, width: int, seed: int) -> torch.Tensor:
@@ -63,7 +66,7 @@ def test_growth_keeps_every_row_and_doubles() -> None:
     for _ in range(6):
         slab.reserve(3, slab.capacity + 1)
         sizes.append(slab.capacity)
-    assert all(b == 2 * a for a, b in zip(sizes, sizes[1:], strict=False))
+    assert all(b == 2 * a for a, b in pairwise(sizes))
     for row in range(3):
         assert torch.equal(slab.layers[1][1][row, :10].transpose(0, 1), prompt(10, row).layers[1][1][0])
         assert not slab.layers[1][1][row, 10:].any()

@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import FIXTURES, make_audio, make_model, make_tokenizer
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
 import relisten
@@ -214,8 +215,9 @@ def test_positions_are_plain_counting_and_masks_may_be_left_out(implementation: 
     mask = torch.tensor([[1] * f.shape[1] + [0] * (frames - f.shape[1]) for f in features])
     tokens, length = torch.tensor([ids]), len(ids)
     with torch.no_grad():
+        all_of_them = torch.ones_like(tokens)
         own = model.module(
-            input_ids=tokens, attention_mask=torch.ones_like(tokens), input_features=stacked, feature_attention_mask=mask
+            input_ids=tokens, attention_mask=all_of_them, input_features=stacked, feature_attention_mask=mask
         ).logits
         positions = torch.arange(length)[None]
         causal = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
@@ -296,7 +298,7 @@ def test_the_real_7b_model_builds_and_a_pause_has_the_right_shapes() -> None:
     assert 8.8e9 < num_parameters < 9.1e9, "text 7.6, audio 0.64, vision 0.68 billion"
     language = getattr(module.model, "language_model", module.model)
 
-    def forward(rows: int, width: int, positions: torch.Tensor, mask: torch.Tensor | None, cache: object) -> torch.Tensor:
+    def forward(rows: int, width: int, positions: Tensor, mask: Tensor | None, cache: object) -> Tensor:
         return language(
             inputs_embeds=torch.empty(rows, width, 3584, dtype=torch.bfloat16, device="meta"),
             position_ids=positions.expand(3, rows, -1),

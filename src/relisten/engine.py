@@ -28,6 +28,7 @@ from relisten.row import (
     Refused,
     Row,
     Text,
+    Words,
     audible,
 )
 from relisten.sampling import choose, token_logprobs
@@ -70,6 +71,7 @@ class Engine:
         if max_rows < 1:
             raise ValueError(f"max_rows must be at least 1, not {max_rows}")
         self.model = model
+        self.words = Words(model)
         self.operations = {"seg": crop} if operations is None else dict(operations)
         self.max_rows = max_rows
         self.max_cache_bytes = max_cache_bytes
@@ -119,9 +121,7 @@ class Engine:
     def _choose(self, config: GenerationConfig, rows: Sequence[Row], logits: Tensor) -> list[tuple[int, float]]:
         """A token and its log-probability for each row of logits [rows, V]."""
         uniforms = [float(row.rng.random()) for row in rows] if config.temperature > 0 else []
-        chosen = choose(
-            logits, self.model.banned_token_ids, uniforms, config.temperature, config.top_p, config.top_k
-        )
+        chosen = choose(logits, self.model.banned_token_ids, uniforms, config.temperature, config.top_p, config.top_k)
         return list(zip(*chosen, strict=True))
 
 
@@ -175,7 +175,9 @@ class _Run:
             if self.max_cells and others and longest * (len(others) + 1) > self.max_cells:
                 break
             self.waiting.popleft()
-            rows.append(Row(self.model, self.engine.operations, question, sample, self.config, room))
+            rows.append(
+                Row(self.model, self.engine.words, self.engine.operations, question, sample, self.config, room)
+            )
         if not rows:
             return
         self._prefill(list(dict.fromkeys(row.question.index for row in rows)))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,6 +88,14 @@ class Finished:
 Event = Text | Heard | Refused | Finished
 
 
+class Words:
+    """A model's tokenizer, remembering: each step spells one token for each row, and they are few."""
+
+    def __init__(self, model: AudioLM) -> None:
+        self.encode = lru_cache(maxsize=256)(lambda text: tuple(model.encode(text)))
+        self.decode = lru_cache(maxsize=65_536)(lambda *token_ids: model.decode(token_ids))
+
+
 def audible(model: AudioLM, audio: Audio) -> Audio:
     """The recording as the model takes it: at its rate, and padded with silence where it is too short for one token."""
     samples = audio.samples
@@ -121,6 +130,7 @@ class Row:
     def __init__(
         self,
         model: AudioLM,
+        words: Words,
         operations: Mapping[str, Callable[[Audio, Segment], Audio]],
         question: Question,
         sample: int,
@@ -140,7 +150,7 @@ class Row:
         self.num_sampled = 0
         ids = list(question.token_ids)
         self.trace = Trace(ids, [False] * len(ids), [0.0] * len(ids), [question.listen], len(ids))
-        self._model, self._operations = model, operations
+        self._model, self._words, self._operations = model, words, operations
         self._listener = Listener(
             question.duration, config.format, operations.keys(), config.max_listens, config.min_segment
         )
@@ -149,8 +159,8 @@ class Row:
         self._texts: list[str] = []
         self._ended = False  # </answer> is written
         self._closed = False  # a limit has closed the thought
-        self._after = len(model.encode("</answer>")) + 1
-        self._before = self._after + ANSWER_TOKENS + len(model.encode(LEAD)) + MARGIN
+        self._after = len(words.encode("</answer>")) + 1
+        self._before = self._after + ANSWER_TOKENS + len(words.encode(LEAD)) + MARGIN
         self._check()
 
     def push(self, token_id: int, logprob: float) -> None:
@@ -168,14 +178,14 @@ class Row:
             self._finish()
             return
         self._held.append(token_id)
-        text = self._model.decode(self._held)
+        text = self._words.decode(*self._held)
         # A character may take up to four tokens; what is no character after that is not going to be one.
         if not text.endswith("\N{REPLACEMENT CHARACTER}") or len(self._held) > 3:
             self._held.clear()
             self._write(text)
         self._check()
 
-    def _append(self, token_ids: list[int], sampled: bool, logprob: float = 0.0) -> None:
+    def _append(self, token_ids: Sequence[int], sampled: bool, logprob: float = 0.0) -> None:
         self.trace.token_ids += token_ids
         self.trace.sampled += [sampled] * len(token_ids)
         self.trace.logprobs += [logprob] * len(token_ids)
@@ -200,7 +210,7 @@ class Row:
             self._ended = True
 
     def _force(self, text: str) -> None:
-        self._append(self._model.encode(text), False)
+        self._append(self._words.encode(text), False)
         self._write(text)
 
     def _refuse(self, refusal: Refusal) -> None:
@@ -240,7 +250,7 @@ class Row:
         self.trace.finish = finish
         self._flush()
         lead = self._listener.close()
-        left = self.room - len(self.trace.token_ids) - len(self._model.encode(lead)) - self._after
+        left = self.room - len(self.trace.token_ids) - len(self._words.encode(lead)) - self._after
         if left < 0:
             self._finish()
             return
@@ -262,7 +272,7 @@ class Row:
 
     def _flush(self) -> None:
         if self._held:
-            text = self._model.decode(self._held)
+            text = self._words.decode(*self._held)
             self._held.clear()
             self._write(text)
 

@@ -16,7 +16,9 @@ Format = Literal["conditioned", "grounded", "interleaved"]
 """How the model may reason: text alone; segments named in text; segments named and heard again (Echo, section 3)."""
 
 Finish = Literal["stop", "length", "listens", "context"]
-"""Why a trace ended: the model ended it; a limit on sampled tokens, on listens or on context forced the answer."""
+"""Why a trace ended. `stop`: the model ended it. `listens`: it ended it, and a tag beyond the limit was refused before.
+`length`, `context`: the limit on sampled tokens, or on the model's context or the cache, closed the thought, and the
+answer that follows was asked for (it may be cut short itself)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class Refusal:
     text: str
     """The tag as the model wrote it, cut to 80 characters."""
     reason: str
-    """One of: unreadable, too short, outside, too many, context."""
+    """One of: unreadable, too short, outside, too many, context (a limit on tokens left no room for it)."""
 
 
 @dataclass(slots=True)

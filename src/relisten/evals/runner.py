@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +12,12 @@ import numpy as np
 from tqdm import tqdm
 
 from relisten import records, tags
-from relisten.audio import crop, load
+from relisten.answer import chosen
+from relisten.audio import load
 from relisten.engine import Engine, GenerationConfig
-from relisten.evals.scoring import iou, read_choice, wilson
+from relisten.evals.scoring import iou, wilson
 from relisten.models.base import AudioLM
+from relisten.operations import Operation, crop
 from relisten.types import Audio, Example, Segment, Trace
 
 Hears = Literal["own", "other", "silence"]
@@ -53,42 +55,48 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Answer what `out` (JSONL) does not hold yet, append, and return every record in the order of the questions."""
     done = records.done_ids(out) if out.exists() else set()
-    waiting = [_loaded(e, model.rate) for e in examples if e.id not in done]
-    audios = [e.audio for e in waiting]
-    engine = Engine(model, operations={"seg": _hearing(hears, audios)}, max_rows=max_rows)
+    waiting, operation = hearing(hears, examples, [e for e in examples if e.id not in done], model.rate)
+    engine = Engine(model, operations={"seg": operation}, max_rows=max_rows)
     for index, _, trace in tqdm(engine.run(waiting, config, 1), total=len(waiting), desc="answers", unit="q"):
         records.append(out, record(waiting[index], trace))
-    by_id = {r["id"]: r for r in records.read(out)}
+    by_id = {r["id"]: r for r in records.read(out, torn=True)}
     return [by_id[e.id] for e in examples]
 
 
-def _loaded(example: Example, rate: int) -> Example:
-    return example if isinstance(example.audio, Audio) else replace(example, audio=load(example.audio, rate=rate))
+def hearing(
+    hears: Hears, examples: Sequence[Example], waiting: Sequence[Example], rate: int
+) -> tuple[list[Example], Operation]:
+    """The examples to ask, and what their `<seg>` does.
 
-
-def _hearing(hears: Hears, audios: Sequence[Any]) -> Callable[[Audio, Segment], Audio]:
-    """The operation of the tag; for `other`, the next recording stands in, repeated where it is too short."""
+    For `other`, the recording half the list away stands in, repeated where it is too short; the ones to ask are held
+    in memory, so that the operation can tell whose segment it is given.
+    """
     if hears == "own":
-        return crop
-    stand_in = {
-        id(a): b for a, b in zip(audios, [*audios[len(audios) // 2 :], *audios[: len(audios) // 2]], strict=True)
-    }
+        return [*waiting], crop
+    if hears == "silence":
+        return [*waiting], lambda audio, segment: Audio(np.zeros_like(crop(audio, segment).samples), audio.rate)
+    if len(examples) < 2:
+        raise ValueError("hears other: needs two recordings or more, so that one can stand in for another")
+    place = {example.id: index for index, example in enumerate(examples)}
+    asked = [replace(e, audio=_audio(e, rate)) for e in waiting]
+    stand_in = {id(e.audio): examples[(place[e.id] + len(examples) // 2) % len(examples)] for e in asked}
 
     def operation(audio: Audio, segment: Segment) -> Audio:
-        piece = crop(audio, segment)
-        if hears == "silence":
-            return Audio(np.zeros_like(piece.samples), piece.rate)
-        start = round(segment.start * audio.rate)
-        other = np.take(stand_in[id(audio)].samples, range(start, start + len(piece.samples)), mode="wrap")
-        return Audio(other, piece.rate)
+        start, num = round(segment.start * audio.rate), len(crop(audio, segment).samples)
+        other = _audio(stand_in[id(audio)], rate)
+        return Audio(np.take(other.samples, range(start, start + num), mode="wrap"), audio.rate)
 
-    return operation
+    return asked, operation
+
+
+def _audio(example: Example, rate: int) -> Audio:
+    return example.audio if isinstance(example.audio, Audio) else load(example.audio, rate=rate)
 
 
 def record(example: Example, trace: Trace) -> dict[str, Any]:
     """Everything worth keeping of one answer, as JSON."""
     response = tags.parse(trace.text)
-    choice = read_choice(response.answer, example.choices) if example.choices else response.answer
+    choice = chosen(response.answer, example.choices) if example.choices else response.answer
     return {
         "id": example.id,
         "question": example.question,

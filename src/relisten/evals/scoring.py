@@ -1,29 +1,10 @@
-"""Scores: what an answer means among choices, how sure an accuracy is, how well segments meet events."""
+"""Scores: how sure an accuracy is, how well segments meet events."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
 
 from relisten.types import Segment
-
-
-def read_choice(answer: str | None, choices: Sequence[str]) -> str | None:
-    """The choice that an answer names: the same text, else the longest choice that stands in it as whole words.
-
-    None when it names none, or two of the same length: an answer that cannot be read is never taken for a choice.
-    """
-    if answer is None:
-        return None
-    wanted = answer.strip().casefold()
-    same = [choice for choice in choices if choice.strip().casefold() == wanted]
-    if same:
-        return same[0]
-    inside = [c for c in choices if re.search(rf"(?<!\w){re.escape(c.strip().casefold())}(?!\w)", wanted)]
-    longest = max((len(c.strip()) for c in inside), default=0)
-    best = [c for c in inside if len(c.strip()) == longest]
-    return best[0] if len(best) == 1 else None
 
 
 def wilson(right: int, num: int, z: float = 1.96) -> tuple[float, float]:

@@ -62,11 +62,9 @@ class AudioLM(Protocol):
     """Samples a second (Hz) of the audio it takes."""
     prompts: Prompts
     end_token_id: int
-    """Ends an answer in training data."""
+    """Ends an answer in training data, and where the engine ends one."""
     end_token_ids: frozenset[int]
     """Any of these ends an answer."""
-    end_token_id: int
-    """The one that training data ends with."""
     banned_token_ids: Tensor
     """[K] ids that may never be sampled (placeholders); the log-prob function must leave them out as well."""
 

@@ -110,7 +110,7 @@ class Qwen2_5Omni:  # noqa: N801 (named after the model)
 
     def num_frames(self, num_samples: int) -> int:
         """Mel frames of a piece of audio: hops, the last one begun."""
-        return -(-num_samples // self.feature_extractor.hop_length)
+        return -(-num_samples // int(self.feature_extractor.hop_length))
 
     def num_audio_tokens(self, num_samples: int) -> int:
         """Two strides of two over the mel frames (25 tokens a second at a hop of 160 samples)."""
@@ -251,7 +251,9 @@ def load(folder: Path, dtype: str = "auto", device: str = "auto", device_map: An
         raise ValueError(f"{folder}: cannot be loaded as Qwen2.5-Omni: {reason[:200]}") from error
     if report["mismatched_keys"]:
         name, found, wanted = sorted(report["mismatched_keys"])[0]
-        raise ValueError(f"{folder}: {name} is {[*found]} where config.json asks for {[*wanted]}; do they belong together?")
+        raise ValueError(
+            f"{folder}: {name} is {[*found]} where config.json asks for {[*wanted]}; do the two belong together?"
+        )
     missing = sorted(report["missing_keys"])
     if missing:
         raise ValueError(f"{folder}: {len(missing)} weights are missing, {missing[0]} for one; is the download whole?")
