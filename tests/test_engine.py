@@ -12,9 +12,11 @@ import pytest
 import torch
 from conftest import make_audio, make_example, make_model
 
+import relisten
 from relisten.answer import ask, chosen
 from relisten.bench import ScriptedEngine
 from relisten.engine import Engine, Finished, GenerationConfig, Heard, Refused, Text, audible
+from relisten.models import find, nano
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
 from relisten.naive import Script, naive
 from relisten.operations import crop, slow
@@ -92,6 +94,34 @@ def test_greedy_output_is_the_naive_loops_token_for_token(
         for trace, other in zip(group, expected, strict=True):
             assert len(trace.listens) == 4
             same(trace, other)
+
+
+def test_a_vocabulary_with_whole_tags_needs_no_forced_token() -> None:
+    """As nano has it: `</seg>` is one token, which the model chooses and is trained on."""
+    text = "<think>a dog <seg>0.5, 1.5</seg> so <seg>1.0, 1.8</seg></think><answer>a dog</answer>"
+    model = nano.create([text] * 3, nano.NanoConfig(hidden_size=64, num_mel_bins=16, audio_width=48))
+    own = script(model, 2, text, END)
+    [[trace]] = ScriptedEngine(model, lambda i, s: own).generate(examples(1), CONFIG)
+    assert len(trace.listens) == 3
+    same(trace, naive(model, examples(1)[0], CONFIG, script=own))
+    for listen in trace.listens[1:]:
+        assert model.decode([trace.token_ids[listen.at - 2]]) == "</seg>"
+        assert trace.sampled[listen.at - 2]
+
+
+@pytest.mark.skipif(not find("nano").is_dir(), reason="this checkout has no nano weights")
+def test_the_shipped_model_answers_as_in_the_naive_loop() -> None:
+    """Here nothing is scripted: the pauses are the model's own."""
+    model = relisten.load("nano", device="cpu")
+    asked = [replace(e, question="What is heard first?") for e in examples(3)]
+    config = GenerationConfig(max_new_tokens=120)
+    for [trace], example in zip(Engine(model).generate(asked, config), asked, strict=True):
+        other = naive(model, example, config)
+        until = len(other.token_ids) if trace.finish == "length" else None
+        assert trace.token_ids[:until] == other.token_ids
+        assert trace.listens == other.listens
+        again = replayed(model, example, trace)[torch.tensor(trace.sampled[1:])]
+        np.testing.assert_allclose(again, np.array(trace.logprobs)[trace.sampled], atol=1e-4)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -94,3 +94,12 @@ def test_evaluation_goes_on_where_it_was(
     again = runner.evaluate(model, examples, tmp_path / "cut.jsonl", config)
     assert again == whole and len(list(records.read(tmp_path / "cut.jsonl"))) == 5
     assert all(tags.parse(str(r["response"])).text == r["response"] for r in whole)
+
+
+def test_the_control_knows_a_recording_that_comes_through_the_engine(build_model: Callable[..., Qwen2_5Omni]) -> None:
+    """The engine used to hand operations a copy, which the control could not place."""
+    from relisten.row import audible
+
+    model = build_model(layers=2)
+    examples = [constant(1), constant(2)]
+    assert all(audible(model, e.audio) is e.audio for e in examples)

@@ -243,22 +243,25 @@ class _Run:
 
     @torch.no_grad()
     def step(self) -> None:
-        """One forward for the rows with a token or two, one for those that pause."""
-        wide = [i for i, row in enumerate(self.live) if len(row.chunk) > NARROW]
-        narrow = [i for i, row in enumerate(self.live) if len(row.chunk) <= NARROW]
-        for name, indices in (("listen", wide), ("decode", narrow)):
-            if not indices:
-                continue
-            started = perf_counter()
-            rows = [self.live[i] for i in indices]
-            assert self._slab is not None
-            chunks = [row.chunk for row in rows]
-            window = Window(self._slab, indices, [len(chunk) for chunk in chunks], self.device)
-            logits = self._forward(chunks, [f for row in rows for f in row.features], window)
-            for row in rows:
-                row.chunk, row.features = [], []
-            self._push(rows, logits)
-            self.seconds[name] += perf_counter() - started
+        """One forward for the rows that pause; then one for all, who by then have a token or two to show."""
+        self._read("listen", [i for i, row in enumerate(self.live) if len(row.chunk) > NARROW])
+        # All rows together lie in one piece of the slab: attention reads them where they are, without a copy.
+        self._read("decode", [i for i, row in enumerate(self.live) if len(row.chunk) <= NARROW and not row.done])
+
+    def _read(self, name: str, indices: list[int]) -> None:
+        """Forward the chunks of some rows, and choose what each writes next."""
+        if not indices:
+            return
+        started = perf_counter()
+        rows = [self.live[i] for i in indices]
+        assert self._slab is not None
+        chunks = [row.chunk for row in rows]
+        window = Window(self._slab, indices, [len(chunk) for chunk in chunks], self.device)
+        logits = self._forward(chunks, [f for row in rows for f in row.features], window)
+        for row in rows:
+            row.chunk, row.features = [], []
+        self._push(rows, logits)
+        self.seconds[name] += perf_counter() - started
 
     def _forward(self, chunks: Sequence[list[int]], features: Sequence[Tensor], cache: Prefix | Window) -> Tensor:
         """Logits [B, V] after each chunk."""

@@ -20,7 +20,8 @@ from relisten.sampling import choose, token_logprobs
 from relisten.tags import parse_segment
 from relisten.types import Audio, Example, Listen, Segment, Trace
 
-_TAG = re.compile(r"<seg>(?:(?!</?seg>).)*\Z", re.DOTALL)
+_TAG = re.compile(r"<seg>((?:(?!</?seg).)*)</seg(>?)\Z", re.DOTALL)
+"""A tag at the end of the text; its last character is still to be written where it is a token of its own."""
 
 RECENT = 60
 """Tokens in which a tag is looked for."""
@@ -59,12 +60,13 @@ def naive(
         if token_id in model.end_token_ids or sum(trace.sampled) >= config.max_new_tokens:
             trace.text = model.decode(spoken)
             return trace
-        tag = _TAG.search(written) if config.format != "conditioned" and written.endswith("</seg") else None
+        tag = _TAG.search(written) if config.format != "conditioned" else None
         if tag is None:
             continue
-        _append(trace, model.encode(">"), False)
-        spoken += model.encode(">")
-        segment = parse_segment(tag[0].removeprefix("<seg>").removesuffix("</seg"))
+        if not tag[2]:
+            _append(trace, model.encode(">"), False)
+            spoken += model.encode(">")
+        segment = parse_segment(tag[1])
         heard = _heard(segment, example.audio.duration, config, len(trace.listens) - 1)
         if heard is not None and config.format == "interleaved":
             pieces.append(crop(audio, heard))

@@ -98,6 +98,8 @@ class Words:
 
 def audible(model: AudioLM, audio: Audio) -> Audio:
     """The recording as the model takes it: at its rate, and padded with silence where it is too short for one token."""
+    if audio.rate == model.rate and model.num_audio_tokens(len(audio.samples)):
+        return audio  # itself, not a copy: an operation may know a recording by its identity
     samples = audio.samples
     if audio.rate != model.rate:
         samples = soxr.resample(samples, audio.rate, model.rate).astype(np.float32)
