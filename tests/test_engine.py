@@ -223,15 +223,27 @@ def test_boundaries_are_those_of_training_data(model: Qwen2_5Omni) -> None:
             assert not trace.refusals
 
 
+@pytest.mark.parametrize("format", ["grounded", "interleaved"])
+def test_one_listen_too_many_leads_to_an_answer(model: Qwen2_5Omni, format: Format) -> None:
+    config = replace(CONFIG, max_new_tokens=2000, max_listens=4, format=format)
+    engine = ScriptedEngine(
+        model, lambda i, s: script(model, "<think>", *["<seg>0.5, 0.9</seg"] * 5, "a dog</answer>", END)
+    )
+    [[trace]] = engine.generate(examples(1), config)
+    assert len(trace.listens) == (5 if format == "interleaved" else 1)
+    assert [r.reason for r in trace.refusals] == ["too many"]
+    assert trace.finish == "listens"
+    assert trace.text.endswith("<seg>0.5, 0.9</seg></think><answer>a dog</answer>")
+
+
 def test_fifty_tags_in_a_row(model: Qwen2_5Omni) -> None:
-    config = replace(CONFIG, max_new_tokens=2000, max_listens=4)
+    config = replace(CONFIG, max_new_tokens=2000, max_listens=50)
     engine = ScriptedEngine(
         model, lambda i, s: script(model, "<think>", *["<seg>0.5, 0.9</seg"] * 50, "</think><answer>a</answer>", END)
     )
     [[trace]] = engine.generate(examples(1), config)
-    assert len(trace.listens) == 5
-    assert [r.reason for r in trace.refusals] == ["too many"] * 46
-    assert trace.finish == "listens"
+    assert len(trace.listens) == 51 and not trace.refusals
+    assert trace.finish == "stop"
     assert trace.text.endswith("<answer>a</answer>")
 
 

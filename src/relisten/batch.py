@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from relisten import tags
 from relisten.audio import crop, load
 from relisten.listener import Hear, Listener
 from relisten.models.base import AudioLM
+from relisten.row import audible
 from relisten.types import Example, Format, Listen, Segment, Trace
 
 
@@ -66,18 +66,19 @@ def encode(model: AudioLM, example: Example, format: Format, mel: dict[int, Tens
 
     mel: log-mels of recordings by `id(audio)`, filled here, so that one recording is transformed once.
     """
-    audio = load(example.audio, rate=model.rate) if isinstance(example.audio, str | Path) else example.audio
+    given = example.audio if isinstance(example.audio, Audio) else load(example.audio, rate=model.rate)
+    audio = audible(model, given)
     prompt, at = model.prompt(example.question, example.choices, format, len(audio.samples))
     assert at is not None
-    whole = Segment(0.0, audio.duration)
+    whole = Segment(0.0, given.duration)
     num_tokens = model.num_audio_tokens(len(audio.samples))
     trace = Trace([*prompt], [False] * len(prompt), [0.0] * len(prompt), [Listen(at, num_tokens, whole)], len(prompt))
     mel = {} if mel is None else mel
-    if id(audio) not in mel:
-        mel[id(audio)] = model.features(audio)
-    features = [mel[id(audio)]]
+    if id(given) not in mel:
+        mel[id(given)] = model.features(audio)
+    features = [mel[id(given)]]
     trace.text = response_text(example)
-    listener = Listener(audio.duration, format)
+    listener = Listener(given.duration, format)
     pieces = trace.text.split("</seg>")
     for piece in pieces[:-1]:
         tokens = model.encode_response(piece + "</seg>")
@@ -93,7 +94,7 @@ def encode(model: AudioLM, example: Example, format: Format, mel: dict[int, Tens
                 features.append(model.features(part))
     _append(trace, model.encode_response(pieces[-1]), sampled=True)
     _append(trace, [model.end_token_id], sampled=True)
-    return Encoded(trace, features, id(audio), at + num_tokens + 1)
+    return Encoded(trace, features, id(given), at + num_tokens + 1)
 
 
 def _append(trace: Trace, token_ids: Sequence[int], sampled: bool) -> None:

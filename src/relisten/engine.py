@@ -175,9 +175,7 @@ class _Run:
             if self.max_cells and others and longest * (len(others) + 1) > self.max_cells:
                 break
             self.waiting.popleft()
-            rows.append(
-                Row(self.model, self.engine.words, self.engine.operations, question, sample, self.config, room)
-            )
+            rows.append(Row(self.model, self.engine.words, self.engine.operations, question, sample, self.config, room))
         if not rows:
             return
         self._prefill(list(dict.fromkeys(row.question.index for row in rows)))

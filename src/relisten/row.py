@@ -41,7 +41,7 @@ class GenerationConfig:
     max_new_tokens: int = 2048
     """Sampled tokens of the whole trace; then the thought is closed and up to 64 more may be sampled for the answer."""
     max_listens: int = 8
-    """Segments heard again; the whole recording does not count."""
+    """Segments heard again; the whole recording does not count. One more closes the thought, as too many tokens do."""
     min_segment: float = 0.2
     """Seconds."""
 
@@ -161,6 +161,7 @@ class Row:
         self._texts: list[str] = []
         self._ended = False  # </answer> is written
         self._closed = False  # a limit has closed the thought
+        self._over = False  # more was to be heard than may be
         self._after = len(words.encode("</answer>")) + 1
         self._before = self._after + ANSWER_TOKENS + len(words.encode(LEAD)) + MARGIN
         self._check()
@@ -216,6 +217,7 @@ class Row:
         self._write(text)
 
     def _refuse(self, refusal: Refusal) -> None:
+        self._over |= refusal.reason == "too many"
         self.trace.refusals.append(refusal)
         self.events.append(Refused(refusal))
 
@@ -245,6 +247,8 @@ class Row:
                 self._answered()
         elif self.num_sampled >= self._budget or left < self._before + 2:
             self._close("length" if self.num_sampled >= self._budget else "context")
+        elif self._over:
+            self._close("listens")
 
     def _close(self, finish: Finish) -> None:
         """Lead the model on to its answer."""
@@ -280,8 +284,6 @@ class Row:
 
     def _finish(self) -> None:
         self._flush()
-        if self.trace.finish == "stop" and any(refusal.reason == "too many" for refusal in self.trace.refusals):
-            self.trace.finish = "listens"
         self.trace.text = "".join(self._texts)
         self.done = True
         self.events.append(Finished(self.trace))

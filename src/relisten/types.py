@@ -16,9 +16,9 @@ Format = Literal["conditioned", "grounded", "interleaved"]
 """How the model may reason: text alone; segments named in text; segments named and heard again (Echo, section 3)."""
 
 Finish = Literal["stop", "length", "listens", "context"]
-"""Why a trace ended. `stop`: the model ended it. `listens`: it ended it, and a tag beyond the limit was refused before.
-`length`, `context`: the limit on sampled tokens, or on the model's context or the cache, closed the thought, and the
-answer that follows was asked for (it may be cut short itself)."""
+"""Why a trace ended. `stop`: the model ended it. `length`, `listens`, `context`: the limit on sampled tokens, on
+listens, or on the model's context or the cache, closed the thought, and the answer that follows was asked for (it may
+be cut short itself)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ def ask(
     max_new_tokens
         Tokens the model may write for the whole answer; at the limit the answer is forced.
     max_listens
-        Segments it may hear again; later ones are refused.
+        Segments it may hear again; at one more the answer is forced.
     min_segment
         Seconds; a shorter segment is refused.
     max_seconds

@@ -136,7 +136,7 @@ class Typist:
 
 FINISHES = {
     "length": "The limit on new tokens was reached, so the answer was forced.",
-    "listens": "The limit on listens was reached; later tags were not heard.",
+    "listens": "The limit on listens was reached, so the answer was forced.",
     "context": "The model's context was full, so the answer was forced.",
 }
 
