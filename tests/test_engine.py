@@ -22,7 +22,7 @@ from relisten.naive import Script, naive
 from relisten.operations import crop, slow
 from relisten.row import ANSWER_TOKENS
 from relisten.sampling import choose, token_logprobs
-from relisten.types import Audio, Example, Segment, Trace
+from relisten.types import Audio, Example, Format, Segment, Trace
 
 CONFIG = GenerationConfig(max_new_tokens=160)
 END = "<end>"

@@ -18,7 +18,7 @@ from relisten.audio import crop, load
 from relisten.listener import Hear, Listener
 from relisten.models.base import AudioLM
 from relisten.row import audible
-from relisten.types import Example, Format, Listen, Segment, Trace
+from relisten.types import Audio, Example, Format, Listen, Segment, Trace
 
 
 @dataclass(slots=True)
