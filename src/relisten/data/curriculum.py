@@ -45,13 +45,14 @@ def base_rows(index: int) -> list[Row]:
 
 
 def sft_rows(index: int) -> list[Row]:
-    """One scene: up to three interleaved chains and a grounded one, a question answered at once, a place, a clip."""
+    """One scene: up to three interleaved chains and a grounded one, a question answered at once, two places, a clip."""
     clip, sounds, rng = _scene(index)
     formats: list[Format] = ["interleaved", "interleaved", "grounded", "interleaved"]
     questions = make_questions(index, clip, sounds, 5)
     rows: list[Row] = list(zip(questions, formats, strict=False))
     rows += [(replace(question, cot=None), "conditioned") for question in questions[-1:]]
-    return [*rows, (where(rng, clip), "conditioned"), (close_listen(rng, clip), "conditioned")]
+    kept = [where(rng, clip), where(rng, clip), close_listen(rng, clip)]
+    return [*rows, *((row, "conditioned") for row in kept)]
 
 
 def _scene(index: int) -> tuple[Clip, Bank, np.random.Generator]:
