@@ -17,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 
 from relisten.audio import crop
-from relisten.data.questions import heard, make_questions, name, segment
+from relisten.data.questions import caption, heard, make_questions, name, segment
 from relisten.data.scenes import Bank, bank, make_scene
 from relisten.models import nano
 from relisten.models.base import AudioLM
@@ -40,17 +40,17 @@ def clip_rows(index: int) -> list[Row]:
 def base_rows(index: int) -> list[Row]:
     """One scene: a caption, four places, two times, two clips."""
     clip, _, rng = _scene(index)
-    rows = [caption(clip), *(where(rng, clip) for _ in range(4)), *(what_at(rng, clip) for _ in range(2))]
+    rows = [tell(clip), *(where(rng, clip) for _ in range(4)), *(what_at(rng, clip) for _ in range(2))]
     return [(row, "conditioned") for row in [*rows, *(close_listen(rng, clip) for _ in range(2))]]
 
 
 def sft_rows(index: int) -> list[Row]:
-    """One scene: up to three interleaved chains and a grounded one, a question answered at once, two places, a clip."""
+    """One scene: two interleaved chains, a grounded one, a question answered at once, two places, a clip."""
     clip, sounds, rng = _scene(index)
-    formats: list[Format] = ["interleaved", "interleaved", "grounded", "interleaved"]
-    questions = make_questions(index, clip, sounds, 5)
+    questions = make_questions(index, clip, sounds, 4)
+    formats: list[Format] = ["interleaved", "interleaved", "grounded"]
     rows: list[Row] = list(zip(questions, formats, strict=False))
-    rows += [(replace(question, cot=None), "conditioned") for question in questions[-1:]]
+    rows += [(replace(question, cot=None), "conditioned") for question in questions[3:]]
     kept = [where(rng, clip), where(rng, clip), close_listen(rng, clip)]
     return [*rows, *((row, "conditioned") for row in kept)]
 
@@ -61,10 +61,9 @@ def _scene(index: int) -> tuple[Clip, Bank, np.random.Generator]:
     return make_scene(seed, sounds), sounds, np.random.default_rng([seed, 41])
 
 
-def caption(clip: Clip) -> Example:
-    """Everything that is heard, in order, with its start."""
-    told = ", ".join(f"{segment(e, clip.duration).start}, {name(e)}" for e in clip.events)
-    return Example(clip.id, clip.audio, "Tell what is heard.", (), told)
+def tell(clip: Clip) -> Example:
+    """Everything that is heard."""
+    return Example(clip.id, clip.audio, "Tell what is heard.", (), caption(clip))
 
 
 def where(rng: np.random.Generator, clip: Clip) -> Example:

@@ -233,12 +233,20 @@ def make_question(rng: np.random.Generator, clip: Clip, bank: Bank, kind: str | 
 
 
 def chain(rng: np.random.Generator, clip: Clip, steps: Sequence[Step], conclusion: str) -> str:
-    """A grounded chain of thought: a reason before each segment, what is heard after it."""
+    """A grounded chain of thought: what the first hearing gave; then a reason before each segment, what is heard after.
+
+    The first hearing is rough, a caption: the segments give what it leaves out.
+    """
     parts = [
         f"{lead} {tags.write_segment(segment(event, clip.duration))}{str(rng.choice(HEARD)).format(heard(event))}"
         for lead, event in steps
     ]
-    return " ".join(parts) + conclusion
+    return " ".join([f"{caption(clip)}.", *parts]) + conclusion
+
+
+def caption(clip: Clip) -> str:
+    """Everything that is heard, in order, each with its start before it: "0.6, knock, 1.2, word"."""
+    return ", ".join(f"{segment(e, clip.duration).start}, {name(e)}" for e in clip.events)
 
 
 def make_questions(seed: int, clip: Clip, bank: Bank, num: int) -> list[Example]:
