@@ -1,9 +1,9 @@
 """What nano is taught, as rows of training made on the fly: row `i` is the same at every run, so training can resume.
 
 Stage `clips` teaches what single sounds are; it is short, and without it the ear learns slowly. Stage `base` teaches
-what a recording holds: a caption with times, where a label is heard, what is heard at a time. Stage `sft` is the cold
-start: chains of thought that name segments, some of them with the
-segment's audio really standing after its tag, and a few rows of the base so that nothing is forgotten.
+what a recording holds: a caption with times, where a label is heard, what is heard at a time. Stage `text` teaches to
+look a label up in one's own context. Stage `sft` is the cold start: chains of thought that name segments, some of them
+with the segment's audio really standing after its tag, and a few rows of the base so that nothing is forgotten.
 
 Captions call a spoken word "word" and leave attributes out; only clips and chains carry them. A clip thus tells more
 than the scene around it: the asymmetry that makes re-listening worth while at this size.
@@ -18,7 +18,7 @@ import numpy as np
 
 from relisten.audio import crop
 from relisten.data.questions import caption, heard, make_questions, name, segment
-from relisten.data.scenes import Bank, bank, make_scene
+from relisten.data.scenes import RATE, Bank, bank, make_scene
 from relisten.models import nano
 from relisten.models.base import AudioLM
 from relisten.types import Audio, Clip, Event, Example, Format, Segment
@@ -44,6 +44,23 @@ def base_rows(index: int) -> list[Row]:
     return [(row, "conditioned") for row in [*rows, *(close_listen(rng, clip) for _ in range(2))]]
 
 
+def text_rows(index: int) -> list[Row]:
+    """One scene told in words: two places, two questions, a chain to copy and look up; and a caption, two places heard.
+
+    A language model brings from its pretraining what nano has to learn here: to find again, in its own context, the
+    label that a question names.
+    """
+    clip, sounds, rng = _scene(index)
+    silence = Audio(np.zeros(RATE // 5, np.float32))
+    told = ", ".join(f"{s.start}, {s.end} {e.label}" for e in clip.events for s in [segment(e, clip.duration)])
+    questions = [q for q in make_questions(index, clip, sounds, 6) if q.labels["kind"] not in ("detail", "louder")][:3]
+    asked: list[Row] = [(where(rng, clip, named=True), "conditioned") for _ in range(2)]
+    asked += [(replace(q, cot=None), "conditioned") for q in questions[1:]]
+    asked += [(q, "grounded") for q in questions[:1]]
+    rows: list[Row] = [(replace(q, audio=silence, question=f"{told}\n{q.question}"), form) for q, form in asked]
+    return [*rows, *((row, "conditioned") for row in (tell(clip), where(rng, clip), where(rng, clip)))]
+
+
 def sft_rows(index: int) -> list[Row]:
     """One scene: two interleaved chains, a grounded one, a question answered at once, two places, a clip."""
     clip, sounds, rng = _scene(index)
@@ -66,10 +83,11 @@ def tell(clip: Clip) -> Example:
     return Example(clip.id, clip.audio, "Tell what is heard.", (), caption(clip))
 
 
-def where(rng: np.random.Generator, clip: Clip) -> Example:
-    """Where one label is heard: every occurrence."""
-    label = name(clip.events[int(rng.integers(len(clip.events)))])
-    found = [segment(e, clip.duration) for e in clip.events if name(e) == label]
+def where(rng: np.random.Generator, clip: Clip, named: bool = False) -> Example:
+    """Where one label is heard: every occurrence. `named`: a word is asked for by itself, not as "word"."""
+    label_of = (lambda e: e.label) if named else name
+    label = label_of(clip.events[int(rng.integers(len(clip.events)))])
+    found = [segment(e, clip.duration) for e in clip.events if label_of(e) == label]
     told = ", ".join(f"{s.start}, {s.end}" for s in found)
     return Example(clip.id, clip.audio, f"Where is the {label}?", (), told)
 

@@ -245,8 +245,8 @@ def chain(rng: np.random.Generator, clip: Clip, steps: Sequence[Step], conclusio
 
 
 def caption(clip: Clip) -> str:
-    """Everything that is heard, in order, each with its start before it: "0.6, knock, 1.2, word"."""
-    return ", ".join(f"{segment(e, clip.duration).start}, {name(e)}" for e in clip.events)
+    """Everything that is heard, in order, each with its start before it: "0.6 knock, 1.2 word"."""
+    return ", ".join(f"{segment(e, clip.duration).start} {name(e)}" for e in clip.events)
 
 
 def make_questions(seed: int, clip: Clip, bank: Bank, num: int) -> list[Example]:

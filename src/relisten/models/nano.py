@@ -63,9 +63,9 @@ def prompts() -> Prompts:
     """nano's short prompt: at this size every token of a prompt is paid for in training time."""
     return Prompts(
         system=None,
-        choose="{question}\n{choices}",
+        choose="{question}\n {choices}",  # with a blank before it, a choice is the same token as in a sentence
         open="{question}",
-        choice_separator="\n",
+        choice_separator="\n ",
         instructions={"conditioned": "", "grounded": "\nlisten", "interleaved": "\nlisten"},
     )
 
