@@ -45,20 +45,33 @@ def base_rows(index: int) -> list[Row]:
 
 
 def text_rows(index: int) -> list[Row]:
-    """One scene told in words: two places, two questions, a chain to copy and look up; and a caption, two places heard.
+    """No sound: words to repeat, places and labels to look up in a scene that is told, a chain, a question.
 
     A language model brings from its pretraining what nano has to learn here: to find again, in its own context, the
     label that a question names.
     """
     clip, sounds, rng = _scene(index)
     silence = Audio(np.zeros(RATE // 5, np.float32))
+    labels = [label for group in sounds.groups for label in group]
+    words = " ".join(rng.choice(labels, 10))
+    events = [clip.events[int(i)] for i in rng.permutation(len(clip.events))]
+    places = [segment(e, clip.duration) for e in events]
+    questions = [q for q in make_questions(index, clip, sounds, 4) if q.labels["kind"] not in ("detail", "louder")][:2]
     told = ", ".join(f"{s.start}, {s.end} {e.label}" for e in clip.events for s in [segment(e, clip.duration)])
-    questions = [q for q in make_questions(index, clip, sounds, 6) if q.labels["kind"] not in ("detail", "louder")][:3]
-    asked: list[Row] = [(where(rng, clip, named=True), "conditioned") for _ in range(2)]
-    asked += [(replace(q, cot=None), "conditioned") for q in questions[1:]]
-    asked += [(q, "grounded") for q in questions[:1]]
-    rows: list[Row] = [(replace(q, audio=silence, question=f"{told}\n{q.question}"), form) for q, form in asked]
-    return [*rows, *((row, "conditioned") for row in (tell(clip), where(rng, clip), where(rng, clip)))]
+    asked: list[tuple[str, str]] = [
+        (f"Tell {words}.", words),
+        (
+            f"{told}\nWhere is{''.join(f' the {e.label}' for e in events)}?",
+            ", ".join(f"{p.start}, {p.end}" for p in places),
+        ),
+        (f"{told}\nWhat is heard at {', '.join(str(p.start) for p in places)}?", ", ".join(e.label for e in events)),
+    ]
+    rows: list[Row] = [(Example(clip.id, silence, question, (), answer), "conditioned") for question, answer in asked]
+    chains: list[Format] = ["grounded", "conditioned"]
+    for q, form in zip(questions, chains, strict=False):
+        cot = q.cot if form == "grounded" else None
+        rows.append((replace(q, audio=silence, question=f"{told}\n{q.question}", cot=cot), form))
+    return rows
 
 
 def sft_rows(index: int) -> list[Row]:
@@ -83,11 +96,10 @@ def tell(clip: Clip) -> Example:
     return Example(clip.id, clip.audio, "Tell what is heard.", (), caption(clip))
 
 
-def where(rng: np.random.Generator, clip: Clip, named: bool = False) -> Example:
-    """Where one label is heard: every occurrence. `named`: a word is asked for by itself, not as "word"."""
-    label_of = (lambda e: e.label) if named else name
-    label = label_of(clip.events[int(rng.integers(len(clip.events)))])
-    found = [segment(e, clip.duration) for e in clip.events if label_of(e) == label]
+def where(rng: np.random.Generator, clip: Clip) -> Example:
+    """Where one label is heard: every occurrence."""
+    label = name(clip.events[int(rng.integers(len(clip.events)))])
+    found = [segment(e, clip.duration) for e in clip.events if name(e) == label]
     told = ", ".join(f"{s.start}, {s.end}" for s in found)
     return Example(clip.id, clip.audio, f"Where is the {label}?", (), told)
 
