@@ -32,6 +32,7 @@ class SceneConfig:
     min_seconds: float = 5.0
     max_seconds: float = 8.0
     min_events: int = 3
+    """What is drawn; a scene that is full before then holds fewer."""
     max_events: int = 5
     overlap: float = 0.1
     """Probability that a sound begins before the one in front of it has ended."""
@@ -44,7 +45,8 @@ class SceneConfig:
     speed: float = 0.08
     """Largest change of speed (and with it pitch), as a fraction."""
     min_snr: float = 18.0
-    """Decibels between a sound at level 0 and the bed of noise; drawn up to 24 dB higher."""
+    """Decibels from an RMS of 0.25 down to the bed of noise; drawn up to 24 dB higher. A sound at level 0 has an RMS of
+    0.12, so it stands 6 dB less above the bed."""
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def evaluate(
     max_rows: int = 32,
 ) -> list[dict[str, Any]]:
     """Answer what `out` (JSONL) does not hold yet, append, and return every record in the order of the questions."""
-    done = records.done_ids(out) if out.exists() else set()
+    done = records.done_ids(out)
     waiting, operation = hearing(hears, examples, [e for e in examples if e.id not in done], model.rate)
     engine = Engine(model, operations={"seg": operation}, max_rows=max_rows)
     for index, _, trace in tqdm(engine.run(waiting, config, 1), total=len(waiting), desc="answers", unit="q"):
@@ -127,7 +127,7 @@ def tally(answers: Iterable[dict[str, Any]]) -> Tally:
 
 
 def mean_iou(answers: Iterable[dict[str, Any]]) -> float | None:
-    """Mean over the gold segments of the best overlap with a named one; None where no segment is known or named."""
+    """Mean best overlap of a gold segment with a named one, over the answers that name any; None where none do."""
     found = [
         max((iou(Segment(*gold), Segment(*named)) for named in r["named"]), default=0.0)
         for r in answers

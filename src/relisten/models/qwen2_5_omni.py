@@ -35,10 +35,6 @@ CLOSING = ("</seg>", "</seg")
 boundary), because Qwen's vocabulary merges the `>` with what follows."""
 
 
-LARGE = 500_000_000
-"""Bytes of weights from which loading is worth a progress bar."""
-
-
 class Qwen2_5Omni:  # noqa: N801 (named after the model)
     """The Thinker with its tokenizer and feature extractor; implements `models.base.AudioLM`."""
 
@@ -262,21 +258,6 @@ def load(folder: Path, dtype: str = "auto", device: str = "auto", device_map: An
         if where.type == "cpu":
             lay_out_for_cpu(module)
     return Qwen2_5Omni(module, tokenizer, feature_extractor, read_prompts(folder), name=str(folder))
-
-
-@contextmanager
-def _quiet(folder: Path) -> Iterator[None]:
-    """No progress bar for a model that is there at once."""
-    from transformers.utils import logging as transformers_logging
-
-    shown = transformers_logging.is_progress_bar_enabled()
-    if sum(path.stat().st_size for path in folder.glob("*.safetensors")) < LARGE:
-        transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
 
 
 def pick_device(device: str = "auto") -> torch.device:
