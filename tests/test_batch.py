@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from relisten.audio import save
 from relisten.batch import Encoded, encode, pack, response_text
 from relisten.losses import sft_loss
 from relisten.models import nano
@@ -63,7 +65,7 @@ def test_packing_changes_no_log_probability(model: Qwen2_5Omni) -> None:
 
 
 def test_one_recording_stands_once_in_a_packed_row(model: Qwen2_5Omni) -> None:
-    mel: dict[int, torch.Tensor] = {}
+    mel: dict[int, tuple[Audio, torch.Tensor]] = {}
     one = [encode(model, example_, "grounded", mel) for example_ in [example()] * 1]
     same = example()
     several = [encode(model, same, "grounded", mel) for _ in range(4)]
@@ -97,6 +99,18 @@ def test_a_segment_that_policy_refuses_is_not_inserted(model: Qwen2_5Omni) -> No
     cot = "At <seg>0.5, 0.6</seg>, <seg>9.0, 9.5</seg> and <seg>2.0, 9.9</seg>."
     trace = encode(model, example(cot=cot), "interleaved").trace
     assert [(x.segment.start, x.segment.end) for x in trace.listens[1:]] == [(2.0, 2.5)]
+    assert [r.reason for r in trace.refusals] == ["too short", "outside"]
+
+
+def test_recordings_from_files_keep_their_own_sound(model: Qwen2_5Omni, tmp_path: Path) -> None:
+    """A recording that was freed once lent its identity, and with it its spectrum, to the next."""
+    mel: dict[int, tuple[Audio, torch.Tensor]] = {}
+    rows = []
+    for n in range(4):
+        save(tmp_path / f"{n}.wav", example(seconds=1.0, seed=n).audio)
+        rows.append(encode(model, example(audio=tmp_path / f"{n}.wav"), "conditioned", mel))
+    assert len({row.recording for row in rows}) == 4
+    assert len({float(row.features[0].sum()) for row in rows}) == 4
 
 
 def test_sft_without_pauses_is_the_models_own_cross_entropy(model: Qwen2_5Omni) -> None:

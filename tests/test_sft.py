@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from relisten.data.scene_files import write_scenes
 from relisten.models import load, nano
 from relisten.optimizer import MuonWithAdamW
-from relisten.sft import SftConfig, train_sft
+from relisten.sft import SftConfig, read_rows, train_sft
 
 TINY = nano.NanoConfig(
     hidden_size=32,
@@ -169,3 +170,15 @@ def test_other_settings_in_the_same_folder_are_refused(work: Path, tmp_path: Pat
     train_sft(config(work, tmp_path / "run", steps=1))
     with pytest.raises(ValueError, match="learning_rate"):
         train_sft(config(work, tmp_path / "run", steps=1, learning_rate=0.5))
+
+
+def test_what_workers_are_given_can_be_pickled(work: Path, tmp_path: Path) -> None:
+    """Where processes are not forked, the rows of a file are sent to them."""
+    rows, num = read_rows(config(work, tmp_path / "run"))
+    assert [pickle.loads(pickle.dumps(rows))(i)[0][0].id for i in range(num)] == [rows(i)[0][0].id for i in range(num)]
+
+
+def test_several_processes_are_refused(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="several processes"):
+        train_sft(config(work, tmp_path / "run"))

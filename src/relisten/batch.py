@@ -15,7 +15,7 @@ from torch import Tensor
 
 from relisten import tags
 from relisten.audio import crop, load
-from relisten.listener import Hear, Listener
+from relisten.listener import Hear, Listener, Refuse
 from relisten.models.base import AudioLM
 from relisten.row import audible
 from relisten.types import Audio, Example, Format, Listen, Segment, Trace
@@ -61,10 +61,13 @@ def response_text(example: Example) -> str:
     return f"<answer>{example.answer}</answer>" if example.cot is None else tags.write(example.cot, example.answer)
 
 
-def encode(model: AudioLM, example: Example, format: Format, mel: dict[int, Tensor] | None = None) -> Encoded:
+def encode(
+    model: AudioLM, example: Example, format: Format, mel: dict[int, tuple[Audio, Tensor]] | None = None
+) -> Encoded:
     """The trace that the engine would have made of this response; for `interleaved`, with the audio it hears.
 
-    mel: log-mels of recordings by `id(audio)`, filled here, so that one recording is transformed once.
+    mel: recordings in memory and their log-mels by `id(audio)`, filled here: one recording is transformed once, and its
+    id stays its own while rows that share it are made.
     """
     given = example.audio if isinstance(example.audio, Audio) else load(example.audio, rate=model.rate)
     audio = audible(model, given)
@@ -75,8 +78,8 @@ def encode(model: AudioLM, example: Example, format: Format, mel: dict[int, Tens
     trace = Trace([*prompt], [False] * len(prompt), [0.0] * len(prompt), [Listen(at, num_tokens, whole)], len(prompt))
     mel = {} if mel is None else mel
     if id(given) not in mel:
-        mel[id(given)] = model.features(audio)
-    features = [mel[id(given)]]
+        mel[id(given)] = given, model.features(audio)
+    features = [mel[id(given)][1]]
     trace.text = response_text(example)
     listener = Listener(given.duration, format)
     pieces = trace.text.split("</seg>")
@@ -92,6 +95,8 @@ def encode(model: AudioLM, example: Example, format: Format, mel: dict[int, Tens
                 trace.listens.append(Listen(len(trace.token_ids) + 1, len(heard) - 2, action.segment))
                 _append(trace, heard, sampled=False)
                 features.append(model.features(part))
+            elif isinstance(action, Refuse):
+                trace.refusals.append(action.refusal)
     _append(trace, model.encode_response(pieces[-1]), sampled=True)
     _append(trace, [model.end_token_id], sampled=True)
     return Encoded(trace, features, id(given), at + num_tokens + 1)

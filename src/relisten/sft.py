@@ -6,8 +6,10 @@ A small subclass of `transformers.Trainer`, which brings checkpoints, resuming, 
 from __future__ import annotations
 
 import fnmatch
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from relisten.losses import sft_loss
 from relisten.models import load
 from relisten.models.base import AudioLM
 from relisten.optimizer import MuonWithAdamW
-from relisten.types import Example, Format
+from relisten.types import Audio, Example, Format
 
 
 @dataclass
@@ -39,21 +41,26 @@ class SftConfig:
     """A folder, a hub name, or `module:function` that makes a model."""
     format: Format = "grounded"
     """What a JSONL file's chains become: grounded (segments as text) or interleaved (their audio inserted)."""
+    dtype: str = "float32"
+    """Of the weights: float32, or bfloat16 (half the memory, but small steps round away)."""
     learning_rate: float = 5e-6
+    """The highest; it rises during the warm-up, then falls by the schedule."""
     epochs: float = 1.0
     """Passes over a JSONL file."""
     steps: int = -1
     """Optimiser steps; -1: as many as `epochs` make. Needed when `data` is a function."""
     batch_size: int = 64
-    """Recordings a step, over all processes."""
+    """Recordings a step."""
     device_batch_size: int = 4
     """Recordings in one forward."""
     warmup: float = 0.05
     """Share of the steps in which the learning rate rises."""
     schedule: str = "cosine"
+    """How the learning rate falls: a name that transformers knows (cosine, linear, constant_with_warmup ...)."""
     optimizer: str = "adamw"
     """adamw, or muon (matrices by Muon, the rest by AdamW)."""
     weight_decay: float = 0.0
+    """Of every weight, a step, as a fraction of the learning rate."""
     bf16: bool = True
     """Forward in bfloat16; weights stay in their own precision."""
     attention: str = "sdpa"
@@ -62,9 +69,13 @@ class SftConfig:
     freeze: tuple[str, ...] = ("*visual.*", "*audio_bos_eos_token*")
     """Patterns of parameter names that are not trained. The default's two never get a gradient."""
     seed: int = 0
+    """Of the order in which data comes, and of everything else that is drawn."""
     save_steps: int = 100
+    """Steps between checkpoints; a stopped run goes on from the last."""
     keep_checkpoints: int = 2
+    """Older ones are deleted."""
     log_steps: int = 10
+    """Steps between lines of metrics.jsonl."""
     workers: int = 1
     """Processes that prepare data."""
 
@@ -82,7 +93,7 @@ class Rows(Dataset[list[Encoded]]):
         return self.num
 
     def __getitem__(self, index: int) -> list[Encoded]:
-        mel: dict[int, Tensor] = {}
+        mel: dict[int, tuple[Audio, Tensor]] = {}
         rows = self.rows(index)
         return [encode(self.model, example, format, mel) for example, format in rows]
 
@@ -168,14 +179,18 @@ def read_rows(config: SftConfig) -> tuple[Callable[[int], Sequence[Row]], int]:
     unusable = [e.id for e in examples if e.answer is None]
     if unusable:
         raise ValueError(f"{config.data}: {len(unusable)} examples have no answer, {unusable[0]} for one")
-    return lambda index: [(examples[index], config.format)], len(examples)
+    return partial(_file_row, examples, config.format), len(examples)
+
+
+def _file_row(examples: Sequence[Example], format: Format, index: int) -> list[Row]:
+    return [(examples[index], format)]  # a function of the module, since processes that prepare data may pickle it
 
 
 def train_sft(config: SftConfig) -> Path:
     """Train, or go on where a stopped run was; the folder of the trained model. Raises ValueError on bad settings."""
     _check(config)
     rows, num = read_rows(config)
-    model: AudioLM = run.resolve(config.model)() if ":" in config.model else load(config.model)
+    model: AudioLM = run.resolve(config.model)() if ":" in config.model else load(config.model, dtype=config.dtype)
     run.start(config.output, config)
     model.module.set_attn_implementation(config.attention)
     for name, parameter in model.module.named_parameters():
@@ -198,6 +213,10 @@ def train_sft(config: SftConfig) -> Path:
 
 
 def _check(config: SftConfig) -> None:
+    if min(config.batch_size, config.device_batch_size) < 1:
+        raise ValueError("batch_size and device_batch_size must be at least 1")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or torch.cuda.device_count() > 1:
+        raise ValueError("training on several processes or GPUs is not supported yet; set CUDA_VISIBLE_DEVICES=0")
     if config.batch_size % config.device_batch_size:
         raise ValueError(f"batch_size {config.batch_size} is not a multiple of device_batch_size")
     if config.optimizer not in ("adamw", "muon"):
