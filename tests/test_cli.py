@@ -203,6 +203,36 @@ def test_many_questions_are_answered_counted_and_resumed(
     assert "3 questions, 0 without an answer" in err
 
 
+def test_a_recording_too_long_for_the_model_does_not_hold_up_the_others(
+    run: Run, questions: Path, says: Callable[[str], None], model: AudioLM
+) -> None:
+    says(ANSWER)
+    # Within --max-seconds, and more than the model's context of 4096 tokens has room for.
+    soundfile.write(questions.with_name("gone.wav"), np.zeros(16_000 * 400), 16_000)
+    assert model.num_audio_tokens(16_000 * 400) > 4096
+    text = questions.read_text().splitlines()
+    questions.write_text("\n".join([text[2], *text[:2]]) + "\n")  # it comes first
+    out_path = questions.with_name("answers.jsonl")
+    for message in ("3 questions, 1 without an answer, 1 of 3 right", "2 of 3 are answered already"):
+        code, _, err = run("ask", questions, "--out", out_path)
+        assert code == 1 and message in err
+        lines = {line["id"]: line for line in map(json.loads, out_path.read_text().splitlines())}
+        assert sorted(lines) == ["a", "b", "c"]
+        assert lines["a"]["answer_prediction"] == "green"
+        assert "cut the recording" in lines["c"]["error"] and lines["c"]["answer_prediction"] is None
+
+
+def test_case_and_blanks_do_not_count_in_how_many_are_right(
+    run: Run, questions: Path, says: Callable[[str], None]
+) -> None:
+    says(ANSWER)
+    row = json.loads(questions.read_text().splitlines()[0])
+    rows = [{**row, "answer": " green "}, {**row, "id": "b", "choices": [], "answer": "Green"}]
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    code, _, err = run("ask", questions)
+    assert code == 0 and "2 of 2 right" in err
+
+
 def test_many_questions_without_out_go_to_stdout(run: Run, questions: Path, says: Callable[[str], None]) -> None:
     says(ANSWER)
     _, out, _ = run("ask", questions)

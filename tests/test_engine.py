@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -316,6 +317,17 @@ def test_a_prompt_that_does_not_fit_is_named(model: Qwen2_5Omni) -> None:
         Engine(make_model(context=1000)).generate([example], CONFIG)
     with pytest.raises(ValueError, match="max_cache_bytes"):
         Engine(model, max_cache_bytes=10_000).generate([example], CONFIG)
+
+
+def test_a_question_that_cannot_be_asked_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    gone = replace(make_example(), audio=tmp_path / "gone.wav")
+    questions = [make_example(60.0), make_example(2.0, 1), gone, make_example(3.0, 2), make_example(60.0)]
+    engine = Engine(make_model(context=1000), max_rows=3)
+    reasons: dict[int, str] = {}
+    found = {(i, s): t.token_ids for i, s, t in engine.run(questions, CONFIG, 2, failed=reasons.__setitem__)}
+    alone = engine.generate([questions[1], questions[3]], CONFIG, 2)
+    assert found == {(i, s): alone[n][s].token_ids for n, i in enumerate((1, 3)) for s in (0, 1)}
+    assert sorted(reasons) == [0, 2, 4] and "no such file" in reasons[2] and "cut the recording" in reasons[4]
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.001, 0.05, 60.0])

@@ -36,6 +36,20 @@ MMAR = {
 }
 
 
+def test_a_resumed_job_tries_failures_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    assert records.resume(path) == []
+    done = [{"id": "1", "text": "wörter"}, {"id": "2", "answer_prediction": "b", "error": "a label of the question's"}]
+    for record in (done[0], {"id": "3", "answer_prediction": None, "error": "gone"}, done[1]):
+        records.append(path, record)
+    with path.open("ab") as file:
+        file.write(b'{"id": "4", "te')  # kill -9
+    assert records.resume(path) == done
+    assert list(records.read(path)) == done
+    whole = path.read_bytes()
+    assert records.resume(path) == done and path.read_bytes() == whole
+
+
 def test_what_is_appended_is_read(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "a.jsonl"
     written = [{"id": "1", "text": "wörter\n说话\u2028"}, {"id": "2", "path": os.fsdecode(b"caf\xe9")}, {"id": 3}]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -51,6 +51,37 @@ def ask(
     [[trace]] = engine.generate([Example(name, heard, question, tuple(choices))], config)
     seconds = {"load": loaded - started, **engine.seconds, "total": perf_counter() - started}
     return answered(trace, choices, seconds)
+
+
+BLOCK = 128
+"""Examples whose recordings `answer_each` holds in memory together: 30 s each make 250 MB."""
+
+
+def answer_each(
+    engine: Engine, examples: Sequence[Example], config: GenerationConfig, ready: Callable[[Example], Example]
+) -> Iterator[tuple[int, Trace | str]]:
+    """(index, trace) as answers finish, in no fixed order; (index, reason) for an example that cannot be asked.
+
+    ready: gives the example with its recording in memory; a ValueError or OSError of it is a reason, as is a prompt
+    that the model's context has no room for.
+    """
+    for first in range(0, len(examples), BLOCK):
+        places: list[int] = []
+        asked: list[Example] = []
+        reasons: list[tuple[int, str]] = []
+        for place, example in enumerate(examples[first : first + BLOCK], start=first):
+            try:
+                asked.append(ready(example))
+                places.append(place)
+            except (ValueError, OSError) as error:
+                yield place, str(error)
+
+        def failed(index: int, reason: str, reasons: list[tuple[int, str]] = reasons) -> None:
+            reasons.append((index, reason))
+
+        for index, _, trace in engine.run(asked, config, failed=failed):
+            yield places[index], trace
+        yield from ((places[index], reason) for index, reason in reasons)
 
 
 def answered(trace: Trace, choices: Sequence[str], seconds: dict[str, float]) -> Answer:

@@ -8,7 +8,7 @@ and forwarded together; a finished row makes place for a waiting one.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import perf_counter
 
 import torch
@@ -88,10 +88,18 @@ class Engine:
         return [[trace for trace in group if trace is not None] for group in traces]
 
     def run(
-        self, examples: Sequence[Example], config: GenerationConfig | None = None, num_samples: int = 1
+        self,
+        examples: Sequence[Example],
+        config: GenerationConfig | None = None,
+        num_samples: int = 1,
+        failed: Callable[[int, str], None] | None = None,
     ) -> Iterator[tuple[int, int, Trace]]:
-        """(example's index, sample's index, trace) as each answer finishes."""
-        for row, event in self._events(examples, config or GenerationConfig(), num_samples):
+        """(example's index, sample's index, trace) as each answer finishes.
+
+        An example that cannot be asked (its recording is unreadable, or longer than the context) raises ValueError;
+        where `failed` is given, it is told the index and the reason, and the others are answered.
+        """
+        for row, event in self._events(examples, config or GenerationConfig(), num_samples, failed):
             if isinstance(event, Finished):
                 yield row.question.index, row.sample, event.trace
 
@@ -101,12 +109,17 @@ class Engine:
             yield event
 
     def _events(
-        self, examples: Sequence[Example], config: GenerationConfig, num_samples: int
+        self,
+        examples: Sequence[Example],
+        config: GenerationConfig,
+        num_samples: int,
+        failed: Callable[[int, str], None] | None = None,
     ) -> Iterator[tuple[Row, Event]]:
         module = self.model.module
         training = module.training
         module.eval()  # in training mode, gradient checkpointing drops the cache without a word
         run = _Run(self, examples, config, num_samples)
+        run.failed = failed
         self.seconds = run.seconds
         try:
             while run.waiting or run.live:
@@ -131,6 +144,7 @@ class _Run:
     def __init__(self, engine: Engine, examples: Sequence[Example], config: GenerationConfig, num_samples: int) -> None:
         self.engine, self.model, self.examples, self.config = engine, engine.model, examples, config
         self.num_samples = num_samples
+        self.failed: Callable[[int, str], None] | None = None
         self.waiting = deque((i, s) for i in range(len(examples)) for s in range(num_samples))
         self.live: list[Row] = []
         self.seconds = {"prefill": 0.0, "listen": 0.0, "decode": 0.0}
@@ -168,7 +182,14 @@ class _Run:
         rows: list[Row] = []
         while self.waiting and len(self.live) + len(rows) < self.engine.max_rows:
             index, sample = self.waiting[0]
-            question = self._question(index)
+            try:
+                question = self._question(index)
+            except (ValueError, OSError) as error:
+                if self.failed is None:
+                    raise
+                self.waiting = deque(place for place in self.waiting if place[0] != index)
+                self.failed(index, str(error))
+                continue
             room = self._room(question)
             others = [*self.live, *rows]
             longest = max([room, *(row.room for row in others)])

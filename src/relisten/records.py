@@ -38,6 +38,22 @@ def append(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
         raise _unwritable(path, error) from None
 
 
+def resume(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """What an earlier run wrote; lines of failures (`error`) are taken out of the file, so that they are tried again.
+
+    None where the file does not exist yet. A last line that a crash cut short is left for `append` to clear away.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    lines = list(read(path, torn=True))
+    # A question may have a label of that name, and an answer all the same.
+    kept = [line for line in lines if "error" not in line or line.get("answer_prediction") is not None]
+    if len(kept) < len(lines):
+        write_atomic(path, b"".join(_json(path, line) + b"\n" for line in kept))
+    return kept
+
+
 def done_ids(path: str | os.PathLike[str]) -> set[str]:
     """Ids that a job has written so far; none where the file does not exist yet."""
     path = Path(path)

@@ -13,6 +13,7 @@ import numpy as np
 
 from relisten import tags
 from relisten.data.scenes import Bank
+from relisten.data.sounds import PITCHES
 from relisten.types import Clip, Event, Example, Segment
 
 Step = tuple[str, Event]
@@ -59,9 +60,10 @@ def article(text: str) -> str:
 
 
 def segment(event: Event, duration: float) -> Segment:
-    """The event's times as a chain writes them: tenths of a second, inside the recording."""
-    start = max(0.0, round(event.start, 1))
-    return Segment(start, round(min(max(round(event.end, 1), start + 0.2), duration), 1))
+    """The event's times as a chain writes them: tenths of a second, inside the recording, 0.2 s or longer."""
+    last = round(duration, 1)
+    start = max(0.0, min(round(event.start, 1), round(last - 0.2, 1)))
+    return Segment(start, round(min(max(round(event.end, 1), start + 0.2), last), 1))
 
 
 def _alone(clip: Clip) -> list[Event]:
@@ -142,7 +144,8 @@ def detail(rng: np.random.Generator, clip: Clip, bank: Bank) -> Draft | None:
         return None
     target = _pick(rng, known)
     attribute, value = str(target.labels["attribute"]), str(target.labels["value"])
-    choices = list(synth.KINDS[target.label][1]) if target.label in synth.KINDS else ["low", "middle", "high"]
+    # By group, for a user may have recorded a "tone" too.
+    choices = list(synth.KINDS[target.label][1] if target.labels["group"] == "parametric" else PITCHES)
     question = str(rng.choice(ASK[attribute])).format(target.label)
     return question, choices, value, [(str(rng.choice(FIND)).format(target.label), target)], ""
 

@@ -12,8 +12,11 @@ from tqdm import tqdm
 from relisten import records
 from relisten.audio import save
 from relisten.data.questions import heard, make_questions
-from relisten.data.scenes import SceneConfig, bank, make_scene
+from relisten.data.scenes import SceneConfig, bank, fitted, make_scene
 from relisten.types import Audio, Clip
+
+SECONDS = (3.0, 600.0)
+"""What `max_seconds` may be; any parametric sound fits in the shortest."""
 
 
 def write_scenes(
@@ -34,24 +37,28 @@ def write_scenes(
     Parameters
     ----------
     out
-        Folder to write to.
+        Folder to write to: audio/, events.jsonl and questions.jsonl.
     num
         Number of scenes.
     seed
         First scene's number; scenes of other seeds are other scenes.
     split
-        Which sounds: train, or heldout (other waveforms and other voices).
+        Which sounds: train, or heldout (other waveforms and, but for one voice, other voices).
     questions
         Questions about each scene; fewer where a scene does not allow as many.
     sounds
-        A folder of your own sounds (LABEL/anything.wav) instead of the shipped recordings.
+        A folder of your own sounds (LABEL/anything.wav) instead of the shipped recordings. Of each label's files,
+        every fourth (of two or three, the last) is heldout; a single file is in both splits.
     max_seconds
-        Longest scene.
+        Longest scene, in seconds; long sounds of your own need more.
     """
     if num < 1 or questions < 0 or seed < 0:
         raise ValueError("num must be at least 1; seed and questions not negative")
-    config = SceneConfig(max_seconds=max_seconds, min_seconds=min(SceneConfig.min_seconds, max_seconds))
+    if not SECONDS[0] <= max_seconds <= SECONDS[1]:
+        raise ValueError(f"max_seconds is {max_seconds:g}; use {SECONDS[0]:g} to {SECONDS[1]:g}")
     sound_bank = bank(split, sounds)
+    config = SceneConfig(max_seconds=max_seconds, min_seconds=min(SceneConfig.min_seconds, max_seconds))
+    config = fitted(config, sound_bank)
     asked, events = [], []
     for number in tqdm(range(seed, seed + num), desc="scenes", unit="scene"):
         clip = make_scene(number, sound_bank, config, f"{split}-{number:07d}")

@@ -6,8 +6,9 @@ in it is known exactly, so captions, questions and chains of thought follow from
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -22,7 +23,11 @@ RATE = 16_000
 """Samples a second (Hz)."""
 Samples = NDArray[np.float32]
 MIN_WAVEFORMS = 3
-"""Of a label in training, where held-out ones are another."""
+"""Of a shipped label in training, where held-out ones are another."""
+LATEST_ONSET = 0.7
+"""Seconds: the first sound of a scene begins no later."""
+MARGIN = 0.05
+"""Seconds from the end of the last sound to the end of the scene, at least."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,11 @@ def bank(split: synth.Split, folder: Path | None = None) -> Bank:
     by_label: dict[str, list[Sound]] = {}
     for sound in for_split(everything, split):
         # One or two waveforms cannot teach a kind of sound: a label with so few, and others to test, is left out.
-        if sound.label not in heldout or taught[sound.label] >= MIN_WAVEFORMS:
+        # A user's own label stays: who gives two files of it wants to hear it.
+        if folder is not None or sound.label not in heldout or taught[sound.label] >= MIN_WAVEFORMS:
             by_label.setdefault(sound.label, []).append(sound)
+    if not by_label:
+        raise ValueError(f"{folder}: no sounds for the split {split!r}; give some of them this split, or none, or both")
     sounds = {label: tuple(group) for label, group in sorted(by_label.items())}
     kinds: dict[str, list[str]] = {"word": [], "instrument": [], "other": []}
     for label, group in sounds.items():
@@ -84,17 +92,37 @@ def bank(split: synth.Split, folder: Path | None = None) -> Bank:
     return Bank(sounds, tuple(tuple(group) for group in groups if group), split)
 
 
+def fitted(config: SceneConfig, bank: Bank) -> SceneConfig:
+    """The config with `min_seconds` such that every sound of the bank fits in every scene.
+
+    Raises ValueError, with their labels, where sounds are too long even for `max_seconds`.
+    """
+
+    def needed(sound: Sound) -> float:  # in tenths, as scenes are; 10 ms for the rounding of onsets and of speed
+        return math.ceil(10 * (LATEST_ONSET + len(sound.samples) / RATE / (1 - config.speed) + MARGIN + 0.01)) / 10
+
+    sounds = sorted((sound for group in bank.sounds.values() for sound in group), key=needed, reverse=True)
+    too_long = [f"{s.label} ({len(s.samples) / RATE:.1f} s)" for s in sounds if needed(s) > config.max_seconds]
+    if too_long:
+        named = ", ".join(too_long[:3]) + (f" and {len(too_long) - 3} more" if len(too_long) > 3 else "")
+        raise ValueError(
+            f"sounds too long for scenes of at most {config.max_seconds:g} s: {named}; "
+            f"cut them, or set max_seconds to {needed(sounds[0]):g} or more"
+        )
+    return replace(config, min_seconds=max([config.min_seconds, *map(needed, sounds[:1])]))
+
+
 def make_scene(seed: int, bank: Bank, config: SceneConfig = SceneConfig(), id: str | None = None) -> Clip:
     """One scene, the same for the same seed: audio in memory and its events in order of onset."""
     rng = np.random.default_rng([seed, 17])
     seconds = round(float(rng.uniform(config.min_seconds, config.max_seconds)), 1)
     mix = np.zeros(round(seconds * RATE), np.float32)
     events: list[Event] = []
-    onset = float(rng.uniform(0.1, 0.7))
+    onset = float(rng.uniform(0.1, LATEST_ONSET))
     for label in _labels(rng, bank, config):
         samples, event = _sound(rng, bank, label, config)
         start = round(onset * RATE)
-        if start + len(samples) > len(mix) - RATE // 20:
+        if start + len(samples) > len(mix) - round(MARGIN * RATE):
             break
         mix[start : start + len(samples)] += samples
         events.append(Event(label, start / RATE, (start + len(samples)) / RATE, event))
@@ -126,7 +154,10 @@ def _labels(rng: np.random.Generator, bank: Bank, config: SceneConfig) -> list[s
 
 
 def _sound(rng: np.random.Generator, bank: Bank, label: str, config: SceneConfig) -> tuple[Samples, dict[str, object]]:
-    """One sound at a random level and speed, and what is known of it beside its label."""
+    """One sound at a random level and speed, and what is known of it beside its label.
+
+    Where the peak limits the gain, the RMS is below what `level` says.
+    """
     known: dict[str, object] = {"group": "parametric"}
     if label in bank.sounds:
         group = bank.sounds[label]

@@ -22,6 +22,8 @@ SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".mp3", ".m4a", ".aif", ".aiff", ".
 MAX_SECONDS = 30.0
 """A longer file in a bank is a recording, not a sound."""
 
+PITCHES = ("low", "middle", "high")
+
 Split = Literal["train", "heldout", "both"]
 
 
@@ -80,6 +82,8 @@ def _rows_of_csv(folder: Path) -> list[dict[str, str]]:
             raise ValueError(f"{path}, line {number}: needs a file and a label (columns: file,label,...)")
         if row.get("split", "") not in ("", "train", "heldout", "both"):
             raise ValueError(f"{path}, line {number}: split is {row['split']!r}; use train, heldout or both")
+        if row.get("pitch", "") not in ("", *PITCHES):
+            raise ValueError(f"{path}, line {number}: pitch is {row['pitch']!r}; use low, middle, high or nothing")
     return rows
 
 

@@ -7,6 +7,13 @@ import math
 from relisten.types import Segment
 
 
+def is_right(prediction: str | None, answer: str | None) -> bool:
+    """Whether an answer is the right one; case and blanks at the ends do not count, as they do not in `chosen`."""
+    if prediction is None or answer is None:
+        return False
+    return prediction.strip().casefold() == answer.strip().casefold()
+
+
 def wilson(right: int, num: int, z: float = 1.96) -> tuple[float, float]:
     """Wilson's interval of a proportion (95 % for z = 1.96); (0, 1) when nothing was counted."""
     if num == 0:

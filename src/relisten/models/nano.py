@@ -141,6 +141,7 @@ def config(size: NanoConfig, vocab: PreTrainedTokenizerFast) -> Qwen2_5OmniThink
         audio_end_token_id=ids["<|audio_eos|>"],
         image_token_index=ids["<|IMAGE|>"],
         video_token_index=ids["<|VIDEO|>"],
+        vision_start_token_id=ids["<|IMAGE|>"],  # transformers' own forward asks for one
         tie_word_embeddings=True,
         dtype="float32",
     )
