@@ -17,7 +17,7 @@ import relisten
 from relisten.answer import ask, chosen
 from relisten.bench import ScriptedEngine
 from relisten.engine import Engine, Finished, GenerationConfig, Heard, Refused, Text, audible
-from relisten.models import find, nano
+from relisten.models import nano
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
 from relisten.naive import Script, naive
 from relisten.operations import crop, slow
@@ -110,7 +110,6 @@ def test_a_vocabulary_with_whole_tags_needs_no_forced_token() -> None:
         assert trace.sampled[listen.at - 2]
 
 
-@pytest.mark.skipif(not find("nano").is_dir(), reason="this checkout has no nano weights")
 def test_the_shipped_model_answers_as_in_the_naive_loop() -> None:
     """Here nothing is scripted: the pauses are the model's own."""
     model = relisten.load("nano", device="cpu")
