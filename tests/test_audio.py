@@ -269,16 +269,3 @@ def test_saving_clips_and_refuses(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not numbers"):
         audio.save(tmp_path / "b.wav", Audio(np.array([np.nan], np.float32), RATE))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav"]
-
-
-@pytest.mark.parametrize(("num_samples", "num_bins"), [(1000, 10), (1003, 10), (10, 10), (3, 10), (1, 7), (0, 4)])
-def test_an_envelope_covers_every_sample(num_samples: int, num_bins: int) -> None:
-    samples = np.random.default_rng(2).normal(size=num_samples).astype(np.float32)
-    drawn = audio.envelope(Audio(samples, RATE), num_bins)
-    assert (drawn.shape, drawn.dtype) == ((num_bins, 2), np.float32)
-    assert (drawn[:, 0] <= drawn[:, 1]).all()
-    if num_samples:
-        assert (drawn[:, 0].min(), drawn[:, 1].max()) == (samples.min(), samples.max())
-        assert set(drawn.ravel()) <= set(samples)
-    else:
-        assert not drawn.any()

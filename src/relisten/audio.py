@@ -98,15 +98,6 @@ def save(path: str | os.PathLike[str], audio: Audio) -> None:
     records.write_atomic(path, buffer.getvalue())
 
 
-def envelope(audio: Audio, num_bins: int) -> Samples:
-    """Lowest and highest sample of equal stretches, for drawing: float32 [num_bins, 2]; no samples give zeros."""
-    if not len(audio.samples):
-        return np.zeros((num_bins, 2), np.float32)
-    starts = np.arange(num_bins) * len(audio.samples) // num_bins
-    lowest, highest = (extreme.reduceat(audio.samples, starts) for extreme in (np.minimum, np.maximum))
-    return np.stack([lowest, highest], axis=1)
-
-
 @dataclass
 class _Source:
     rate: int
