@@ -1,10 +1,9 @@
 """What nano is taught, as rows of training made on the fly: row `i` is the same at every run, so training can resume.
 
-Stage `text` teaches to repeat and to look up, without sound. Stage `clips` teaches what single sounds are; it is short,
-and without it the ear learns slowly. Stage `base` teaches what a recording holds: a caption with times, where a label
-is heard, what is heard at a time. Stage `sft` is the cold start: chains of thought that name segments, some of them
-with the segment's audio really standing after its tag. Each stage keeps a few rows of those before it, so that nothing
-is forgotten.
+Stage `clips` teaches what single sounds are; it is short, and without it the ear learns slowly. Stage `base` teaches
+what a recording holds: a caption with times, what is heard at a time, chains of thought that name segments. Stage `sft`
+is the cold start: chains of thought, most of them with the segment's audio really standing after its tag. Each stage
+keeps a few rows of those before it, so that nothing is forgotten.
 
 Captions call a spoken word "word" and leave attributes out; only clips and chains carry them. A clip thus tells more
 than the scene around it: the asymmetry that makes re-listening worth while at this size.
@@ -18,53 +17,42 @@ from dataclasses import replace
 import numpy as np
 
 from relisten.audio import crop
-from relisten.data.questions import FIND, caption, heard, make_questions, name, segment
-from relisten.data.scenes import RATE, Bank, bank, make_scene
+from relisten.data.questions import caption, heard, make_questions, name, segment
+from relisten.data.scenes import Bank, bank, make_scene
 from relisten.models import nano
 from relisten.models.base import AudioLM
 from relisten.types import Audio, Clip, Event, Example, Format, Segment
 
 Row = tuple[Example, Format]
-SILENCE = Audio(np.zeros(RATE // 5, np.float32))
-"""What stands for the recording in rows of text."""
 TRAINING_SEED = 1_000_000
 """Scenes of training are numbered from here; held-out scenes from 0."""
 
 
-def text_rows(index: int) -> list[Row]:
-    """No sound: ten words to repeat; three made-up captions, each with the place of every label looked up in it.
-
-    A language model brings from its pretraining what nano has to learn here: to find again, in its own context, what a
-    question or a chain names. Many look-ups to a caption make it learn in hundreds of steps.
-    """
-    rng = np.random.default_rng([TRAINING_SEED + index, 43])
-    return [(row, "conditioned") for row in (repeat(rng), look_up(rng), look_up(rng), look_up(rng))]
-
-
 def clip_rows(index: int) -> list[Row]:
-    """Two scenes: a close listen to each of their sounds, a row of the text stage."""
+    """Two scenes: a close listen to each of their sounds."""
     rows: list[Row] = []
     for number in (2 * index, 2 * index + 1):
         clip, _, rng = _scene(number)
         rows += [(close_listen(rng, clip, event), "conditioned") for event in clip.events]
-    return [*rows, (look_up(np.random.default_rng([index, 47])), "conditioned")]
+    return rows
 
 
 def base_rows(index: int) -> list[Row]:
-    """One scene: a caption, four places, two times, two clips, a row of the text stage."""
-    clip, _, rng = _scene(index)
-    rows = [tell(clip), *(where(rng, clip) for _ in range(4)), *(what_at(rng, clip) for _ in range(2))]
-    return [(row, "conditioned") for row in [*rows, *(close_listen(rng, clip) for _ in range(2)), look_up(rng)]]
+    """One scene: a caption, two grounded chains, what is heard at a time, two clips."""
+    clip, sounds, rng = _scene(index)
+    rows: list[Row] = [(question, "grounded") for question in make_questions(index, clip, sounds, 2)]
+    kept = [tell(clip), what_at(rng, clip), close_listen(rng, clip), close_listen(rng, clip)]
+    return [*rows, *((row, "conditioned") for row in kept)]
 
 
 def sft_rows(index: int) -> list[Row]:
-    """One scene: two interleaved chains, a grounded one, a question answered at once, two places, a clip, a text."""
+    """One scene: two interleaved chains, a grounded one, a question answered at once, a caption, a clip."""
     clip, sounds, rng = _scene(index)
     questions = make_questions(index, clip, sounds, 4)
     formats: list[Format] = ["interleaved", "interleaved", "grounded"]
     rows: list[Row] = list(zip(questions, formats, strict=False))
     rows += [(replace(question, cot=None), "conditioned") for question in questions[3:]]
-    kept = [where(rng, clip), where(rng, clip), close_listen(rng, clip), look_up(rng)]
+    kept = [tell(clip), close_listen(rng, clip)]
     return [*rows, *((row, "conditioned") for row in kept)]
 
 
@@ -74,36 +62,9 @@ def _scene(index: int) -> tuple[Clip, Bank, np.random.Generator]:
     return make_scene(seed, sounds), sounds, np.random.default_rng([seed, 41])
 
 
-def repeat(rng: np.random.Generator) -> Example:
-    """Ten labels, to be said again."""
-    words = " ".join(rng.choice(_labels(), 10))
-    return Example("text", SILENCE, f"Tell {words}.", (), words)
-
-
-def look_up(rng: np.random.Generator) -> Example:
-    """A caption that was made up, and where each of its labels is, in another order, as chains say it."""
-    named = rng.choice(_labels(), int(rng.integers(3, 6)), replace=False)
-    starts = np.sort(rng.choice(np.arange(1, 78), len(named), replace=False)) / 10
-    told = ", ".join(f"{start} {label}" for start, label in zip(starts, named, strict=True))
-    found = [f"{str(rng.choice(FIND)).format(named[i])} {starts[i]}." for i in rng.permutation(len(named))]
-    return Example("text", SILENCE, told, (), " ".join(found))
-
-
-def _labels() -> list[str]:
-    return [label for group in bank("train").groups for label in group]
-
-
 def tell(clip: Clip) -> Example:
     """Everything that is heard."""
     return Example(clip.id, clip.audio, "Tell what is heard.", (), caption(clip))
-
-
-def where(rng: np.random.Generator, clip: Clip) -> Example:
-    """Where one label is heard: every occurrence."""
-    label = name(clip.events[int(rng.integers(len(clip.events)))])
-    found = [segment(e, clip.duration) for e in clip.events if name(e) == label]
-    told = ", ".join(f"{s.start}, {s.end}" for s in found)
-    return Example(clip.id, clip.audio, f"Where is the {label}?", (), told)
 
 
 def what_at(rng: np.random.Generator, clip: Clip) -> Example:

@@ -17,7 +17,7 @@ from relisten.data.sounds import PITCHES
 from relisten.types import Clip, Event, Example, Segment
 
 Step = tuple[str, Event]
-"""A reason, and the event that is then listened to."""
+"""A reason for listening again, and the event that is then heard."""
 Draft = tuple[str, list[str], str, list[Step], str]
 """Question, choices (in any order), answer, steps, conclusion."""
 Maker = Callable[[np.random.Generator, Clip, Bank], Draft | None]
@@ -29,11 +29,11 @@ ASK = {
     "rate": ("How fast is the {0}?", "At what speed does the {0} go?"),
     "length": ("How long is the {0}?", "Is the {0} short or long?"),
 }
-FIND = ("The {0} is at", "I find the {0} at", "First the {0} at", "The {0} sounds at")
-NEXT = ("Right after it comes", "The next sound is at", "What follows is at", "Then I listen to")
-BEFORE = ("Just before it comes", "The sound before it is at", "What precedes it is at", "Then I go back to")
-WORD = ("The next word is at", "After it a voice speaks at", "The word that follows is at")
-AGAIN = ("Then again at", "Once more at", "It comes back at")
+FIND = ("here it is", "this is the one", "listen to it", "asked about")
+NEXT = ("right after it", "the next sound", "what follows", "next")
+BEFORE = ("Just before it", "The sound before it", "What precedes it", "Back to the one before")
+WORD = ("the next word", "the word after it", "the word that follows")
+AGAIN = ("here again", "once more", "it comes back")
 HEARD = (", {0}.", ", which is {0}.", ", where I hear {0}.", ", and it is {0}.", " with {0}.")
 
 
@@ -101,7 +101,7 @@ def _neighbour(rng: np.random.Generator, clip: Clip, bank: Bank, step: int) -> D
     side = ("after", NEXT) if step > 0 else ("before", BEFORE)
     question = rng.choice([f"What came right {side[0]} the {{0}}?", f"Which sound is heard just {side[0]} the {{0}}?"])
     choices = [target.label, *_others(rng, bank, clip, target.label, {reference.label}, 3)]
-    steps = [(str(rng.choice(FIND)).format(name(reference)), reference), (str(rng.choice(side[1])), target)]
+    steps = [(str(rng.choice(FIND)), reference), (str(rng.choice(side[1])), target)]
     return str(question).format(name(reference)), choices, target.label, steps, ""
 
 
@@ -125,12 +125,12 @@ def word(rng: np.random.Generator, clip: Clip, bank: Bank) -> Draft | None:
     earlier = [e for e in earlier if next(w for w in words if w.start > e.start) is target]
     wrong = [str(w) for w in rng.permutation([w for w in bank.words if w != target.label])[:3]]
     if len(words) == 1 and (not earlier or rng.random() < 0.3):
-        steps = [(str(rng.choice(FIND)).format("word"), target)]
+        steps = [(str(rng.choice(FIND)), target)]
         return "Which word is spoken?", [target.label, *wrong], target.label, steps, ""
     if not earlier:
         return None
     reference = _pick(rng, earlier)
-    steps = [(str(rng.choice(FIND)).format(name(reference)), reference), (str(rng.choice(WORD)), target)]
+    steps = [(str(rng.choice(FIND)), reference), (str(rng.choice(WORD)), target)]
     question = f"Which word is spoken after the {name(reference)}?"
     return question, [target.label, *wrong], target.label, steps, ""
 
@@ -147,7 +147,7 @@ def detail(rng: np.random.Generator, clip: Clip, bank: Bank) -> Draft | None:
     # By group, for a user may have recorded a "tone" too.
     choices = list(synth.KINDS[target.label][1] if target.labels["group"] == "parametric" else PITCHES)
     question = str(rng.choice(ASK[attribute])).format(target.label)
-    return question, choices, value, [(str(rng.choice(FIND)).format(target.label), target)], ""
+    return question, choices, value, [(str(rng.choice(FIND)), target)], ""
 
 
 def count(rng: np.random.Generator, clip: Clip, bank: Bank) -> Draft | None:
@@ -162,8 +162,9 @@ def count(rng: np.random.Generator, clip: Clip, bank: Bank) -> Draft | None:
     found = [e for e in clip.events if e.label == label]
     if len(found) > 3 or (len(found) == 2 and rng.random() < 0.4):
         return None
-    leads = [str(rng.choice(FIND)).format(label), *(str(rng.choice(AGAIN)) for _ in found[1:])]
-    conclusion = f" That is {len(found)}."
+    leads = [str(rng.choice(FIND)), *(str(rng.choice(AGAIN)) for _ in found[1:])]
+    rest = caption(clip, clip.events.index(found[-1]) + 1)  # to the end, for there might be one more
+    conclusion = f"{rest and f' {rest}.'} That is {len(found)}."
     return (
         f"How many times is the {label} heard?",
         ["1", "2", "3"],
@@ -186,7 +187,7 @@ def _compare(
     first, reference, second = events[at - 1 : at + 2]
     answer = "before" if key(first) > key(second) else "after"
     steps = [
-        (str(rng.choice(FIND)).format(name(reference)), reference),
+        (str(rng.choice(FIND)), reference),
         (str(rng.choice(BEFORE)), first),
         (str(rng.choice(NEXT)), second),
     ]
@@ -236,20 +237,26 @@ def make_question(rng: np.random.Generator, clip: Clip, bank: Bank, kind: str | 
 
 
 def chain(rng: np.random.Generator, clip: Clip, steps: Sequence[Step], conclusion: str) -> str:
-    """A grounded chain of thought: what the first hearing gave; then a reason before each segment, what is heard after.
+    """A grounded chain of thought: it tells what the first hearing gave, sound by sound, and listens again on the way.
 
-    The first hearing is rough, a caption: the segments give what it leaves out.
+    "0.6 knock, 1.2 bell: here it is <seg>1.2, 1.6</seg>, a bell. 2.3 word: the next word <seg>2.3, 2.7</seg> ..." The
+    first hearing is rough: the segments give what it leaves out. It stops where nothing more is needed.
     """
-    parts = [
-        f"{lead} {tags.write_segment(segment(event, clip.duration))}{str(rng.choice(HEARD)).format(heard(event))}"
-        for lead, event in steps
-    ]
-    return " ".join([f"{caption(clip)}.", *parts]) + conclusion
+    parts: list[str] = []
+    told = 0
+    for lead, event in steps:
+        upto = clip.events.index(event) + 1
+        if upto > told:  # else the step goes back, to what was told before
+            lead = f"{caption(clip, told, upto)}: {lead}"
+        told = max(told, upto)
+        written = tags.write_segment(segment(event, clip.duration))
+        parts.append(f"{lead} {written}{str(rng.choice(HEARD)).format(heard(event))}")
+    return " ".join(parts) + conclusion
 
 
-def caption(clip: Clip) -> str:
-    """Everything that is heard, in order, each with its start before it: "0.6 knock, 1.2 word"."""
-    return ", ".join(f"{segment(e, clip.duration).start} {name(e)}" for e in clip.events)
+def caption(clip: Clip, first: int = 0, last: int | None = None) -> str:
+    """What is heard, in order, each event with its start before it: "0.6 knock, 1.2 word"."""
+    return ", ".join(f"{segment(e, clip.duration).start} {name(e)}" for e in clip.events[first:last])
 
 
 def make_questions(seed: int, clip: Clip, bank: Bank, num: int) -> list[Example]:
