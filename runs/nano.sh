@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains a nano from nothing in four stages, then measures it on held-out scenes. A stopped run goes on where it was.
+# Trains a nano from nothing in three stages, then measures it on held-out scenes. A stopped run goes on where it was.
 # Not yet run as a whole: docs/nano.md says how the weights in the package came about.
 # usage: runs/nano.sh [FOLDER]   (default out/nano; `make test` has installed what it needs)
 set -euo pipefail
@@ -7,8 +7,7 @@ cd "$(dirname "$0")/.."
 folder=${1:-out/nano}
 export PATH="$PWD/.venv/bin:$PATH"
 
-relisten train sft runs/nano_text.yaml --output "$folder/text"
-relisten train sft runs/nano_clips.yaml --output "$folder/clips" --model "$folder/text/model"
+relisten train sft runs/nano_clips.yaml --output "$folder/clips"
 relisten train sft runs/nano_base.yaml --output "$folder/base" --model "$folder/clips/model"
 relisten train sft runs/nano_sft.yaml --output "$folder/sft" --model "$folder/base/model"
 python runs/ship_nano.py "$folder/sft/model" "$folder/nano"
