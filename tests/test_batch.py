@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from relisten.audio import save
-from relisten.batch import Encoded, encode, pack, response_text
+from relisten.batch import Encoded, encode, pack, replay, response_text
 from relisten.losses import sft_loss
 from relisten.models import nano
 from relisten.models.base import pad_features
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
+from relisten.operations import crop
 from relisten.sampling import token_logprobs
 from relisten.types import Audio, Example
 
@@ -127,7 +128,9 @@ def test_sft_without_pauses_is_the_models_own_cross_entropy(model: Qwen2_5Omni) 
         batch.input_ids, batch.position_ids, batch.features, batch.attention_mask, keep=(batch.rows, batch.columns)
     )
     nothing_banned = torch.tensor([], dtype=torch.long)
-    torch.testing.assert_close(sft_loss(logits, batch.labels, nothing_banned), own.loss, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        sft_loss(token_logprobs(logits, batch.labels, nothing_banned)), own.loss, atol=1e-5, rtol=0
+    )
 
 
 def test_the_tower_learns_from_what_is_heard_again(model: Qwen2_5Omni) -> None:
@@ -137,7 +140,7 @@ def test_the_tower_learns_from_what_is_heard_again(model: Qwen2_5Omni) -> None:
     logits = model.forward(
         batch.input_ids, batch.position_ids, batch.features, batch.attention_mask, keep=(batch.rows, batch.columns)
     )
-    sft_loss(logits, batch.labels, model.banned_token_ids).backward()
+    sft_loss(token_logprobs(logits, batch.labels, model.banned_token_ids)).backward()
     assert model.module.model.audio_tower.proj.weight.grad.abs().sum() > 0
     model.module.zero_grad()
 
@@ -151,3 +154,18 @@ def test_banned_tokens_take_no_probability() -> None:
 def test_an_example_without_an_answer_cannot_be_learnt(model: Qwen2_5Omni) -> None:
     with pytest.raises(ValueError, match="no answer"):
         encode(model, example(answer=None), "grounded")
+
+
+def test_traces_that_share_a_whole_prompt_begin_after_the_prompt(model: Qwen2_5Omni) -> None:
+    """Once the second answer's first token was scored from the end of the first, which stands before it in the row."""
+    traces = [encode(model, example(cot=cot), "interleaved").trace for cot in (COT, "It is a cow.", COT[:24] + ".")]
+    shared = replay(model, example().audio, traces, {"seg": crop})
+    assert {one.shared for one in shared} == {traces[0].num_prompt}
+    batch = pack([shared])
+    with torch.no_grad():
+        logits = model.forward(
+            batch.input_ids, batch.position_ids, batch.features, batch.attention_mask, keep=(batch.rows, batch.columns)
+        )
+    packed = token_logprobs(logits, batch.labels, model.banned_token_ids)
+    alone = torch.cat([plain_logprobs(model, one) for one in shared])
+    torch.testing.assert_close(packed, alone, atol=2e-5, rtol=0)

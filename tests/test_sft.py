@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
+from relisten import records
+from relisten.checkpoint import latest, prune, staged
+from relisten.cli import app
 from relisten.data.scene_files import write_scenes
 from relisten.models import load, nano
 from relisten.optimizer import MuonWithAdamW
@@ -85,7 +90,7 @@ def test_kill_9_and_the_same_command_give_the_undisturbed_run(work: Path, tmp_pa
         )
 
     killed = start("killed")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 900
     while not list((tmp_path / "killed" / "checkpoints").glob("checkpoint-*/trainer_state.json")):
         assert killed.poll() is None and time.monotonic() < deadline, "no checkpoint appeared"
         time.sleep(0.02)
@@ -100,8 +105,6 @@ def test_kill_9_and_the_same_command_give_the_undisturbed_run(work: Path, tmp_pa
 
 
 def test_a_checkpoint_cut_short_is_passed_over(tmp_path: Path) -> None:
-    from relisten.checkpoint import latest
-
     assert latest(tmp_path) is None
     for step, state in ((2, "{}"), (10, "{}"), (12, '{"cut'), (14, None)):
         (tmp_path / f"checkpoint-{step}").mkdir()
@@ -178,7 +181,64 @@ def test_what_workers_are_given_can_be_pickled(work: Path, tmp_path: Path) -> No
     assert [pickle.loads(pickle.dumps(rows))(i)[0][0].id for i in range(num)] == [rows(i)[0][0].id for i in range(num)]
 
 
-def test_several_processes_are_refused(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="several processes"):
+def test_a_full_disk_is_said_in_one_line_and_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+    with staged(tmp_path, "checkpoint-2") as part:
+        (part / "checkpoint-2").mkdir(parents=True)
+        (part / "checkpoint-2" / "trainer_state.json").write_text("{}")
+
+    def fill(failure: Exception) -> None:
+        with staged(tmp_path, "checkpoint-4") as part:
+            (part / "checkpoint-4").mkdir(parents=True)
+            raise failure
+
+    for failure in (OSError(28, "No space left on device"), RuntimeError("enforce fail at inline_container.cc")):
+        with pytest.raises(OSError, match="make room on the disk"):
+            fill(failure)
+        assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"] and latest(tmp_path)
+
+
+def test_old_checkpoints_are_deleted_by_number(tmp_path: Path) -> None:
+    for step in (2, 10, 8):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    prune(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-8"]
+
+
+def test_adapters_are_trained_resumed_and_merged(work: Path, tmp_path: Path) -> None:
+    fields = {"lora": 4, "optimizer": "adamw", "steps": 4, "learning_rate": 1e-2}
+    folder = train_sft(config(work, tmp_path / "whole", **fields))
+    start, end = load(work / "tiny").module.state_dict(), load(folder).module.state_dict()
+    moved = [name for name in start if not torch.equal(start[name], end[name])]
+    assert moved and all("_proj" in name for name in moved) and start.keys() == end.keys()
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "model")
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "checkpoint-4")
+    records.write_atomic(  # the run folder's own name is one of its settings
+        tmp_path / "cut" / "config.json",
+        (tmp_path / "cut" / "config.json").read_text().replace(str(tmp_path / "whole"), str(tmp_path / "cut")),
+    )
+    again = load(train_sft(config(work, tmp_path / "cut", **fields))).module.state_dict()
+    for name, value in end.items():
+        torch.testing.assert_close(again[name], value, atol=1e-6, rtol=0, msg=name)
+
+
+def test_several_gpus_ask_for_several_processes(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match="torchrun --nproc-per-node 2"):
         train_sft(config(work, tmp_path / "run"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="each of 2 processes takes 1"):
+        train_sft(config(work, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("name", ["sft nano_clips", "sft paper_sft", "grpo nano_grpo", "grpo paper_grpo"])
+def test_the_settings_in_runs_are_read_whole(name: str) -> None:
+    """Once a command called `data` hid the key of that name."""
+    kind, file = name.split()
+    path = Path(__file__).parent.parent / "runs" / f"{file}.yaml"
+    _, bound, _ = app.parse_args(["train", kind, str(path)], exit_on_error=False, print_error=False)
+    given = yaml.safe_load(path.read_text())
+    read = vars(bound.arguments["config"])
+    for key, value in given.items():
+        as_read = tuple(value) if isinstance(value, list) else type(read[key])(value)
+        assert read[key] == as_read, key

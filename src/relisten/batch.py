@@ -7,7 +7,7 @@ recording is encoded and read once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +17,7 @@ from relisten import tags
 from relisten.audio import crop, load
 from relisten.listener import Hear, Listener, Refuse
 from relisten.models.base import AudioLM
+from relisten.operations import Operation
 from relisten.row import audible
 from relisten.types import Audio, Example, Format, Listen, Segment, Trace
 
@@ -31,7 +32,7 @@ class Encoded:
     recording: int
     """The same number for traces about one recording."""
     shared: int
-    """How many leading tokens (up to the end of the recording) such traces have in common."""
+    """How many leading tokens such traces have in common: up to the end of the recording, or the whole prompt."""
 
 
 @dataclass(slots=True)
@@ -102,6 +103,24 @@ def encode(
     return Encoded(trace, features, id(given), at + num_tokens + 1)
 
 
+def replay(model: AudioLM, audio: Audio, traces: Sequence[Trace], operations: Mapping[str, Operation]) -> list[Encoded]:
+    """Traces that the engine made about one question, ready to be packed; they share the whole prompt.
+
+    audio: the question's recording. Nothing is tokenised anew; each segment's log-mel is made as the engine made it.
+    """
+    heard = audible(model, audio)
+    whole = model.features(heard)
+    return [
+        Encoded(
+            trace,
+            [whole, *(model.features(operations[x.operation](heard, x.segment)) for x in trace.listens[1:])],
+            id(audio),
+            trace.num_prompt,
+        )
+        for trace in traces
+    ]
+
+
 def _append(trace: Trace, token_ids: Sequence[int], sampled: bool) -> None:
     trace.token_ids += token_ids
     trace.sampled += [sampled] * len(token_ids)
@@ -125,9 +144,9 @@ def pack(rows: Sequence[Sequence[Encoded]], pad_id: int = 0) -> Batch:
         position_ids,
         prefix_mask(parts, parents),
         [feature for row in packed for feature in row.features],
-        torch.tensor([index for index, row in enumerate(packed) for _ in row.learnt]),
-        torch.tensor([column - 1 for row in packed for column in row.learnt]),
-        torch.tensor([row.token_ids[column] for row in packed for column in row.learnt]),
+        torch.tensor([index for index, row in enumerate(packed) for _ in row.learnt], dtype=torch.long),
+        torch.tensor([column for row in packed for column in row.sources], dtype=torch.long),
+        torch.tensor([row.token_ids[column] for row in packed for column in row.learnt], dtype=torch.long),
     )
 
 
@@ -142,6 +161,8 @@ class _Row:
     features: list[Tensor] = field(default_factory=list)
     learnt: list[int] = field(default_factory=list)
     """Columns of the tokens to learn."""
+    sources: list[int] = field(default_factory=list)
+    """Columns of the positions that predict them."""
 
 
 def _pack_row(encoded: Sequence[Encoded]) -> _Row:
@@ -151,14 +172,17 @@ def _pack_row(encoded: Sequence[Encoded]) -> _Row:
         by_recording.setdefault(one.recording, []).append(one)
     for group in by_recording.values():
         shared, recording = group[0].shared, part
-        prefix = group[0].trace.token_ids[:shared]
+        prefix, last = group[0].trace.token_ids[:shared], len(row.token_ids) + shared - 1
         _extend(row, prefix, 0, recording, recording)
         row.features.append(group[0].features[0])
         for one in group:
             assert one.trace.token_ids[:shared] == prefix, "traces about one recording begin with it"
             part += 1
             offset = len(row.token_ids) - shared
-            row.learnt += [offset + i for i, sampled in enumerate(one.trace.sampled) if sampled]
+            learnt = [i for i, sampled in enumerate(one.trace.sampled) if sampled]
+            row.learnt += [offset + i for i in learnt]
+            # Before the first token that is not shared stands the prefix, not the response packed before this one.
+            row.sources += [last if i == shared else offset + i - 1 for i in learnt]
             _extend(row, one.trace.token_ids[shared:], shared, part, recording)
             row.features += one.features[1:]
         part += 1

@@ -1,9 +1,15 @@
-"""Checkpoints of a run: the newest one that was written to its end."""
+"""Checkpoints of a run: whole or not there, the newest one found again, old ones deleted."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 
 def latest(folder: Path) -> str | None:
@@ -11,11 +17,47 @@ def latest(folder: Path) -> str | None:
 
     `Trainer` writes `trainer_state.json` last, so a checkpoint that a kill has cut short lacks it.
     """
-    steps = {int(p.name.partition("-")[2]): p for p in folder.glob("checkpoint-*") if p.name[11:].isdigit()}
-    for _, path in sorted(steps.items(), reverse=True):
+    for path in reversed(_checkpoints(folder)):
         try:
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
         return str(path)
     return None
+
+
+@contextmanager
+def staged(folder: Path, name: str, writer: bool = True) -> Iterator[Path]:
+    """A folder to write a checkpoint called `name` in, which then takes its place in `folder` at once.
+
+    writer: whether this process moves it (one of many does, when all have written). Raises OSError, in one line, where
+    it cannot be written; what is there stays as it was.
+    """
+    part = folder / ".part"
+    if writer:
+        shutil.rmtree(part, ignore_errors=True)
+    try:
+        yield part
+        if writer:
+            shutil.rmtree(folder / name, ignore_errors=True)
+            os.replace(part / name, folder / name)  # noqa: PTH105
+            shutil.rmtree(part, ignore_errors=True)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have classes of their own for it
+        shutil.rmtree(part, ignore_errors=True)
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise OSError(
+            f"{folder / name}: the checkpoint cannot be written ({reason[:160]}); the one before it is kept: make room"
+            " on the disk, and start the same command again"
+        ) from error
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all but the newest `keep` (at least one)."""
+    for path in _checkpoints(folder)[: -max(1, keep)]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Oldest first."""
+    steps = {int(p.name.partition("-")[2]): p for p in folder.glob("checkpoint-*") if p.name[11:].isdigit()}
+    return [steps[step] for step in sorted(steps)]

@@ -12,25 +12,66 @@ from matplotlib import pyplot
 
 from relisten import records
 
-CURVES = (("loss", "loss (nats a token)"), ("grad_norm", "gradient norm"), ("learning_rate", "learning rate"))
-"""Names in metrics.jsonl, and what stands beside their axes."""
+PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("loss", ("loss",)),
+    ("reward", ("reward",)),
+    ("rewards", ("reward_*",)),
+    ("share of answers", ("well_formed", "heard_once", "heard_twice", "over_limit")),
+    ("segments an answer", ("segments",)),
+    ("mean segment (s)", ("segment_seconds",)),
+    ("overlap of segments (IoU)", ("segment_overlap",)),
+    ("sampled tokens an answer", ("tokens",)),
+    ("KL to the reference (nats)", ("kl",)),
+    ("entropy (nats a token)", ("entropy",)),
+    ("groups of equal reward", ("equal_groups",)),
+    ("gradient norm", ("grad_norm",)),
+    ("learning rate", ("learning_rate",)),
+)
+"""What stands above a panel, and the names in metrics.jsonl that it shows; `reward_*` are all that begin so."""
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
 def training_curves(metrics: Path, picture: Path) -> None:
-    """Loss, gradient norm and learning rate over the steps of a run, one below the other, as a PNG."""
+    """Every figure of a run over its steps, as a PNG; panels for what the run did not measure are left out."""
+    if not metrics.exists():
+        return
     # Where a resumed run logged a step again, its line comes last and counts.
     by_step = {row["step"]: row for row in records.read(metrics, torn=True) if "loss" in row}
     rows = [by_step[step] for step in sorted(by_step)]
-    shown = [(name, label) for name, label in CURVES if any(row.get(name) is not None for row in rows)]
-    if not shown:
+    known = {name for row in rows for name, value in row.items() if value is not None}
+    panels = [(label, _names(patterns, known)) for label, patterns in PANELS]
+    panels = [(label, names) for label, names in panels if names]
+    if not panels:
         return
-    figure, axes = pyplot.subplots(len(shown), 1, sharex=True, figsize=(7, 2 * len(shown)), squeeze=False)
-    for axis, (name, label) in zip(axes[:, 0], shown, strict=True):
-        points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
-        axis.plot(*zip(*points, strict=True), color="#0072b2", linewidth=1.5)
-        axis.set_ylabel(label)
+    columns = 1 if len(panels) <= 3 else 2
+    height = -(-len(panels) // columns)
+    figure, axes = pyplot.subplots(height, columns, sharex=True, figsize=(7 * columns, 2 * height), squeeze=False)
+    for axis, (label, names) in zip(axes.flat, panels, strict=False):
+        for name, colour in zip(names, COLOURS, strict=False):
+            points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+            dot = "." if len(points) < 3 else None
+            axis.plot(*zip(*points, strict=True), color=colour, linewidth=1.5, marker=dot, label=_words(name))
+        if len(names) > 1:
+            axis.legend(fontsize=8, frameon=False, loc="best")
+        axis.set_title(label, fontsize=10, loc="left")
         axis.grid(alpha=0.3)
-    axes[-1, 0].set_xlabel("optimiser step")
+    for axis in axes[-1]:
+        axis.set_xlabel("step")
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
     figure.tight_layout()
     figure.savefig(picture, dpi=120)
     pyplot.close(figure)
+
+
+def _names(patterns: tuple[str, ...], known: set[str]) -> list[str]:
+    return [
+        name
+        for pattern in patterns
+        for name in (sorted(n for n in known if n.startswith(pattern[:-1])) if pattern.endswith("*") else [pattern])
+        if name in known
+    ]
+
+
+def _words(name: str) -> str:
+    return name.removeprefix("reward_").replace("_", " ")

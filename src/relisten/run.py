@@ -35,7 +35,7 @@ def start(folder: str | os.PathLike[str], config: Any) -> None:
     """
     folder = Path(folder)
     settings = _settings(config)
-    previous = _previous(folder, settings)
+    previous = _previous(folder, settings, _defaults(config))
     starts = [*previous.get("starts", []), _start(settings.get("seed"))]
     records.write_atomic(folder / "run.json", _pretty({"versions": versions(), "git": git(), "starts": starts}))
     records.write_atomic(folder / "config.json", _pretty(settings))
@@ -129,13 +129,21 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _previous(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+def _defaults(config: Any) -> dict[str, Any]:
+    """What a config says when nothing is set. A run that an older release began lacks a new setting: that is this."""
+    if not dataclasses.is_dataclass(config):
+        return {}
+    given = {f.name: f.default for f in dataclasses.fields(config) if f.default is not dataclasses.MISSING}
+    return _settings(given)
+
+
+def _previous(folder: Path, settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     """run.json of the run in the folder, {} where there is none; ValueError where its config is another."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: is not a folder; name a folder for the run")
     if not (folder / "config.json").is_file():
         return {}
-    old = _load(folder / "config.json")
+    old = defaults | _load(folder / "config.json")
     keys = [key for key in {**old, **settings} if old.get(key, _ABSENT) != settings.get(key, _ABSENT)]
     if keys:
         shown = ", ".join(f"{key} is {_show(old, key)} there, {_show(settings, key)} here" for key in keys[:5])

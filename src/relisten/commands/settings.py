@@ -15,5 +15,6 @@ def from_yaml(app: Any, commands: Any, arguments: Any) -> None:
             path = Path(argument.tokens[0].value)
             if not path.is_file():
                 raise ValueError(f"{path}: no such file of settings; runs/ in the repository has examples")
-            Yaml(path, use_commands_as_keys=False)(app, commands, arguments)
+            # Without command names for keys, cyclopts leaves out what is called like a command of ours (`data`).
+            Yaml(path, use_commands_as_keys=True)(app, (), arguments)
             return

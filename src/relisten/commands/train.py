@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from relisten.grpo import GrpoConfig, train_grpo
 from relisten.sft import SftConfig, train_sft
 
 
@@ -21,3 +22,17 @@ def sft(settings: Path | None = None, /, *, config: Annotated[SftConfig, Paramet
         A YAML file with any of the options below, their dashes as underscores; flags win over it.
     """
     return train_sft(config)
+
+
+def grpo(settings: Path | None = None, /, *, config: Annotated[GrpoConfig, Parameter(name="*")]) -> Path:
+    """Train a model with GRPO: it answers each question several times, hears what it names, and learns from what the
+    better answers earned.
+
+    A run that was stopped goes on where it was when it is started again.
+
+    Parameters
+    ----------
+    settings
+        A YAML file with any of the options below, their dashes as underscores; flags win over it.
+    """
+    return train_grpo(config)

@@ -11,7 +11,7 @@ than the scene around it: the asymmetry that makes re-listening worth while at t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -24,42 +24,52 @@ from relisten.models.base import AudioLM
 from relisten.types import Audio, Clip, Event, Example, Format, Segment
 
 Row = tuple[Example, Format]
+Scene = Callable[[int], tuple[Clip, Bank, np.random.Generator]]
+"""The scene of a number, the bank it was made from, and what draws its rows."""
 TRAINING_SEED = 1_000_000
 """Scenes of training are numbered from here; held-out scenes from 0."""
 
 
-def clip_rows(index: int) -> list[Row]:
+def nano_scene(index: int) -> tuple[Clip, Bank, np.random.Generator]:
+    """A scene of nano's world, from training's waveforms."""
+    sounds, seed = bank("train"), TRAINING_SEED + index
+    return make_scene(seed, sounds), sounds, np.random.default_rng([seed, 41])
+
+
+def clip_rows(index: int, scene: Scene = nano_scene) -> list[Row]:
     """Two scenes: a close listen to each of their sounds."""
     rows: list[Row] = []
     for number in (2 * index, 2 * index + 1):
-        clip, _, rng = _scene(number)
+        clip, _, rng = scene(number)
         rows += [(close_listen(rng, clip, event), "conditioned") for event in clip.events]
     return rows
 
 
 def base_rows(index: int) -> list[Row]:
-    """One scene: a caption, two grounded chains, what is heard at a time, two clips."""
-    clip, sounds, rng = _scene(index)
-    rows: list[Row] = [(question, "grounded") for question in make_questions(index, clip, sounds, 2)]
-    kept = [tell(clip), what_at(rng, clip), close_listen(rng, clip), close_listen(rng, clip)]
-    return [*rows, *((row, "conditioned") for row in kept)]
+    """One scene: two grounded chains, a caption, what is heard at a time, two clips."""
+    return chain_rows(index, nano_scene, ("grounded", "grounded"), num_asked=0, num_clips=2)
 
 
 def sft_rows(index: int) -> list[Row]:
     """One scene: two interleaved chains, a grounded one, a question answered at once, a caption, a clip."""
-    clip, sounds, rng = _scene(index)
-    questions = make_questions(index, clip, sounds, 4)
-    formats: list[Format] = ["interleaved", "interleaved", "grounded"]
+    return chain_rows(index, nano_scene, ("interleaved", "interleaved", "grounded"), num_asked=1, num_clips=1)
+
+
+def rl_rows(index: int) -> list[Example]:
+    """For GRPO: one question about a scene that no other stage has, without its chain."""
+    number = 5_000_000 + index
+    clip, sounds, _ = nano_scene(number)
+    return [replace(question, cot=None) for question in make_questions(number, clip, sounds, 1)]
+
+
+def chain_rows(index: int, scene: Scene, formats: Sequence[Format], num_asked: int, num_clips: int) -> list[Row]:
+    """One scene: a chain in each of the formats, questions answered at once, a caption, a time, clips."""
+    clip, sounds, rng = scene(index)
+    questions = make_questions(index, clip, sounds, len(formats) + num_asked)
     rows: list[Row] = list(zip(questions, formats, strict=False))
-    rows += [(replace(question, cot=None), "conditioned") for question in questions[3:]]
-    kept = [tell(clip), close_listen(rng, clip)]
+    kept = [replace(question, cot=None) for question in questions[len(formats) :]]
+    kept += [tell(clip), what_at(rng, clip), *(close_listen(rng, clip) for _ in range(num_clips))]
     return [*rows, *((row, "conditioned") for row in kept)]
-
-
-def _scene(index: int) -> tuple[Clip, Bank, np.random.Generator]:
-    sounds = bank("train")
-    seed = TRAINING_SEED + index
-    return make_scene(seed, sounds), sounds, np.random.default_rng([seed, 41])
 
 
 def tell(clip: Clip) -> Example:
@@ -94,8 +104,9 @@ def vocabulary() -> Iterator[str]:
                 yield "\n".join([example.question, *example.choices, "listen", example.cot or "", str(example.answer)])
     labels = {label for split in ("train", "heldout") for group in bank(split).groups for label in group}
     yield from (f"{label}\n {label}" for label in sorted(labels) for _ in range(4))
+    yield from ["user\n<think></think><answer></answer>assistant\n"] * 4
 
 
 def new_nano() -> AudioLM:
     """A nano with random weights that knows these words; where training from nothing begins."""
-    return nano.create([*vocabulary(), *["user\n<think></think><answer></answer>assistant\n"] * 4])
+    return nano.create(vocabulary())

@@ -125,8 +125,9 @@ class Qwen2_5Omni:  # noqa: N801 (named after the model)
         frames = self.num_frames(num_samples)
         padded = np.zeros(frames * extractor.hop_length + extractor.n_fft, dtype=np.float32)
         padded[:num_samples] = audio.samples
-        mel = extractor(padded, sampling_rate=self.rate, padding="do_not_pad", truncation=False)["input_features"][0]
-        return torch.from_numpy(np.asarray(mel, dtype=np.float32)[:, :frames])
+        with torch.autocast("cpu", enabled=False):  # in float32, whatever the forward around it is in
+            mel = extractor(padded, sampling_rate=self.rate, padding="do_not_pad", truncation=False)
+        return torch.from_numpy(np.asarray(mel["input_features"][0], dtype=np.float32)[:, :frames])
 
     # --- forward ------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,311 @@
+"""What supervised fine-tuning and reinforcement learning share: settings, the trainer's base, checkpoints, reports."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib.util
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+
+from relisten import checkpoint, plots, run
+from relisten.losses import token_scores
+from relisten.models import load
+from relisten.models.base import AudioLM
+from relisten.optimizer import MuonWithAdamW
+
+
+@dataclass
+class TrainingConfig:
+    """Settings that every way of training has."""
+
+    data: str
+    """A JSONL file of examples, or `module:function` that makes data for an index."""
+    output: Path
+    """Run folder: checkpoints, metrics, and the trained model in its folder `model`."""
+    model: str = "Qwen/Qwen2.5-Omni-7B"
+    """A folder, a hub name, or `module:function` that makes a model."""
+    dtype: str = "float32"
+    """Of the weights: float32, or bfloat16 (half the memory, but small steps round away)."""
+    learning_rate: float = 5e-6
+    """The highest; it rises during the warm-up, then falls by the schedule."""
+    epochs: float = 1.0
+    """Passes over a JSONL file."""
+    steps: int = -1
+    """Steps; -1: as many as `epochs` make. Needed when `data` is a function."""
+    batch_size: int = 64
+    """Recordings a step, over all processes."""
+    device_batch_size: int = 4
+    """Recordings in one forward."""
+    warmup: float = 0.05
+    """Share of the steps in which the learning rate rises."""
+    schedule: str = "cosine"
+    """How the learning rate falls: a name that transformers knows (cosine, linear, constant_with_warmup ...)."""
+    optimizer: str = "adamw"
+    """adamw, or muon (matrices by Muon, the rest by AdamW)."""
+    weight_decay: float = 0.0
+    """Of every weight, a step, as a fraction of the learning rate."""
+    bf16: bool = True
+    """Forward in bfloat16; weights stay in their own precision."""
+    attention: str = "sdpa"
+    """transformers' attention: sdpa, eager (faster on a CPU for small models)."""
+    gradient_checkpointing: bool = False
+    """Keep less in memory and compute it again in the backward pass."""
+    freeze: tuple[str, ...] = ("*visual.*", "*audio_bos_eos_token*")
+    """Patterns of parameter names that are not trained. The default's two never get a gradient; they stay frozen."""
+    lora: int = 0
+    """Rank of LoRA adapters, which are then trained instead of the weights and merged at the end; 0: full training."""
+    lora_modules: tuple[str, ...] = ("*.[qkvo]_proj", "*.gate_proj", "*.up_proj", "*.down_proj")
+    """Patterns of linear layers that get an adapter (frozen ones do not)."""
+    seed: int = 0
+    """Of the order in which data comes, and of everything else that is drawn."""
+    save_steps: int = 100
+    """Steps between checkpoints; a stopped run goes on from the last."""
+    keep_checkpoints: int = 2
+    """Older ones are deleted."""
+    log_steps: int = 10
+    """Steps between lines of metrics.jsonl."""
+    report_to: tuple[str, ...] = ()
+    """Also log to any of tensorboard, wandb, trackio, where they are installed."""
+    workers: int = 1
+    """Processes that prepare data."""
+
+
+NO_GRADIENT = ("*visual.*", "*audio_bos_eos_token*")
+"""Parts that audio and text never touch: a process group would wait for their gradients for ever."""
+
+
+class PackedTrainer(Trainer):
+    """`transformers.Trainer` over an AudioLM: its own head, optimiser, and checkpoints that are whole or not there."""
+
+    def __init__(self, audio_lm: AudioLM, config: TrainingConfig, **kwargs: Any) -> None:
+        self.audio_lm, self.config = audio_lm, config
+        module = with_lora(audio_lm, config) if config.lora else audio_lm.module
+        super().__init__(model=module, **kwargs)
+        self.model_accepts_loss_kwargs = True  # the loss is divided by the whole batch's tokens, not a part's
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """AdamW as transformers makes it, or Muon for matrices."""
+        if self.config.optimizer == "adamw":
+            return super().create_optimizer()
+        self.optimizer = MuonWithAdamW(self.model, self.config.learning_rate, self.config.weight_decay)
+        return self.optimizer
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Restore the weights by the model's own loader: Trainer's knows nothing of the older names in the file, and
+        would go on from the first weights with no more than a warning."""
+        if self.config.lora:
+            from peft import set_peft_model_state_dict
+            from safetensors.torch import load_file
+
+            set_peft_model_state_dict(self.model, load_file(Path(resume_from_checkpoint) / "adapter_model.safetensors"))
+            return
+        saved = type(self.audio_lm.module).from_pretrained(resume_from_checkpoint, local_files_only=True)
+        self.audio_lm.module.load_state_dict(saved.state_dict())
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write beside, then rename; where the disk is full the last good checkpoint stays. NaN is not written."""
+        if not math.isfinite(float(self._tr_loss)):
+            raise ValueError(not_finite(self.state.global_step, self.config.output))
+        folder = Path(self.args.output_dir)
+        with checkpoint.staged(folder, f"checkpoint-{self.state.global_step}", self.args.should_save) as part:
+            self.args.output_dir = str(part)
+            self.accelerator.wait_for_everyone()  # an old part is cleared away before anyone writes
+            try:
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()  # every process writes its random state there
+            finally:
+                self.args.output_dir = str(folder)
+        if self.args.should_save:
+            checkpoint.prune(folder, self.config.keep_checkpoints)
+        self.accelerator.wait_for_everyone()
+
+
+def not_finite(step: int, output: Path) -> str:
+    """What to say when a loss is NaN or infinite."""
+    return (
+        f"{output}: at step {step} the loss is not a finite number, so the run stops before it is written down;"
+        " lower learning_rate (the same folder needs the same settings: choose a new one), or set bf16 to false"
+    )
+
+
+def token_logprobs_of(model: AudioLM, inputs: Mapping[str, Any], module: Any = None) -> tuple[Tensor, Tensor]:
+    """Log-probabilities [K] and entropies [K] (nats) of a packed batch's sampled tokens, by one forward.
+
+    module: what is called (None: the model's own module; a trainer passes its wrapper). The head computes them within
+    that forward, in chunks, so that wrappers which gather its weights work and no [K, vocabulary] is ever held.
+    """
+    with _head_scores(model, inputs["token_ids"]):
+        scores = model.forward(
+            inputs["input_ids"],
+            inputs["position_ids"],
+            inputs["features"],
+            inputs["attention_mask"],
+            keep=(inputs["rows"], inputs["columns"]),
+            module=module,
+        )
+    return scores[:, 0], scores[:, 1]
+
+
+@contextmanager
+def _head_scores(model: AudioLM, token_ids: Tensor) -> Iterator[None]:
+    """The output layer gives scores [K, 2] of these tokens in place of logits."""
+    head = model.module.get_output_embeddings()
+    wrapped = vars(head).get("forward")  # as accelerate leaves it on a model that is spread over devices
+    project: Callable[[Tensor], Tensor] = head.forward
+    vocab_size = int(head.weight.shape[0])
+    head.forward = lambda hidden: token_scores(hidden, project, token_ids, model.banned_token_ids, vocab_size)
+    try:
+        yield
+    finally:
+        del head.forward
+        if wrapped is not None:
+            head.forward = wrapped
+
+
+class Report(TrainerCallback):
+    """One progress bar with a figure beside it, every figure in metrics.jsonl, curves at each checkpoint."""
+
+    def __init__(self, folder: Path, shown: str = "loss") -> None:
+        self.folder, self.shown = folder, shown
+        self.bar: tqdm[Any] | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        logs = dict(logs or {})
+        if self.bar is not None:
+            run.log_metrics(self.folder, state.global_step, logs)
+            if logs.get(self.shown) is not None:
+                self.bar.set_postfix_str(f"{self.shown} {logs[self.shown]:.3f}")
+        if not math.isfinite(logs.get("loss", 0.0)):
+            raise ValueError(not_finite(state.global_step, self.folder))
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.bar is not None:
+            plots.training_curves(self.folder / "metrics.jsonl", self.folder / "curves.png")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def num_processes() -> int:
+    """How many processes train together (torchrun and accelerate set it)."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def check(config: TrainingConfig) -> None:
+    """Raises ValueError on settings that cannot be used, before anything is loaded."""
+    if min(config.batch_size, config.device_batch_size) < 1:
+        raise ValueError("batch_size and device_batch_size must be at least 1")
+    if config.optimizer not in ("adamw", "muon"):
+        raise ValueError(f"optimizer {config.optimizer!r} is neither adamw nor muon")
+    if config.batch_size % num_processes():
+        raise ValueError(f"batch_size {config.batch_size} is not a multiple of the {num_processes()} processes")
+    if num_processes() == 1 and torch.cuda.device_count() > 1:
+        raise ValueError(
+            f"there are {torch.cuda.device_count()} GPUs and one process: start with `torchrun --nproc-per-node"
+            f" {torch.cuda.device_count()} -m relisten.cli train ...`, or set CUDA_VISIBLE_DEVICES=0"
+        )
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true" or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        raise ValueError("FSDP and DeepSpeed are not supported yet; start with torchrun (DDP), or use lora")
+    if config.lora and importlib.util.find_spec("peft") is None:
+        raise ValueError("lora needs peft, which is not installed: pip install 'relisten[lora]'")
+    if config.lora and config.optimizer == "muon":
+        raise ValueError("lora with muon is not supported; set optimizer to adamw")
+    for name in config.report_to:
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"report_to {name}: it is not installed; pip install {name}")
+
+
+def prepare(config: TrainingConfig) -> AudioLM:
+    """The model to train, its run folder begun, what is frozen frozen."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # where this process's copies belong
+    model: AudioLM = run.resolve(config.model)() if ":" in config.model else load(config.model, dtype=config.dtype)
+    if int(os.environ.get("RANK", "0")) == 0:
+        run.start(config.output, config)
+    model.module.set_attn_implementation(config.attention)
+    for name, parameter in model.module.named_parameters():
+        parameter.requires_grad = not _matches(name, (*config.freeze, *NO_GRADIENT))
+    return model
+
+
+def with_lora(model: AudioLM, config: TrainingConfig) -> Any:
+    """The model's module inside a PEFT model; only the adapters are trained."""
+    from peft import LoraConfig, get_peft_model
+
+    patterns = (*config.freeze, *NO_GRADIENT)
+    targets = [
+        name
+        for name, layer in model.module.named_modules()
+        if isinstance(layer, torch.nn.Linear)
+        and _matches(name, config.lora_modules)
+        and not _matches(f"{name}.weight", patterns)
+    ]
+    if not targets:
+        raise ValueError(f"lora_modules {', '.join(config.lora_modules)}: no layer has such a name")
+    torch.manual_seed(config.seed)
+    adapters = LoraConfig(r=config.lora, lora_alpha=2 * config.lora, target_modules=targets)
+    return get_peft_model(model.module, adapters)  # type: ignore[arg-type]
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+
+def train(trainer: PackedTrainer) -> Path:
+    """Train to the end, or go on where a stopped run was; write the model. The folder it is in."""
+    config, model = trainer.config, trainer.audio_lm
+    trainer.remove_callback(ProgressCallback)
+    trainer.train(resume_from_checkpoint=checkpoint.latest(Path(trainer.args.output_dir)))
+    if trainer.is_world_process_zero():
+        if config.lora:
+            trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
+        model.module.eval()
+        model.save(config.output / "model")
+        plots.training_curves(config.output / "metrics.jsonl", config.output / "curves.png")
+    trainer.accelerator.wait_for_everyone()
+    return config.output / "model"
+
+
+def arguments(config: TrainingConfig, model: AudioLM, **more: Any) -> TrainingArguments:
+    """Our settings in transformers' words."""
+    return TrainingArguments(
+        output_dir=str(config.output / "checkpoints"),
+        learning_rate=config.learning_rate,
+        num_train_epochs=config.epochs,
+        max_steps=config.steps,
+        warmup_steps=config.warmup,
+        lr_scheduler_type=config.schedule,
+        weight_decay=config.weight_decay,
+        bf16=config.bf16,
+        **({"gradient_checkpointing": True} if config.gradient_checkpointing else {}),
+        ddp_find_unused_parameters=False,
+        seed=config.seed,
+        save_steps=config.save_steps,
+        save_total_limit=None,  # `checkpoint.prune` does it, after the new one has its name
+        logging_steps=config.log_steps,
+        logging_nan_inf_filter=False,  # it would show the mean of earlier losses in place of NaN
+        dataloader_num_workers=config.workers,
+        remove_unused_columns=False,
+        report_to=list(config.report_to),
+        use_cpu=model.module.device.type == "cpu",
+        **more,
+    )
