@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from time import perf_counter
 
 from relisten import audio as audio_files
 from relisten import tags
+from relisten.choices import chosen
 from relisten.engine import Engine, GenerationConfig
 from relisten.models.base import AudioLM
 from relisten.types import Audio, Example, Response, Segment, Trace
@@ -58,9 +58,15 @@ BLOCK = 128
 
 
 def answer_each(
-    engine: Engine, examples: Sequence[Example], config: GenerationConfig, ready: Callable[[Example], Example]
-) -> Iterator[tuple[int, Trace | str]]:
-    """(index, trace) as answers finish, in no fixed order; (index, reason) for an example that cannot be asked.
+    engine: Engine,
+    examples: Sequence[Example],
+    config: GenerationConfig,
+    ready: Callable[[Example], Example],
+    num_samples: int = 1,
+) -> Iterator[tuple[int, int, Trace | str]]:
+    """(index, sample, trace) as answers finish, in no fixed order.
+
+    For an example that cannot be asked it is (index, 0, reason), once for all of its samples.
 
     ready: gives the example with its recording in memory; a ValueError or OSError of it is a reason, as is a prompt
     that the model's context has no room for.
@@ -74,14 +80,14 @@ def answer_each(
                 asked.append(ready(example))
                 places.append(place)
             except (ValueError, OSError) as error:
-                yield place, str(error)
+                yield place, 0, str(error)
 
         def failed(index: int, reason: str, reasons: list[tuple[int, str]] = reasons) -> None:
             reasons.append((index, reason))
 
-        for index, _, trace in engine.run(asked, config, failed=failed):
-            yield places[index], trace
-        yield from ((places[index], reason) for index, reason in reasons)
+        for index, sample, trace in engine.run(asked, config, num_samples, failed=failed):
+            yield places[index], sample, trace
+        yield from ((places[index], 0, reason) for index, reason in reasons)
 
 
 def answered(trace: Trace, choices: Sequence[str], seconds: dict[str, float]) -> Answer:
@@ -89,20 +95,3 @@ def answered(trace: Trace, choices: Sequence[str], seconds: dict[str, float]) ->
     response = tags.parse(trace.text)
     segments = tuple(listen.segment for listen in trace.listens[1:])
     return Answer(response.answer, chosen(response.answer, choices), response, trace, seconds, segments)
-
-
-def chosen(answer: str | None, choices: Sequence[str]) -> str | None:
-    """The choice that an answer means: the same text, else the longest choice that stands in it as whole words.
-
-    Case and blanks at the ends do not count. None where two choices that stand in it are equally long.
-    """
-    if answer is None:
-        return None
-    said = answer.strip().casefold()
-    for choice in choices:
-        if choice.strip().casefold() == said:
-            return choice
-    found = [c for c in choices if re.search(rf"(?<!\w){re.escape(c.strip().casefold())}(?!\w)", said) and c.strip()]
-    longest = max((len(c.strip()) for c in found), default=0)
-    best = [c for c in found if len(c.strip()) == longest]
-    return best[0] if len(best) == 1 else None

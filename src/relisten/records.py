@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -78,14 +78,31 @@ def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:
             part.unlink()
 
 
-def read_examples(path: str | os.PathLike[str]) -> list[Example]:
-    """Examples from .jsonl (one a line) or .json (a list) in MMAR's form; audio lies relative to the file's folder."""
+def entries(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, object) of each entry of a .json list, or of each line of any other file; ValueError names the place."""
     path = Path(path)
+    yield from _listed(path) if path.suffix.lower() == ".json" else _numbered(path, torn=False)
+
+
+def read_examples(path: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None) -> list[Example]:
+    """Examples from .jsonl (one a line) or .json (a list) in MMAR's form.
+
+    Audio lies relative to `folder` (None: the file's own).
+    """
+    return examples_from(entries(path), path, folder)
+
+
+def examples_from(
+    placed: Iterable[tuple[str, Mapping[str, Any]]],
+    path: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | None = None,
+) -> list[Example]:
+    """`read_examples` on entries of the file at `path` that are in MMAR's form already."""
     examples: list[Example] = []
     places: dict[str, str] = {}
-    for place, record in _listed(path) if path.suffix.lower() == ".json" else _numbered(path, torn=False):
+    for place, record in placed:
         try:
-            example = example_from_record(record, path.parent)
+            example = example_from_record(record, Path(path).parent if folder is None else folder)
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from None
         if example.id in places:

@@ -120,10 +120,10 @@ class Question:
         """Seconds of the recording itself, without padding."""
         self.audio = audible(model, given)
         self.token_ids, at = model.prompt(example.question, example.choices, format, len(self.audio.samples))
-        assert at is not None
-        num_tokens = model.num_audio_tokens(len(self.audio.samples))
-        self.listen = Listen(at, num_tokens, Segment(0.0, self.duration))
-        self.features: list[Tensor] = [model.features(self.audio)]
+        # A prompt may leave the recording out (an ablation): segments of it can be heard all the same.
+        num_tokens = 0 if at is None else model.num_audio_tokens(len(self.audio.samples))
+        self.listen = Listen(at or 0, num_tokens, Segment(0.0, self.duration))
+        self.features: list[Tensor] = [model.features(self.audio)] if num_tokens else []
 
 
 class Row:

@@ -60,7 +60,7 @@ def _lines(
         assert isinstance(example.audio, Path)
         return replace(example, audio=audio.load(example.audio, engine.model.rate, max_seconds))
 
-    for index, trace in answer_each(engine, waiting, config, ready):
+    for index, _, trace in answer_each(engine, waiting, config, ready):
         question = records.record_from_example(waiting[index], folder)
         if isinstance(trace, str):
             yield {**question, "answer_prediction": None, "error": trace}

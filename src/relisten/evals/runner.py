@@ -1,52 +1,64 @@
-"""Answer a file of questions with a model and score the answers; every answer is on disk before the next is awaited."""
+"""Answer a file of questions with a model; every answer is on disk before the next is awaited."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from time import perf_counter
+from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from relisten import records, tags
-from relisten.answer import BLOCK, answer_each, chosen
-from relisten.audio import MAX_SECONDS, load, sample_at
+from relisten.answer import answer_each
+from relisten.audio import MAX_SECONDS
 from relisten.engine import Engine, GenerationConfig
-from relisten.evals.scoring import iou, is_right, wilson
+from relisten.evals.figures import groups
+from relisten.evals.hearing import Hearing, Hears, Recording, asked_as, hearing
+from relisten.evals.reading import read_choice, status
 from relisten.models.base import AudioLM
-from relisten.operations import Operation, crop
-from relisten.row import audible
-from relisten.types import Audio, Example, Format, Segment, Trace
+from relisten.sampling import row_generator
+from relisten.types import Example, Trace
 
-Hears = Literal["own", "other", "silence"]
-"""What a re-listen gives: the recording's own crop; another recording's at the same times; silence."""
+_TAG = re.compile(r"</?\w+>")
+_WORD = re.compile(r"\S*\w\S*")
+"""What stands between blanks and is more than punctuation: the paper's length of an answer is in words."""
 
 
 @dataclass(frozen=True)
-class Tally:
-    """Counts of one group of questions."""
+class Asking:
+    """How a run asks its questions, beside how the model generates."""
 
-    num: int
-    right: int
-    unparsed: int
-    errors: int
-    """Questions that could not be asked."""
-    chance: float
-    """What guessing among the choices gives."""
+    hears: Hears = "own"
+    recording: Recording = "own"
+    samples: int = 1
+    """Answers to each question."""
+    shuffle: int | None = None
+    """Seed of the order in which choices are shown, another one for each sample; None: the file's order."""
+    shard: tuple[int, int] = (0, 1)
+    """(which, of how many): every so manieth question, counted from 0."""
 
-    @property
-    def accuracy(self) -> float:
-        """Right over all; an answer that cannot be read is wrong, and so is an error."""
-        return self.right / self.num if self.num else 0.0
+    def __post_init__(self) -> None:
+        which, num = self.shard
+        if self.samples < 1:
+            raise ValueError(f"--samples {self.samples}: ask for 1 or more")
+        if not 0 <= which < num:
+            raise ValueError(
+                f"--shard {which}/{num}: shards are counted from 0, so write 0/{max(num, 1)} for the first"
+            )
 
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % (Wilson)."""
-        return wilson(self.right, self.num)
+
+@dataclass(frozen=True)
+class _Job:
+    """What the engine is asked together: one question as it is shown, for one sample or for all."""
+
+    question: Example
+    shown: Example
+    order: tuple[int, ...] | None
+    """The shown choices' places in the file; None where they were not shuffled."""
+    samples: tuple[int, ...]
 
 
 def evaluate(
@@ -54,7 +66,7 @@ def evaluate(
     examples: Sequence[Example],
     out: Path,
     config: GenerationConfig = GenerationConfig(),
-    hears: Hears = "own",
+    asking: Asking = Asking(),
     max_rows: int = 32,
     max_seconds: float = MAX_SECONDS,
 ) -> list[dict[str, Any]]:
@@ -63,88 +75,89 @@ def evaluate(
     A question that cannot be asked (an unreadable recording, one too long for the model) has a record with `error`,
     and is tried again by the next call.
     """
-    done = {str(r["id"]) for r in records.resume(out)}
-    waiting = [e for e in examples if e.id not in done]
-    ready, operation = hearing(hears, examples, model, max_seconds)
-    engine = Engine(model, operations={"seg": operation}, max_rows=max_rows)
-    answers = answer_each(engine, waiting, config, ready)
-    for index, trace in tqdm(answers, total=len(waiting), desc="answers", unit="q"):
-        example = waiting[index]
-        records.append(out, error_record(example, trace) if isinstance(trace, str) else record(example, trace))
-    by_id = {r["id"]: r for r in records.read(out, torn=True)}
-    return [by_id[e.id] for e in examples]
+    which, num = asking.shard
+    mine = examples[which::num]
+    done = {(str(r["id"]), int(r.get("sample", 0))) for r in records.resume(out)}
+    heard = hearing(asking.hears, examples, model, max_seconds, asking.recording, config.seed)
+    model, config = asked_as(model, config, asking.hears, asking.recording)
+    jobs = [job for job in _jobs(mine, asking) if any((job.question.id, sample) not in done for sample in job.samples)]
+    engine = Engine(model, operations={"seg": heard.operation}, max_rows=max_rows)
+    total = len(mine) * asking.samples
+    with tqdm(total=total, initial=total - sum(len(job.samples) for job in jobs), desc="answers", unit="a") as bar:
+        for job, sample, trace, seconds in _answers(engine, jobs, config, heard.ready):
+            bar.update()
+            if (job.question.id, sample) not in done:
+                records.append(out, _line(job, sample, trace, seconds, heard))
+    by_key = {(r["id"], r.get("sample", 0)): r for r in records.read(out, torn=True)}
+    return [by_key[e.id, sample] for e in mine for sample in range(asking.samples)]
 
 
-def hearing(
-    hears: Hears, examples: Sequence[Example], model: AudioLM, max_seconds: float = MAX_SECONDS
-) -> tuple[Callable[[Example], Example], Operation]:
-    """What puts an example's recording in memory (ValueError where it cannot), and what its `<seg>` does.
+def _jobs(examples: Sequence[Example], asking: Asking) -> Iterator[_Job]:
+    """A question whose choices keep their order is read once for all of its samples."""
+    for example in examples:
+        if asking.shuffle is None or not example.choices:
+            yield _Job(example, example, None, tuple(range(asking.samples)))
+            continue
+        for sample in range(asking.samples):
+            rng = row_generator(asking.shuffle, example.id, sample)
+            order = tuple(int(place) for place in rng.permutation(len(example.choices)))
+            # A row draws by its example's id: samples of one question must not draw alike.
+            name = f"{example.id}#{sample}" if sample else example.id
+            shown = replace(example, id=name, choices=tuple(example.choices[place] for place in order))
+            yield _Job(example, shown, order, (sample,))
 
-    For `other`, the recording half the list of different recordings away stands in, repeated where it is too short;
-    questions about one recording have one stand-in.
+
+def _answers(
+    engine: Engine, jobs: Sequence[_Job], config: GenerationConfig, ready: Callable[[Example], Example]
+) -> Iterator[tuple[_Job, int, Trace | str, float]]:
+    """(job, sample, trace or the reason why there is none, seconds since the answer before) as answers finish.
+
+    The time that goes into reading files is left out.
     """
+    reading = 0.0
 
-    def ready(example: Example) -> Example:
-        return replace(example, audio=_audio(example.audio, model.rate, max_seconds))
+    def timed(example: Example) -> Example:
+        nonlocal reading
+        started = perf_counter()
+        try:
+            return ready(example)
+        finally:
+            reading += perf_counter() - started
 
-    if hears == "own":
-        return ready, crop
-    if hears == "silence":
-        return ready, lambda audio, segment: Audio(np.zeros_like(crop(audio, segment).samples), audio.rate)
-    return _other(examples, model, max_seconds)
-
-
-def _other(
-    examples: Sequence[Example], model: AudioLM, max_seconds: float
-) -> tuple[Callable[[Example], Example], Operation]:
-    """`hearing` for `other`."""
-    recordings = list(dict.fromkeys(_whose(e) for e in examples))
-    if len(recordings) < 2:
-        raise ValueError("hears other: needs two recordings or more, so that one can stand in for another")
-    half = len(recordings) // 2
-    stand_ins = dict(zip(recordings, [*recordings[half:], *recordings[:half]], strict=True))
-    places: dict[int, Path | Audio] = {}  # by the identity of a recording in memory, which is all an operation is given
-
-    @lru_cache(maxsize=BLOCK)
-    def loaded(recording: Path | Audio) -> Audio:
-        return audible(model, _audio(recording, model.rate, max_seconds))
-
-    def ready(example: Example) -> Example:
-        # The engine makes what is at another rate, or too short, anew; what is audible already it hands on itself.
-        audio = audible(model, _audio(example.audio, model.rate, max_seconds))
-        places[id(audio)] = stand_ins[_whose(example)]
-        loaded(places[id(audio)])  # an unreadable stand-in is a reason not to ask, here and not in the midst of others
-        return replace(example, audio=audio)
-
-    def operation(audio: Audio, segment: Segment) -> Audio:
-        start = sample_at(segment.start, audio.rate, len(audio.samples))
-        num = len(crop(audio, segment).samples)
-        other = loaded(places[id(audio)])
-        return Audio(np.take(other.samples, range(start, start + num), mode="wrap"), audio.rate)
-
-    return ready, operation
+    for num in sorted({len(job.samples) for job in jobs}):
+        alike = [job for job in jobs if len(job.samples) == num]
+        last, reading = perf_counter(), 0.0
+        for index, place, trace in answer_each(engine, [job.shown for job in alike], config, timed, num):
+            seconds, job = perf_counter() - last - reading, alike[index]
+            for sample in job.samples if isinstance(trace, str) else job.samples[place : place + 1]:
+                yield job, sample, trace, seconds
+            last, reading = perf_counter(), 0.0
 
 
-def _whose(example: Example) -> Path | Audio:
-    """What tells an example's recording from others: the file, whatever path leads to it, or the object in memory."""
-    return example.audio if isinstance(example.audio, Audio) else example.audio.resolve()
+def _line(job: _Job, sample: int, trace: Trace | str, seconds: float, heard: Hearing) -> dict[str, Any]:
+    order = {} if job.order is None else {"order": list(job.order)}
+    if isinstance(trace, str):
+        return error_record(job.question, trace) | {"sample": sample} | order
+    line = record(job.question, trace, job.shown.choices) | {"sample": sample, "seconds": round(seconds, 4)} | order
+    duration = trace.listens[0].segment.end
+    given = [heard.where(job.shown, listen.segment, duration) for listen in trace.listens[1:]]
+    return line | {"given": [[round(s.start, 4), round(s.end, 4)] for s in given]}
 
 
-def _audio(recording: Path | Audio, rate: int, max_seconds: float) -> Audio:
-    """In memory; a file's is at `rate` (Hz)."""
-    return recording if isinstance(recording, Audio) else load(recording, rate, max_seconds)
-
-
-def record(example: Example, trace: Trace) -> dict[str, Any]:
-    """Everything worth keeping of one answer, as JSON."""
+def record(example: Example, trace: Trace, shown: Sequence[str] | None = None) -> dict[str, Any]:
+    """Everything worth keeping of one answer, as JSON. shown: the choices in the order in which the model read them."""
     response = tags.parse(trace.text)
-    choice = chosen(response.answer, example.choices) if example.choices else response.answer
+    choice = read_choice(response.answer, example.choices if shown is None else shown)
+    if not example.choices:
+        choice = response.answer
+    labels = example.labels
     return {
         "id": example.id,
         "question": example.question,
         "choices": list(example.choices),
         "answer": example.answer,
         "answer_prediction": choice,
+        "status": status(response.answer, choice, trace.text, example.choices),
         "response": trace.text,
         "well_formed": response.well_formed,
         "named": [[s.start, s.end] for s in response.segments],
@@ -152,70 +165,15 @@ def record(example: Example, trace: Trace) -> dict[str, Any]:
         "refusals": [[r.text, r.reason] for r in trace.refusals],
         "finish": trace.finish,
         "num_tokens": {"prompt": trace.num_prompt, "sampled": sum(trace.sampled), "all": len(trace.token_ids)},
-        "kind": example.labels.get("kind", ""),
-        "gold": example.labels.get("segments", []),
+        "words": len(_WORD.findall(_TAG.sub(" ", trace.text))),
+        "duration": trace.listens[0].segment.end if trace.listens else None,
+        "kind": labels.get("kind", ""),
+        "gold": labels.get("segments", []),
+        **groups(labels),
     }
-
-
-def tally(answers: Iterable[dict[str, Any]]) -> Tally:
-    """Counts over some records."""
-    answers = list(answers)
-    return Tally(
-        len(answers),
-        sum(is_right(r["answer_prediction"], r["answer"]) for r in answers),
-        sum(r["answer_prediction"] is None and "error" not in r for r in answers),
-        sum("error" in r for r in answers),
-        float(np.mean([1 / len(r["choices"]) for r in answers if r["choices"]] or [0.0])),
-    )
 
 
 def error_record(example: Example, reason: str) -> dict[str, Any]:
     """What is kept of a question that could not be asked: the fields of `record`, empty, and `error`."""
     nothing = record(example, Trace([], [], [], [], 0))
-    return nothing | {"finish": "error", "error": reason}
-
-
-def mean_iou(answers: Iterable[dict[str, Any]], format: Format = "interleaved") -> float | None:
-    """Mean, over gold segments, of the best overlap with a named one; None where there are none to count.
-
-    A format that asks for segments counts every question that was asked, naming nothing as 0. A conditioned answer
-    is not asked for any: only those that name some count.
-    """
-    found = [
-        max((iou(Segment(*gold), Segment(*named)) for named in r["named"]), default=0.0)
-        for r in answers
-        if r["named"] or (format != "conditioned" and "error" not in r)
-        for gold in r["gold"]
-    ]
-    return float(np.mean(found)) if found else None
-
-
-def summary(answers: Sequence[dict[str, Any]], format: Format = "interleaved") -> dict[str, Any]:
-    """Accuracy with its interval, over all and by question kind, and what the segments were like.
-
-    Errors are wrong answers in the accuracy; the figures on segments and form leave them out.
-    """
-    kinds = sorted({r["kind"] for r in answers if r["kind"]})
-    rows = {"all": tally(answers), **{kind: tally(r for r in answers if r["kind"] == kind) for kind in kinds}}
-    asked = [r for r in answers if "error" not in r]
-    return {
-        "rows": {
-            name: {
-                "n": t.num,
-                "accuracy": round(t.accuracy, 4),
-                "interval": [round(x, 4) for x in t.interval],
-                "chance": round(t.chance, 4),
-                "unparsed": t.unparsed,
-                "errors": t.errors,
-            }
-            for name, t in rows.items()
-        },
-        "mean_iou": mean_iou(answers, format),
-        "segments_per_answer": float(np.mean([len(r["named"]) for r in asked])) if asked else 0.0,
-        "well_formed": float(np.mean([r["well_formed"] for r in asked])) if asked else 0.0,
-    }
-
-
-def write_summary(path: Path, what: dict[str, Any]) -> None:
-    """As JSON, whole or not at all."""
-    records.write_atomic(path, json.dumps(what, indent=2) + "\n")
+    return nothing | {"finish": "error", "status": "failed", "error": reason}

@@ -1,20 +1,40 @@
-"""Scores: how sure an accuracy is, how well segments meet events."""
+"""Rules that say whether an answer is right, how sure an accuracy is, and how well segments meet."""
 
 from __future__ import annotations
 
 import math
+import re
 
 from relisten.types import Segment
 
+_WORD = re.compile(r"\w+")
+
+
+def words(text: str) -> frozenset[str]:
+    """The different words of a text in lower case: runs of letters, digits and underscores of any script."""
+    return frozenset(_WORD.findall(text.lower()))
+
+
+def word_match(prediction: str | None, answer: str | None, choices: tuple[str, ...] | list[str]) -> bool:
+    """The rule of MMAR and MMAU: the answer's words are all said, and no word that only wrong choices have.
+
+    Words of no choice do not count, nor do order and repetition: "3:1" and "1:3" are the same answer here.
+    """
+    if prediction is None or answer is None:
+        return False
+    said, gold = words(prediction), words(answer)
+    offered = frozenset[str]().union(*map(words, choices))
+    return bool(said) and gold <= said and not (said & offered) - gold
+
 
 def is_right(prediction: str | None, answer: str | None) -> bool:
-    """Whether an answer is the right one; case and blanks at the ends do not count, as they do not in `chosen`."""
+    """Whether an answer is the right one as a text; case and blanks at the ends do not count."""
     if prediction is None or answer is None:
         return False
     return prediction.strip().casefold() == answer.strip().casefold()
 
 
-def wilson(right: int, num: int, z: float = 1.96) -> tuple[float, float]:
+def wilson(right: float, num: int, z: float = 1.96) -> tuple[float, float]:
     """Wilson's interval of a proportion (95 % for z = 1.96); (0, 1) when nothing was counted."""
     if num == 0:
         return 0.0, 1.0

@@ -1,0 +1,77 @@
+"""`relisten score`: count anybody's predictions, by the benchmarks' rule and by the choices that can be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from relisten.commands.accuracy import against, shown
+from relisten.evals.benchmarks import BENCHMARKS, export
+from relisten.evals.figures import Failed, by_question, summary, write_summary
+from relisten.evals.paired import paired
+from relisten.evals.predictions import read_predictions
+
+
+def score(
+    files: tuple[Path, ...],
+    /,
+    *,
+    questions: Path | None = None,
+    key: str | None = None,
+    failed: Failed = "wrong",
+    compare: Path | None = None,
+    out: Path | None = None,
+    export_as: Literal["mmar", "mmau-mini", "mmau"] | None = None,
+    export_to: Path | None = None,
+) -> int:
+    """Score predictions, or the shards of one run together.
+
+    The rule is that of MMAR's and MMAU's scripts: the right choice's words are all there, and none that only wrong
+    choices have. `exact` beside it: the choice that can be read from the prediction is the right one.
+
+    Parameters
+    ----------
+    files
+        A .jsonl or .json of predictions under answer_prediction, model_prediction or model_output, or folders that
+        `relisten eval` wrote (the shards of one run).
+    questions
+        The benchmark's file, where the predictions hold ids alone; questions without a prediction then count as failed.
+    key
+        What the predictions are called, if something else.
+    failed
+        What counts where there is no answer. wrong: wrong. first-choice: choices[0], as in the paper's release (free
+        points: see docs/evaluation.md).
+    compare
+        Another file or folder: the difference on the questions that both have, with McNemar's test.
+    out
+        Write the figures here, as JSON.
+    export_as
+        Write the predictions as this benchmark's script reads them; goes with --questions and --export-to.
+    export_to
+        Where to.
+    """
+    if not files:
+        raise ValueError("name a file of predictions, or a folder that `relisten eval` wrote")
+    given = read_predictions(files, questions, key)
+    result = summary(given.records, failed=failed)
+    console = Console(markup=False, highlight=False, emoji=False)  # names are shown as they are
+    console.print(shown(result, f"{files[0].name} · {given.key}"))
+    for note in given.notes:
+        console.print(note, soft_wrap=True)
+    if compare is not None:
+        ours, theirs = (by_question(r, failed) for r in (given.records, read_predictions([compare], questions).records))
+        both = sorted(set(ours) & set(theirs))
+        if not both:
+            raise ValueError(f"{compare}: shares no question with {files[0]}; compare runs over the same file")
+        found = paired([ours[name] for name in both], [theirs[name] for name in both])
+        console.print(against(found, str(files[0]), str(compare)), soft_wrap=True)
+    if out is not None:
+        write_summary(out, result | {"key": given.key, "notes": given.notes})
+    if export_as is not None or export_to is not None:
+        if export_as is None or export_to is None or questions is None:
+            raise ValueError("--export-as, --export-to and --questions go together")
+        without = export(BENCHMARKS[export_as], questions, given.records, export_to, failed)
+        console.print(f"{export_to}: written, {without} without an answer", soft_wrap=True)
+    return 0

@@ -1,0 +1,260 @@
+"""The figures of a run, from its records: accuracies with their intervals and groups, counts of what failed."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from relisten import records
+from relisten.evals.reading import Status
+from relisten.evals.scoring import iou, is_right, wilson, word_match
+from relisten.types import Format, Segment
+
+Failed = Literal["wrong", "first-choice"]
+"""What stands in for an answer that is not there: nothing, which is wrong; or choices[0], as in the paper's release,
+where that alone is worth 28 points on MMAR and 40 on MMAU-mini."""
+
+GROUPS = ("modality", "category", "sub_category", "language", "difficulty")
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Counts of one group of answers."""
+
+    num: int
+    questions: int
+    """Fewer than answers where each was answered several times."""
+    right: int
+    """By the benchmarks' rule on words; for an open question, by the text."""
+    exact: int
+    """The choice that was read is the right one."""
+    right_answered: int
+    """Right, and answered."""
+    counts: dict[Status, int]
+    chance: float
+    """What guessing among the choices gives."""
+    first_choice: float
+    """What choosing the first choice every time gives."""
+    known: bool
+    """Whether the right answers are known."""
+
+    @property
+    def accuracy(self) -> float:
+        """Right over all; an answer that cannot be read is wrong, and so is an error."""
+        return self.right / self.num if self.num else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % (Wilson), over questions: several answers to one are no new evidence on the others."""
+        return wilson(self.accuracy * self.questions, self.questions)
+
+    @property
+    def over_answered(self) -> float:
+        """Right over answered."""
+        return self.right_answered / self.counts["answered"] if self.counts["answered"] else 0.0
+
+
+def groups(labels: dict[str, Any]) -> dict[str, str]:
+    """What a question is counted under, as MMAR names it (MMAU's `task` is its modality); "" where nothing is said."""
+    found = {
+        "modality": labels.get("modality", labels.get("task")),
+        "category": labels.get("category"),
+        "sub_category": labels.get("sub-category"),
+        "language": labels.get("language"),
+        "difficulty": labels.get("difficulty"),
+    }
+    return {name: str(value) if value else "" for name, value in found.items()}
+
+
+def status_of(record: Record) -> Status:
+    """answered, unparsed, refused or failed; records that do not say are told by what they hold."""
+    if "error" in record:
+        return "failed"
+    found: Status = record.get("status") or ("unparsed" if record["answer_prediction"] is None else "answered")
+    return found
+
+
+def prediction(record: Record, failed: Failed = "wrong") -> str | None:
+    """What is scored: what was answered, or what stands in for it."""
+    if failed == "first-choice" and status_of(record) != "answered" and record["choices"]:
+        return str(record["choices"][0])
+    said: str | None = record["answer_prediction"]
+    return said
+
+
+def right(record: Record, failed: Failed = "wrong") -> bool:
+    """By the rule on words; an open question has no choices to tell it from, and is compared as a text."""
+    said = prediction(record, failed)
+    if not record["choices"]:
+        return is_right(said, record["answer"])
+    return word_match(said, record["answer"], record["choices"])
+
+
+def tally(answers: Iterable[Record], failed: Failed = "wrong") -> Tally:
+    """Counts over some records."""
+    answers = list(answers)
+    rights = [right(r, failed) for r in answers]
+    statuses = [status_of(r) for r in answers]
+    chosen = [r for r in answers if r["choices"]]
+    first = [word_match(r["choices"][0], r["answer"], r["choices"]) for r in chosen]
+    return Tally(
+        num=len(answers),
+        questions=len({r["id"] for r in answers}),
+        right=sum(rights),
+        exact=sum(is_right(r.get("choice", r["answer_prediction"]), r["answer"]) for r in answers),
+        right_answered=sum(ok for ok, status in zip(rights, statuses, strict=True) if status == "answered"),
+        counts={status: statuses.count(status) for status in get_args(Status)},
+        chance=_mean(1 / len(r["choices"]) for r in chosen) or 0.0,
+        first_choice=_mean(first) or 0.0,
+        known=any(r["answer"] is not None for r in answers),
+    )
+
+
+def by_question(answers: Iterable[Record], failed: Failed = "wrong") -> dict[str, float]:
+    """For each question's id, the share of its answers that are right: what two runs are compared on."""
+    found: dict[str, list[bool]] = defaultdict(list)
+    for r in answers:
+        found[str(r["id"])].append(right(r, failed))
+    return {name: sum(rights) / len(rights) for name, rights in found.items()}
+
+
+def summary(answers: Sequence[Record], format: Format = "interleaved", failed: Failed = "wrong") -> dict[str, Any]:
+    """Accuracy over all and by groups, micro and macro, and what the answers and their segments were like.
+
+    Errors are wrong answers in the accuracy; the figures on segments, form and length leave them out.
+    """
+    kinds = sorted({r["kind"] for r in answers if r.get("kind")})
+    rows = {"all": _row(answers, failed)}
+    rows |= {kind: _row([r for r in answers if r["kind"] == kind], failed) for kind in kinds}
+    grouped = {group: found for group in GROUPS if (found := _grouped(answers, group, failed))}
+    asked = [r for r in answers if "error" not in r]
+    everything = {"kind": {kind: rows[kind] for kind in kinds}, **grouped}
+    return {
+        "rows": rows,
+        "groups": grouped,
+        "macro": {group: _macro(found) for group, found in everything.items() if found},
+        "samples": _samples(answers, failed),
+        "failed_are": failed,
+        "mean_iou": mean_iou(answers, format),
+        "segments_per_answer": _mean(len(r["named"]) for r in asked if "named" in r),
+        "listens_per_answer": _mean(len(r["heard"]) for r in asked if "heard" in r),
+        "well_formed": _mean(r["well_formed"] for r in asked if "well_formed" in r),
+        "words": _mean(r["words"] for r in asked if "words" in r),
+        "seconds": _mean(r["seconds"] for r in asked if "seconds" in r),
+    }
+
+
+def mean_iou(answers: Iterable[Record], format: Format = "interleaved") -> float | None:
+    """Mean, over gold segments, of the best overlap with a named one; None where there are none to count.
+
+    A format that asks for segments counts every question that was asked, naming nothing as 0. A conditioned answer
+    is not asked for any: only those that name some count.
+    """
+    found = [
+        max((iou(Segment(*gold), Segment(*named)) for named in r["named"]), default=0.0)
+        for r in answers
+        if r.get("named") or (format != "conditioned" and "error" not in r and "named" in r)
+        for gold in r["gold"]
+    ]
+    return float(np.mean(found)) if found else None
+
+
+def write_summary(path: Path, what: dict[str, Any]) -> None:
+    """As JSON, whole or not at all."""
+    records.write_atomic(path, json.dumps(what, indent=2) + "\n")
+
+
+def _row(answers: Sequence[Record], failed: Failed) -> dict[str, Any]:
+    """A line of a table; accuracies are None where the right answers are withheld."""
+    t = tally(answers, failed)
+    sure = {
+        "accuracy": round(t.accuracy, 4),
+        "interval": [round(x, 4) for x in t.interval],
+        "over_answered": round(t.over_answered, 4),
+        "exact": round(t.exact / t.num, 4) if t.num else 0.0,
+        "first_choice": round(t.first_choice, 4),
+    }
+    return {
+        "n": t.num,
+        **(sure if t.known else dict.fromkeys(sure)),
+        "chance": round(t.chance, 4),
+        "answered": t.counts["answered"],
+        "unparsed": t.counts["unparsed"],
+        "refused": t.counts["refused"],
+        "errors": t.counts["failed"],
+    }
+
+
+def _grouped(answers: Sequence[Record], group: str, failed: Failed) -> dict[str, dict[str, Any]]:
+    """Rows by one label, the largest first; nothing where no record has it."""
+    found: dict[str, list[Record]] = defaultdict(list)
+    for r in answers:
+        found[str(r.get(group) or "none")].append(r)
+    if set(found) == {"none"}:
+        return {}
+    return {name: _row(rows, failed) for name, rows in sorted(found.items(), key=lambda pair: (-len(pair[1]), pair[0]))}
+
+
+def _macro(rows: dict[str, dict[str, Any]]) -> float | None:
+    """Mean of the groups' accuracies, each counting alike: the paper's "Avg" on MMAR is that over modalities."""
+    return _mean(row["accuracy"] for row in rows.values() if row["accuracy"] is not None)
+
+
+def _samples(answers: Sequence[Record], failed: Failed) -> dict[str, Any] | None:
+    """What several answers to each question give together; None where each has one."""
+    questions: dict[str, list[Record]] = defaultdict(list)
+    for r in answers:
+        questions[str(r["id"])].append(r)
+    most = max((len(group) for group in questions.values()), default=0)
+    if most < 2:
+        return None
+    groups = list(questions.values())
+    several = [_agreement(group) for group in groups if len(group) > 1]
+    return {
+        "k": most,
+        "avg": _mean(by_question(answers, failed).values()),
+        "majority": _mean(right(majority(group), failed) for group in groups),
+        "any": _mean(any(right(r, failed) for r in group) for group in groups),
+        "agreement": _mean(several),
+        "unanimous": _mean(share == 1 for share in several),
+        "shuffled": any("order" in r for r in answers),
+        "chose_shown_first": _shown_first(answers),
+    }
+
+
+def majority(group: Sequence[Record]) -> Record:
+    """The answer that most of a question's samples give; of equally many the first; none only where none was read."""
+    votes = Counter(r["answer_prediction"] for r in group if status_of(r) == "answered")
+    if not votes:
+        return group[0]
+    winner = votes.most_common(1)[0][0]
+    return next(r for r in group if r["answer_prediction"] == winner)
+
+
+def _agreement(group: Sequence[Record]) -> float:
+    """Share of the pairs of a question's samples that give the same answer; what was not read agrees with nothing."""
+    said = [r["answer_prediction"] if status_of(r) == "answered" else None for r in group]
+    pairs = [(a, b) for i, a in enumerate(said) for b in said[i + 1 :]]
+    alike = [a for a, b in pairs if a is not None and a == b]
+    return len(alike) / len(pairs)
+
+
+def _shown_first(answers: Sequence[Record]) -> float | None:
+    """Of the answers to shuffled choices, the share that is the choice shown first; beside `chance`, a bias."""
+    return _mean(
+        r["answer_prediction"] == r["choices"][r["order"][0]]
+        for r in answers
+        if "order" in r and status_of(r) == "answered"
+    )
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return float(np.mean(found)) if found else None

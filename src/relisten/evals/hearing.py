@@ -1,0 +1,211 @@
+"""What a model hears: its recording and its segments, or one of the controls that take something from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relisten.answer import BLOCK
+from relisten.audio import MAX_SECONDS, load, sample_at
+from relisten.engine import GenerationConfig
+from relisten.models.base import AudioLM
+from relisten.operations import Operation, crop
+from relisten.row import audible
+from relisten.types import Audio, Example, Format, Segment
+
+Hears = Literal["own", "other", "silence", "off", "random", "neighbour", "oracle"]
+"""What a segment gives: the recording's own crop; another recording's at the same times; silence; nothing (the tag
+stays text); a stretch of the same length that is drawn at random, or comes right after; the nearest gold segment."""
+
+Recording = Literal["own", "other", "silence", "none"]
+"""What the prompt holds: the recording; another one, or silence, of the same length; no audio."""
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """What stands between a question and the engine."""
+
+    ready: Callable[[Example], Example]
+    """Puts an example's recording in memory; ValueError where it cannot."""
+    operation: Operation
+    """What `<seg>` gives."""
+    where: Callable[[Example, Segment, float], Segment]
+    """Which stretch of the recording (of so many seconds) that is, for a segment that was named."""
+
+
+def hearing(
+    hears: Hears,
+    examples: Sequence[Example],
+    model: AudioLM,
+    max_seconds: float = MAX_SECONDS,
+    recording: Recording = "own",
+    seed: int = 0,
+) -> Hearing:
+    """What is heard in a run over `examples` (all of them, also where a shard asks some alone).
+
+    For `other`, the recording half the list of different recordings away stands in, repeated where it is too short;
+    questions about one recording have one stand-in. seed: of `random`.
+    """
+    _check(hears, recording, examples)
+    if hears in ("own", "off") and recording in ("own", "none"):
+
+        def ready(example: Example) -> Example:
+            return replace(example, audio=_audio(example.audio, model.rate, max_seconds))
+
+        return Hearing(ready, crop, lambda example, segment, duration: segment)
+    return _Control(hears, examples, model, max_seconds, recording, seed).hearing()
+
+
+class AskedAs:
+    """A model whose prompt is that of one format whatever the format of the answer, or leaves the recording out."""
+
+    def __init__(self, model: AudioLM, format: Format, without_recording: bool) -> None:
+        self._model, self._format, self._without = model, format, without_recording
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def prompt(
+        self, question: str, choices: Sequence[str], format: Format, num_samples: int | None
+    ) -> tuple[list[int], int | None]:
+        """The prompt's tokens, and where its audio begins (None: nowhere)."""
+        return self._model.prompt(question, choices, self._format, None if self._without else num_samples)
+
+
+def asked_as(
+    model: AudioLM, config: GenerationConfig, hears: Hears, recording: Recording
+) -> tuple[AudioLM, GenerationConfig]:
+    """Model and config with which `off` and `none` are asked: nothing inserted, no audio in the prompt."""
+    if hears != "own" and config.format != "interleaved":
+        raise ValueError(f"--hears {hears} goes with --format interleaved: {config.format} answers hear no segments")
+    if hears != "off" and recording != "none":
+        return model, config
+    asked = cast(AudioLM, AskedAs(model, config.format, recording == "none"))
+    return asked, replace(config, format="grounded") if hears == "off" else config
+
+
+class _Control:
+    """`hearing` where something is swapped: remembers which recording a piece of audio in memory stands for."""
+
+    def __init__(
+        self,
+        hears: Hears,
+        examples: Sequence[Example],
+        model: AudioLM,
+        max_seconds: float,
+        recording: Recording,
+        seed: int,
+    ) -> None:
+        self.hears, self.model, self.max_seconds, self.recording, self.seed = hears, model, max_seconds, recording, seed
+        recordings = list(dict.fromkeys(_whose(e) for e in examples))
+        half = len(recordings) // 2
+        self.stand_ins = dict(zip(recordings, [*recordings[half:], *recordings[:half]], strict=True))
+        # By the identity of what the prompt holds, which is all an operation is given: (that, its example, its source).
+        # No more than a block's are in use together; the first is kept so that its identity is not given out again.
+        self.places: dict[int, tuple[Audio, Example, Audio]] = {}
+        self.loaded = lru_cache(maxsize=BLOCK)(self._load)
+
+    def hearing(self) -> Hearing:
+        return Hearing(self.ready, self.operation, self.where)
+
+    def ready(self, example: Example) -> Example:
+        # The engine makes what is at another rate, or too short, anew; what is audible already it hands on itself.
+        source = self._load(example.audio)
+        if "other" in (self.hears, self.recording):
+            self._stand_in(example)  # an unreadable one is a reason not to ask, here and not in the midst of others
+        given = Audio(self._prompted(example, source), source.rate)
+        self.places.pop(id(given), None)
+        self.places[id(given)] = given, example, source
+        while len(self.places) > BLOCK:
+            del self.places[next(iter(self.places))]
+        return replace(example, audio=given)
+
+    def operation(self, audio: Audio, segment: Segment) -> Audio:
+        _, example, source = self.places[id(audio)]
+        start, num = sample_at(segment.start, source.rate, len(source.samples)), len(crop(source, segment).samples)
+        if self.hears == "silence":
+            return Audio(np.zeros(num, np.float32), source.rate)
+        if self.hears == "other":
+            return Audio(_from(self._stand_in(example).samples, start, num), source.rate)
+        placed = self.where(example, segment, source.duration)
+        if self.hears == "oracle":
+            return crop(source, placed)
+        start = min(sample_at(placed.start, source.rate, len(source.samples)), len(source.samples) - num)
+        return Audio(source.samples[start : start + num], source.rate)
+
+    def where(self, example: Example, segment: Segment, duration: float) -> Segment:
+        if self.hears == "oracle":
+            return min((Segment(*gold) for gold in example.labels["segments"]), key=lambda s: _apart(s, segment))
+        if self.hears not in ("random", "neighbour"):
+            return segment
+        room = max(0.0, duration - segment.duration)
+        if self.hears == "random":
+            start = room * _uniform(self.seed, example.id, segment)
+        elif segment.end <= room:
+            start = segment.end
+        else:  # nothing as long comes after it: what comes before, or as much of that as there is
+            start = max(0.0, segment.start - segment.duration)
+        return Segment(start, start + min(segment.duration, duration))
+
+    def _prompted(self, example: Example, source: Audio) -> NDArray[np.float32]:
+        if self.recording == "silence":
+            return np.zeros_like(source.samples)
+        if self.recording == "other":
+            return _from(self._stand_in(example).samples, 0, len(source.samples))
+        return source.samples
+
+    def _stand_in(self, example: Example) -> Audio:
+        return self.loaded(self.stand_ins[_whose(example)])
+
+    def _load(self, recording: Path | Audio) -> Audio:
+        return audible(self.model, _audio(recording, self.model.rate, self.max_seconds))
+
+
+def _check(hears: Hears, recording: Recording, examples: Sequence[Example]) -> None:
+    if hears not in get_args(Hears) or recording not in get_args(Recording):
+        raise ValueError(
+            f"--hears {hears} --recording {recording}: use {', '.join(get_args(Hears))};"
+            f" and {', '.join(get_args(Recording))}"
+        )
+    if "other" in (hears, recording) and len({_whose(e) for e in examples}) < 2:
+        raise ValueError("hears other: needs two recordings or more, so that one can stand in for another")
+    without = [e.id for e in examples if not e.labels.get("segments")]
+    if hears == "oracle" and without:
+        raise ValueError(
+            f"--hears oracle: {len(without)} questions have no gold segments, {without[0]} for one;"
+            " give each a list of [start, end] under `segments`"
+        )
+
+
+def _apart(gold: Segment, named: Segment) -> tuple[float, float]:
+    """Seconds between two segments (less than 0 where they overlap), then between their middles."""
+    gap = max(gold.start, named.start) - min(gold.end, named.end)
+    return gap, abs(gold.start + gold.end - named.start - named.end)
+
+
+def _uniform(seed: int, example_id: str, segment: Segment) -> float:
+    """Within 0 .. 1; depends on what is given alone, not on what was drawn before."""
+    text = f"{seed} {segment.start} {segment.end} {example_id}"
+    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def _from(samples: NDArray[np.float32], start: int, num: int) -> NDArray[np.float32]:
+    return np.take(samples, range(start, start + num), mode="wrap")
+
+
+def _whose(example: Example) -> Path | Audio:
+    """What tells an example's recording from others: the file, whatever path leads to it, or the object in memory."""
+    return example.audio if isinstance(example.audio, Audio) else example.audio.resolve()
+
+
+def _audio(recording: Path | Audio, rate: int, max_seconds: float) -> Audio:
+    """In memory; a file's is at `rate` (Hz)."""
+    return recording if isinstance(recording, Audio) else load(recording, rate, max_seconds)

@@ -1,0 +1,161 @@
+"""Benchmarks by name: their published layouts, what a model must not see of them, what is handed in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from relisten import models, records
+from relisten.audio import save
+from relisten.cli import run
+from relisten.evals import mmar, mmau
+from relisten.evals.benchmarks import BENCHMARKS, missing
+from relisten.models.qwen2_5_omni import Qwen2_5Omni
+from relisten.types import Audio
+
+GOLD = {"thinking": "GOLDEN thought", "cue": ["GOLDEN cue"], "rubric": "[{'name': 'GOLDEN', 'choices': {'0': 1}}]"}
+
+
+def mmar_row(n: int) -> dict[str, Any]:
+    """As published: the recording is not always called as the question is."""
+    return {
+        "id": f"x{n}", "audio_path": f"./audio/clip-{n}.wav", "question": "Which?", "choices": ["cow ", "bell"],
+        "answer": "bell",
+        "modality": "mix-sound-music", "category": "Signal Layer", "sub-category": "Anomaly Detection",
+        "language": None if n else "zh|en", "source": "youtube", "url": "u", "timestamp": "00:00:00,00:00:10", **GOLD,
+    }  # fmt: skip
+
+
+def mmau_row(n: int, answer: str | None = "bell") -> dict[str, Any]:
+    row = {
+        "id": f"m{n}", "audio_id": f"./test-mini-audios/m{n}.wav", "question": "Which?", "choices": ["cow", "bell"] * 2,
+        "dataset": "d", "task": "sound", "split": "test-mini", "category": "['Reasoning']" if n else "Reasoning",
+        "sub-category": "Counting", "difficulty": "hard",
+    }  # fmt: skip
+    return row if answer is None else row | {"answer": answer}
+
+
+def lines(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(rows) if path.suffix == ".json" else "".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def recordings(root: Path, names: Sequence[str]) -> None:
+    for name in names:
+        save(root / name, Audio(np.zeros(8_000, np.float32)))
+
+
+@pytest.mark.parametrize("name", mmar.FILES)
+def test_mmar_is_read_in_both_forms_and_without_its_reference_reasoning(tmp_path: Path, name: str) -> None:
+    lines(tmp_path / name, [mmar_row(0), mmar_row(1)])
+    examples = BENCHMARKS["mmar"].examples(tmp_path)
+    assert [e.audio for e in examples] == [tmp_path / "audio/clip-0.wav", tmp_path / "audio/clip-1.wav"]
+    assert "GOLDEN" not in repr(examples) and not set(GOLD) & set(examples[0].labels)
+    assert examples[0].labels["modality"] == "mix-sound-music"
+
+
+def test_of_both_forms_of_mmar_the_newer_is_taken(tmp_path: Path) -> None:
+    for name, num in zip(mmar.FILES, (1, 2), strict=True):
+        lines(tmp_path / name, [mmar_row(n) for n in range(num)])
+    assert mmar.file(tmp_path).suffix == ".jsonl" and len(mmar.examples(tmp_path)) == 1
+
+
+def test_mmaus_names_are_taken_for_mmars_and_its_list_of_one_category_for_that_category(tmp_path: Path) -> None:
+    lines(tmp_path / "mmau-test-mini.json", [mmau_row(0), mmau_row(1)])
+    examples = mmau.mini_examples(tmp_path)
+    assert {e.labels["category"] for e in examples} == {"Reasoning"}
+    assert examples[1].audio == tmp_path / "test-mini-audios/m1.wav"
+    assert all(mmau.plain(text) == text for text in ("['a', 'b']", "[", "Reasoning"))
+
+
+@pytest.mark.parametrize("answer", [None, ""])
+def test_mmaus_test_has_no_answers(tmp_path: Path, answer: str | None) -> None:
+    lines(tmp_path / "mmau-test.json", [mmau_row(0, answer)])
+    assert [e.answer for e in mmau.examples(tmp_path)] == [None]
+
+
+def test_missing_recordings_are_listed_once(tmp_path: Path) -> None:
+    rows = [mmar_row(0), mmar_row(1) | {"audio_path": "./audio/clip-0.wav"}, mmar_row(2)]
+    lines(tmp_path / mmar.FILES[0], rows)
+    assert len(missing(mmar.examples(tmp_path))) == 2
+    recordings(tmp_path, ["audio/clip-0.wav"])
+    assert missing(mmar.examples(tmp_path)) == [tmp_path / "audio/clip-2.wav"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["mmar", "out"], "Give --data"),
+        (["mmar", "out", "--data", "."], "holds no MMAR-meta.jsonl or MMAR-meta.json; get it from"),
+        (["mmau-mini", "out", "--data", "."], "holds no mmau-test-mini.json"),
+        (["mmar", "out", "--data", "full"], "2 recordings are missing, full/audio/clip-0.wav for one"),
+        (["twice.jsonl", "out"], "make ids unique"),
+        (["q.jsonl", "out", "--shard", "2/2"], "counted from 0, so write 0/2"),
+        (["q.jsonl", "out", "--shard", "half"], "write which, a slash, of how many"),
+        (["q.jsonl", "out", "--samples", "2"], "greedy answers are all the same"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines(tmp_path / "full" / mmar.FILES[0], [mmar_row(0), mmar_row(1)])
+    lines(tmp_path / "twice.jsonl", [mmar_row(0), mmar_row(0)])
+    assert run(["eval", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1
+
+
+@pytest.fixture
+def served(model: Qwen2_5Omni, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the command's model, which is the tests' own."""
+    monkeypatch.setattr(models, "load", lambda *args, **kwargs: model)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
+    return tmp_path / "model"
+
+
+def test_a_benchmark_runs_by_name_shows_its_hash_and_writes_what_its_script_reads(
+    served: Path,
+    model: Qwen2_5Omni,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    seen: list[str] = []
+    encode = model.encode
+    monkeypatch.setattr(model, "encode", lambda text: seen.append(text) or encode(text))
+    lines(tmp_path / mmar.FILES[0], [mmar_row(0), mmar_row(1)])
+    recordings(tmp_path, ["audio/clip-0.wav"])
+    options = ["--data", str(tmp_path), "--model", str(served), "--max-new-tokens", "4", "--allow-missing"]
+    assert run(["eval", "mmar", str(tmp_path / "out"), *options]) == 1, "one recording is missing"
+    assert seen and "GOLDEN" not in "".join(seen)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["sha256 of MMAR-meta.jsonl"] in capsys.readouterr().out
+    assert summary["groups"]["language"].keys() == {"zh|en", "none"} and summary["rows"]["all"]["errors"] == 1
+    sent = list(records.read(tmp_path / "out" / "predictions.jsonl"))
+    assert [{k: v for k, v in row.items() if k in mmar_row(0)} for row in sent] == [mmar_row(0), mmar_row(1)]
+    assert sent[1]["answer_prediction"] == "" and "thinking_prediction" in sent[0]
+
+
+def test_where_answers_are_withheld_there_is_a_file_to_send_in_and_no_score(
+    served: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines(tmp_path / "mmau-test.json", [mmau_row(0, None)])
+    recordings(tmp_path, ["test-mini-audios/m0.wav"])
+    options = ["--data", str(tmp_path), "--model", str(served), "--max-new-tokens", "4"]
+    assert run(["eval", "mmau", str(tmp_path / "out"), *options]) == 0
+    assert "send it in to be scored" in capsys.readouterr().out
+    [row] = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert row["model_output"] == row["model_prediction"] and row["id"] == "m0" and "answer" not in row
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["rows"]["all"]["accuracy"] is None
