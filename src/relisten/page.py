@@ -266,9 +266,11 @@ def _details(answer: Answer, name: str, model: str, command: str) -> str:
         "Model": _safe(model),
         "Recording": _safe(name),
         "Heard again": f"segments: {max(len(trace.listens) - 1, 0)}; tags refused: {len(trace.refusals)}",
-        "Tokens": f"{trace.num_prompt} in the prompt, {sum(trace.sampled)} written, {inserted} of audio heard again",
+        "Tokens": f"{trace.num_prompt} in the prompt, {sum(trace.sampled)} written, {inserted} of audio heard again"
+        if trace.token_ids  # none: a training example is shown, which nobody sampled
+        else "",
         "Time": _safe(", ".join(f"{key} {value:.1f} s" for key, value in named_seconds(answer.seconds).items())),
-        "Finish": _safe(trace.finish),
+        "Finish": _safe(trace.finish) if trace.token_ids else "",
         "Command": f"<code>{_safe(command)}</code>" if command else "",
         "Versions": f"relisten {__version__}, torch {_safe(version('torch'))}, transformers {version('transformers')}",
         "Date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),

@@ -1,0 +1,254 @@
+"""Charts for reports and papers: plain functions from results to a figure; `svg` and `save` write one.
+
+Colours are those of Okabe and Ito, which people who see fewer colours tell apart; runs differ in their marks as well.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from relisten import records
+from relisten.analysis import IOU_NAMES, NUM_PARTS, SECONDS_NAMES, Analysis, AttentionCurve, Bin
+from relisten.comparison import Change
+from relisten.dynamics import Series
+from relisten.report import Row
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+MARKS = ("o", "s", "D", "^", "v", "P", "X")
+WIDTH = 7.0
+"""Inches: the text's width on a page."""
+STYLE = {
+    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
+    "axes.axisbelow": True, "legend.frameon": False, "svg.hashsalt": "relisten", "figure.constrained_layout.use": True,
+}  # fmt: skip
+PANELS = 24
+"""Most panels of a training run that are drawn."""
+
+
+def svg(figure: Figure) -> str:
+    """The figure's SVG, letters as outlines; the same figure gives the same text."""
+    file = io.StringIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write an SVG, PNG or PDF, by the name's ending, whole or not at all."""
+    file = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(file, format=path.suffix[1:], dpi=160)
+    records.write_atomic(path, file.getvalue())
+
+
+def _axes(height: float, columns: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, height))
+        return figure, list(np.ravel(figure.subplots(1, columns, **options)))
+
+
+def _look(index: int) -> dict[str, Any]:
+    return {"color": COLOURS[index % len(COLOURS)], "marker": MARKS[index % len(MARKS)], "markersize": 5}
+
+
+def accuracy_figure(rows: Sequence[Row]) -> Figure:
+    """Each run's accuracy with its interval; guessing as a tick, the paper's row as a ring."""
+    figure, [axis] = _axes(0.9 + 0.32 * len(rows))
+    for place, r in enumerate(rows):
+        _point(axis, r.accuracy, place, r.interval, _look(place))
+        axis.plot([r.chance], [place], "|", color="#555555", markersize=13, label="guessing" if not place else None)
+    for place, r in enumerate(rows):
+        if r.paper:
+            first = not any(x.paper for x in rows[:place])
+            label = "the paper's row" if first else None
+            axis.plot([r.paper.accuracy], [place], "o", mfc="none", mec="#555555", markersize=8, label=label)
+    axis.set_yticks(range(len(rows)), [r.name for r in rows])
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.set_xlim(-0.01, 1.01)
+    axis.set_xlabel("accuracy, 95 % interval")
+    axis.grid(axis="y", visible=False)
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8, frameon=False)
+    return figure
+
+
+def groups_figure(rows: Sequence[Row], dimension: str) -> Figure:
+    """Accuracy by a dimension (kind, category ...), runs side by side."""
+    names = sorted({b.name for r in rows for b in r.groups.get(dimension, [])})
+    figure, [axis] = _axes(1.0 + max(0.22 * len(names) * len(rows), 1.2) * 0.75)
+    step = 0.75 / max(len(rows), 1)
+    for index, r in enumerate(rows):
+        found = {b.name: b for b in r.groups.get(dimension, [])}
+        for place, name in enumerate(names):
+            if name in found:
+                y = place + (index - (len(rows) - 1) / 2) * step
+                label = r.name if name == next(iter(found)) else None
+                _point(axis, found[name].accuracy, y, found[name].interval, _look(index), label)
+    axis.set_yticks(range(len(names)), [f"{name} (n {_count(rows, dimension, name)})" for name in names])
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.set_xlim(-0.01, 1.01)
+    axis.set_xlabel("accuracy, 95 % interval")
+    axis.grid(axis="y", visible=False)
+    for edge in range(len(names) - 1):
+        axis.axhline(edge + 0.5, color="#dddddd", linewidth=0.8)
+    _legend(axis, len(rows))
+    return figure
+
+
+def _count(rows: Sequence[Row], dimension: str, name: str) -> str:
+    counts = sorted({b.num for r in rows for b in r.groups.get(dimension, []) if b.name == name})
+    return "–".join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))
+
+
+def _point(
+    axis: Axes, x: float, y: float, ends: tuple[float, float], look: Mapping[str, Any], label: str | None = None
+) -> None:
+    spread = [[max(0.0, x - ends[0])], [max(0.0, ends[1] - x)]]
+    axis.errorbar([x], [y], xerr=spread, linestyle="none", linewidth=1.3, capsize=2, label=label, **look)
+
+
+def bins_figure(analyses: Sequence[Analysis], which: str) -> Figure:
+    """Accuracy `by_iou` (how well segments meet the events) or `by_seconds` (the recording's length)."""
+    found: Mapping[str, Sequence[Bin]] = {a.name: getattr(a, which) for a in analyses if getattr(a, which)}
+    order = {"by_iou": IOU_NAMES, "by_seconds": SECONDS_NAMES}[which]
+    names = [name for name in order if any(b.name == name for bins in found.values() for b in bins)]
+    figure, [axis] = _axes(2.9)
+    for index, (run, bins) in enumerate(found.items()):
+        shift = (index - (len(found) - 1) / 2) * 0.1
+        x = [names.index(b.name) + shift for b in bins]
+        y = [b.accuracy for b in bins]
+        spread = [[a - b.interval[0] for a, b in zip(y, bins, strict=True)],
+                  [b.interval[1] - a for a, b in zip(y, bins, strict=True)]]  # fmt: skip
+        axis.errorbar(x, y, yerr=np.maximum(spread, 0), linewidth=1.3, capsize=2, label=run, **_look(index))
+    axis.set_xticks(range(len(names)), names)
+    axis.set_xlim(-0.5, max(len(names) - 0.5, 0.5))
+    axis.set_ylim(-0.02, 1.02)
+    axis.set_ylabel("accuracy, 95 % interval")
+    axis.set_xlabel({"by_iou": "overlap (IoU) of the labelled events with the segments named",
+                     "by_seconds": "length of the recording"}[which])  # fmt: skip
+    _legend(axis, len(found))
+    return figure
+
+
+def listening_figure(analyses: Sequence[Analysis]) -> Figure:
+    """How many segments an answer has, and where on the timeline they lie."""
+    shown = [a for a in analyses if a.references > 0]
+    figure, [left, right] = _axes(2.7, 2)
+    most = min(max((max(a.counts) for a in shown), default=0), 8)
+    width = 0.8 / max(len(shown), 1)
+    for index, a in enumerate(shown):
+        shares = [sum(n for k, n in a.counts.items() if min(k, most) == count) / a.num for count in range(most + 1)]
+        places = np.arange(most + 1) + (index - (len(shown) - 1) / 2) * width
+        left.bar(places, shares, width * 0.92, color=COLOURS[index % len(COLOURS)], label=a.name)
+        if a.timeline:
+            right.plot(_middles(), a.timeline, linewidth=1.5, label=a.name, **_look(index))
+    gold = next((a.timeline_gold for a in shown if a.timeline_gold), None)
+    if gold:
+        right.plot(_middles(), gold, color="#777777", linestyle=":", linewidth=1.5, label="labelled events")
+    right.axhline(1 / NUM_PARTS, color="#777777", linestyle="--", linewidth=1, label="uniform")
+    left.set_xticks(range(most + 1), [str(n) if n < most or most < 8 else f"{n}+" for n in range(most + 1)])
+    left.set_xlabel("segments in an answer")
+    left.set_ylabel("share of the answers")
+    right.set_xlim(0, 1)
+    right.set_ylim(bottom=0)
+    right.set_xlabel("place in the recording (0 start, 1 end)")
+    right.set_ylabel("share of the segments")
+    left.grid(axis="x", visible=False)
+    for axis in (left, right):
+        _legend(axis, 2)
+    return figure
+
+
+def _middles() -> NDArray[np.float64]:
+    return (np.arange(NUM_PARTS) + 0.5) / NUM_PARTS
+
+
+def attention_figure(curves: Sequence[AttentionCurve], least: int = 3) -> Figure:
+    """Share of attention on audio by decoding step, while at least `least` answers are as long; heard again dashed."""
+    figure, [axis] = _axes(3.1)
+    longest = max((int((c.num >= least).sum()) for c in curves), default=0)
+    for index, c in enumerate(curves):
+        length = int((c.num >= least).sum())
+        steps, colour = np.arange(1, length + 1), COLOURS[index % len(COLOURS)]
+        again = 100 * c.shares[:length, 1]
+        total = 100 * c.shares[:length, 0] + again
+        axis.plot(steps, total, color=colour, linewidth=1.6, label=f"{c.name}: all audio (n {c.num.max(initial=0)})")
+        if again.any():
+            axis.plot(steps, again, color=colour, linewidth=1.3, linestyle="--",
+                      label=f"{c.name}: heard again")  # fmt: skip
+    if longest > 25:
+        axis.plot([25, longest], [5, 5], color="#777777", linestyle=":", label="Echo's paper: text reasoning, below")
+    axis.axhspan(10, 14, color="#777777", alpha=0.18, linewidth=0, label="Echo's paper: with re-listening")
+    axis.set_xlabel("decoding step (sampled tokens)")
+    axis.set_ylabel("attention on audio, %")
+    axis.set_xlim(1, max(longest, 2))
+    axis.set_ylim(bottom=0)
+    _legend(axis, 2)
+    return figure
+
+
+def changes_figure(changes: Sequence[Change], a: str, b: str) -> Figure:
+    """What changes from run A to run B, the greatest gain first."""
+    figure, [axis] = _axes(0.8 + 0.3 * len(changes))
+    for place, c in enumerate(changes):
+        colour = COLOURS[0] if c.paired.interval[0] > 0 else COLOURS[1] if c.paired.interval[1] < 0 else "#777777"
+        look = {"color": colour, "marker": "o", "markersize": 5}
+        _point(axis, c.paired.difference, place, c.paired.interval, look)
+    axis.axvline(0, color="#333333", linewidth=1)
+    axis.set_yticks(range(len(changes)), [f"{c.name} (n {c.paired.num})" for c in changes])
+    axis.set_ylim(len(changes) - 0.5, -0.5)
+    axis.set_xlabel(f"change in accuracy, {a} to {b}, 95 % interval")
+    axis.grid(axis="y", visible=False)
+    return figure
+
+
+def dynamics_figure(series: Sequence[Series]) -> Figure:
+    """A training run's metrics over its steps, a panel each; the first `PANELS` of them."""
+    shown = series[:PANELS]
+    columns = min(3, max(len(shown), 1))
+    rows = max(math.ceil(len(shown) / columns), 1)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 0.5 + 1.5 * rows))
+        axes = list(np.ravel(figure.subplots(rows, columns, sharex=True, squeeze=False)))
+    for axis, metric in zip(axes, shown, strict=False):
+        many = len(metric.values) > 30
+        axis.plot(
+            metric.steps, metric.values, color=COLOURS[0], linewidth=0.8 if many else 1.4, alpha=0.35 if many else 1
+        )
+        if many:
+            axis.plot(metric.steps, _smooth(metric.values), color=COLOURS[0], linewidth=1.6)
+        axis.set_title(metric.name, fontsize=8)
+        axis.tick_params(labelsize=7)
+    for axis in axes[len(shown) :]:
+        axis.set_visible(False)
+    for axis in axes[max(len(shown) - columns, 0) : len(shown)]:
+        axis.set_xlabel("step", fontsize=8)
+        axis.tick_params(labelbottom=True)
+    return figure
+
+
+def _smooth(values: Sequence[float]) -> NDArray[np.float64]:
+    """Mean over the tenth of the run around each step."""
+    half = max(len(values) // 20, 1)
+    return np.array([np.mean(values[max(0, n - half) : n + half + 1]) for n in range(len(values))])
+
+
+def _legend(axis: Axes, columns: int) -> None:
+    if axis.get_legend_handles_labels()[1]:
+        axis.legend(
+            loc="lower left",
+            bbox_to_anchor=(0, 1.0),
+            ncols=min(columns, 4),
+            fontsize=8,
+            borderaxespad=0.2,
+            frameon=False,
+        )

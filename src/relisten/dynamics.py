@@ -1,0 +1,54 @@
+"""How a training run went, from its metrics.jsonl: whatever it logged, step by step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from relisten import records
+from relisten.report import Table
+
+FIRST = ("reward", "accuracy", "segment", "listen")
+"""What is shown first, where a name begins so; the rest follows in the order in which it was logged."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One metric over the steps that have it."""
+
+    name: str
+    steps: list[int]
+    values: list[float]
+
+
+def read_metrics(folder: Path) -> list[Series]:
+    """Every metric that is a number, rewards and segments first; of a step that was logged twice the later line counts.
+
+    ValueError where there is none.
+    """
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        raise ValueError(f"{folder}: no metrics.jsonl and no answers.jsonl; name the folder of a run")
+    found: dict[str, dict[int, float]] = {}
+    for line in records.read(path, torn=True):
+        for name, value in line.items():
+            if name not in ("step", "time") and isinstance(value, int | float) and not isinstance(value, bool):
+                found.setdefault(name, {})[int(line["step"])] = float(value)
+    if not found:
+        raise ValueError(f"{path}: holds no metrics yet")
+    series = [Series(name, sorted(values), [values[s] for s in sorted(values)]) for name, values in found.items()]
+    return sorted(
+        series, key=lambda s: next((n for n, word in enumerate(FIRST) if s.name.startswith(word)), len(FIRST))
+    )
+
+
+def dynamics_table(series: list[Series]) -> Table:
+    """Where each metric began and where it ended: means over the first and last tenth of its steps."""
+    rows = []
+    for s in series:
+        part = max(len(s.values) // 10, 1)
+        ends = float(np.mean(s.values[:part])), float(np.mean(s.values[-part:]))
+        rows.append([s.name, str(len(s.values)), *(f"{x:.4g}" for x in (*ends, min(s.values), max(s.values)))])
+    return Table(["metric", "steps", "first tenth", "last tenth", "least", "greatest"], rows)

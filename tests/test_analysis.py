@@ -1,0 +1,142 @@
+"""Analyses: figures that can be checked by hand, runs as they lie on the disk, paired changes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from relisten import analysis, charts, records
+from relisten.analysis import Run, analyse, attention_curve, overlap_rate, read_run, read_runs
+from relisten.cli import run as relisten
+from relisten.comparison import compare
+from relisten.dynamics import dynamics_table, read_metrics
+from relisten.types import Segment
+
+
+def answer(id: str, right: bool | None = True, **fields: Any) -> dict[str, Any]:
+    """A record; right None: unparsed."""
+    said = {True: "bell", False: "cow", None: None}[right]
+    given: dict[str, Any] = {
+        "id": id, "question": f"{id}?", "choices": ["bell", "cow"], "answer": "bell", "answer_prediction": said,
+        "response": "<think>a <seg>1, 2</seg> b</think><answer>bell</answer>", "named": [], "heard": [],
+        "refusals": [], "finish": "stop", "kind": "after", "gold": [], "duration": 10.0,
+    }  # fmt: skip
+    return given | fields
+
+
+def make_run(answers: list[dict[str, Any]], name: str = "own", format: str = "interleaved") -> Run:
+    return Run(name, Path(name), answers, {"format": format})
+
+
+def write_run(folder: Path, answers: list[dict[str, Any]]) -> Path:
+    for line in answers:
+        records.append(folder / "answers.jsonl", line)
+    records.write_atomic(folder / "config.json", json.dumps({"format": "interleaved", "questions": "gone.jsonl"}))
+    return folder
+
+
+def test_time_heard_twice_is_the_overlap() -> None:
+    assert overlap_rate([Segment(0, 2), Segment(1, 3)]) == pytest.approx(1 - 3 / 4)
+    assert overlap_rate([Segment(0, 2), Segment(0, 2)]) == 0.5
+    assert overlap_rate([Segment(4, 5), Segment(0, 1)]) == 0.0
+    assert overlap_rate([]) == 0.0
+
+
+def test_every_figure_of_a_small_run_is_what_the_hand_gives() -> None:
+    answers = [
+        answer("a", heard=[[0, 2], [1, 3]], named=[[0, 2], [1, 3]], gold=[[0, 2]], seconds=1.0),
+        answer("b", False, heard=[[9, 10]], named=[[9, 12]], gold=[[0, 2]], seconds=3.0),
+        answer("c", None, refusals=[["<seg>1, 1.1</seg>", "too short"]], named=[[1, 1.1]], finish="length"),
+        answer("d", None, error="no such file", finish="error"),
+    ]
+    found = analyse(make_run(answers))
+    assert (found.num, found.errors) == (3, 1)
+    assert found.references == 1.0 and found.named == pytest.approx(4 / 3)
+    assert (found.with_one, found.with_two) == pytest.approx((2 / 3, 1 / 3))
+    assert found.counts == {0: 1, 1: 1, 2: 1}
+    assert found.seconds == pytest.approx(5 / 3) and found.overlap == pytest.approx(0.25)
+    assert found.place is not None and found.place.median == 2.0
+    assert found.timeline is not None and found.timeline[1:3] == pytest.approx([1 / 3, 1 / 3])
+    assert found.timeline[9] == pytest.approx(1 / 3) and sum(found.timeline) == pytest.approx(1)
+    assert found.iou == 0.5 and found.hit_rate == 0.5 and found.precision == pytest.approx(1 / 3)
+    assert found.latency is not None and found.latency.mean == 2.0
+    assert found.words is not None and found.words.mean == 5.0
+    assert found.refusals == {"too short": 1} and found.finishes == {"stop": 2, "length": 1}
+    assert [(b.name, b.num, b.right) for b in found.by_iou] == [("0", 1, 0), ("0.75 to 1", 1, 1)]
+    json.dumps(analysis.to_json(found), allow_nan=False)
+
+
+def test_grounded_answers_refer_to_what_they_name_within_the_recording() -> None:
+    found = analyse(make_run([answer("a", named=[[8, 12], [11, 12]])], format="grounded"))
+    assert found.references == 1.0 and found.seconds == 2.0
+
+
+def test_accuracy_by_length_has_the_edge_in_the_lower_bin() -> None:
+    answers = [answer("a", duration=10.0), answer("b", False, duration=10.5), answer("c", duration=500.0)]
+    bins = analysis.by_seconds(make_run([*answers, answer("d", duration=None)]))
+    assert [(b.name, b.accuracy) for b in bins] == [("5 to 10 s", 1.0), ("10 to 20 s", 0.0), ("over 120 s", 1.0)]
+
+
+def test_a_conditioned_answer_without_segments_has_no_overlap_to_count() -> None:
+    assert analyse(make_run([answer("a", gold=[[0, 1]])], format="conditioned")).iou is None
+    assert analyse(make_run([answer("a", gold=[[0, 1]])], format="grounded")).iou == 0.0
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / parent / "own", [answer("a")]) for parent in ("x", "y")]
+    assert [run.name for run in read_runs(folders)] == ["x/own", "y/own"]
+    with pytest.raises(ValueError, match="named twice"):
+        read_runs([folders[0], folders[0]])
+    with pytest.raises(ValueError, match=r"no answers\.jsonl"):
+        read_run(tmp_path)
+
+
+def test_changes_are_paired_by_question_and_sorted() -> None:
+    first = [answer(f"q{n}", n % 2 == 0, kind="after" if n < 6 else "word") for n in range(10)]
+    second = [answer(f"q{n}", n < 6, kind="after" if n < 6 else "word") for n in range(9, -1, -1)]
+    found = compare(make_run(first), make_run([*second, answer("other")], "next"))
+    assert [c.name for c in found.by["kind"]] == ["after", "word"]
+    assert found.total.paired.accuracy == (0.5, 0.6) and found.total.paired.better == (2, 3)
+    assert found.total.paired.p == pytest.approx(1.0)
+    assert (found.only_a, found.only_b) == (0, 1)
+    with pytest.raises(ValueError, match="another one"):
+        compare(make_run(first), make_run([answer("q0", question="else?")]))
+    with pytest.raises(ValueError, match="share no question"):
+        compare(make_run(first), make_run([answer("z")]))
+
+
+def test_attention_is_averaged_over_the_answers_that_are_as_long() -> None:
+    long, short = np.array([[0.5, 0, 0.5, 0], [0.1, 0.1, 0.8, 0]]), np.array([[0.1, 0, 0.9, 0]])
+    curve = attention_curve("own", [long, short])
+    assert curve.num.tolist() == [2, 1]
+    assert curve.shares[:, :2].sum(1) == pytest.approx([0.3, 0.2])
+    assert curve.audio(0) == pytest.approx((0.5 + 0.2 + 0.1) / 3) and curve.audio(25) is None
+
+
+def test_training_metrics_of_any_name_are_read_and_a_resumed_step_counts_once(tmp_path: Path) -> None:
+    for step, value in ((0, 0.1), (1, 0.9), (1, 0.3)):
+        line = {"step": step, "time": "now", "loss": 1.0, "reward/accuracy": value, "note": "x", "gap": None}
+        records.append(tmp_path / "metrics.jsonl", line)
+    series = read_metrics(tmp_path)
+    assert [(s.name, s.values) for s in series] == [("reward/accuracy", [0.1, 0.3]), ("loss", [1.0, 1.0])]
+    assert dynamics_table(series).rows[0][2:4] == ["0.1", "0.3"]
+    assert "<svg" in charts.svg(charts.dynamics_figure(series))
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = [answer("a", heard=[[0, 2]], named=[[0, 2]], gold=[[0, 2]]), answer("b", False, kind="word")]
+    own = write_run(tmp_path / "own", answers)
+    other = write_run(tmp_path / "other", [answer("a", False), answer("b", kind="word")])
+    assert relisten(["analyse", str(own), str(other), "--out", str(tmp_path / "out")]) == 0
+    assert "references per response" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "analysis.json").read_text())["runs"][0]["references"] == 0.5
+    assert {"listening.svg", "by-iou.svg", "by-seconds.svg"} <= {p.name for p in (tmp_path / "out").iterdir()}
+    assert relisten(["compare", str(own), str(other), "--out", str(tmp_path / "change")]) == 0
+    assert "-1.000" in capsys.readouterr().out and (tmp_path / "change" / "changes-kind.svg").is_file()
+    assert relisten(["analyse", str(tmp_path)]) == 2
+    assert "no answers.jsonl" in capsys.readouterr().err
+    assert relisten(["analyse"]) == 2
