@@ -42,7 +42,30 @@ app.command(
     help="Mix scenes of sounds at exact times, with questions.",
 )
 app.command(
-    "relisten.commands.evaluate:eval_file", name="eval", help="Answer questions whose answers are known, and score."
+    "relisten.commands.evaluate:eval_file",
+    name="eval",
+    usage="Usage: relisten eval QUESTIONS|mmar|mmau-mini|mmau OUT [OPTIONS]\n",
+    help="Answer a benchmark, or questions whose answers are known, and score.",
+)
+app.command("relisten.commands.score:score", name="score", help="Score anybody's predictions, or a run's shards.")
+app.command(
+    "relisten.commands.analyse:analyse",
+    name="analyse",
+    usage="Usage: relisten analyse RUN... [OPTIONS]\n",
+    help="Say how runs listened, and what their accuracy depends on.",
+)
+app.command("relisten.commands.compare:compare", name="compare", help="Compare two runs on the same questions.")
+app.command(
+    "relisten.commands.report:report",
+    name="report",
+    usage="Usage: relisten report RUN... [OPTIONS]\n",
+    help="Put runs on one page: tables, charts, examples to listen to.",
+)
+app.command(
+    "relisten.commands.study:study",
+    name="study",
+    usage="Usage: relisten study SETTINGS.yaml [OPTIONS]\n",
+    help="Make the paper's ablation at a small scale, from nothing.",
 )
 train = App(name="train", help="Train a model.", config=from_yaml)
 train.command(
@@ -51,10 +74,29 @@ train.command(
     usage="Usage: relisten train sft [SETTINGS.yaml] [OPTIONS]\n",
     help="Supervised fine-tuning on chains of thought.",
 )
+train.command(
+    "relisten.commands.train:grpo",
+    name="grpo",
+    usage="Usage: relisten train grpo [SETTINGS.yaml] [OPTIONS]\n",
+    help="Reinforcement learning in which the segments are really heard.",
+)
 app.command(train)
+data = App(name="data", help="Make training sets, and look at them.", config=from_yaml)
+data.command(
+    "relisten.commands.data_build:build",
+    name="build",
+    usage="Usage: relisten data build [SETTINGS.yaml] [OPTIONS]\n",
+    help="Make sets for SFT and RL from recordings with times.",
+)
+data.command("relisten.commands.data_build:stats", name="stats", help="Say and draw what a built folder holds.")
+data.command("relisten.commands.data_sources:list_sources", name="sources", help="List the corpora that can be read.")
+data.command("relisten.commands.data_files:show", name="show", help="Show one example with its waveform.")
+data.command("relisten.commands.data_files:validate", name="validate", help="Name every bad line of a JSONL.")
+app.command(data)
 app.command("relisten.commands.doctor:doctor", name="doctor", help="Say what is installed and whether a model answers.")
 bench = App(name="bench", help="Measure, side by side.")
 bench.command("relisten.bench:engine", name="engine", help="The engine beside the naive loop that re-reads everything.")
+bench.command("relisten.bench_eval:evaluation", name="eval", help="A file's questions: engine beside usual script.")
 app.command(bench)
 
 

@@ -1,0 +1,58 @@
+"""`relisten study`: the paper's ablation from nothing, and its report."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from relisten import run, study_report
+from relisten.analysis import read_run
+from relisten.commands.ask import command_line
+from relisten.commands.terminal import console
+from relisten.report import row, short_table, terminal_table
+from relisten.study import ARMS, StudyConfig, arm_folder, make
+
+
+def study(settings: Path, /, *, output: Path | None = None, seeds: int | None = None) -> int:
+    """Make every row of the paper's ablation at a small scale, from nothing, and report them beside the paper's.
+
+    A study that was stopped goes on where it was when it is started again.
+
+    Parameters
+    ----------
+    settings
+        A YAML file: output, seeds, num_scenes, questions_seed, and for each of the stages clips, base, cold and grpo
+        any settings of `relisten train`. runs/study.yaml in the repository is one.
+    output
+        Folder for models, answers and the report.
+    seeds
+        How often everything is made from nothing.
+    """
+    config = read(settings)
+    config = dataclasses.replace(config, output=output or config.output, seeds=config.seeds if seeds is None else seeds)
+    run.start(config.output, {**dataclasses.asdict(config), "seeds": None})  # one more seed may be added later
+    folders = make(config)
+    written = study_report.write(config, folders, command_line())
+    rows = [row(read_run(arm_folder(folders[0], key))) for key in ARMS]
+    console().print(terminal_table(short_table(rows), f"{folders[0].name} of {len(folders)}"))
+    for path in written[:2]:
+        console().print(str(path), soft_wrap=True)
+    return 0
+
+
+def read(path: Path) -> StudyConfig:
+    """The settings in a file. ValueError where it cannot be used."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file of settings; runs/study.yaml in the repository is one")
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: cannot be read as YAML ({error})") from None
+    known = {field.name for field in dataclasses.fields(StudyConfig)}
+    if not isinstance(content, dict) or (unknown := set(content) - known):
+        named = "" if not isinstance(content, dict) else f" {sorted(unknown)[0]!r}"
+        raise ValueError(f"{path}: unknown setting{named}; there are {', '.join(sorted(known))}")
+    return StudyConfig(**content | {"output": Path(content.get("output", StudyConfig.output))})

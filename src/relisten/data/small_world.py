@@ -1,0 +1,121 @@
+"""The study's world: a quarter of nano's labels and shorter scenes, so that a model goes from nothing to RL in an hour.
+
+The rows of its stages. Unlike nano's, the base sees no chain of thought: what the cold start and RL add to it is what
+the study measures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+
+from relisten.data import curriculum, synth
+from relisten.data.curriculum import TRAINING_SEED, Row, chain_rows
+from relisten.data.questions import make_questions
+from relisten.data.scenes import Bank, SceneConfig, bank, make_scene
+from relisten.models import nano
+from relisten.models.base import AudioLM
+from relisten.types import Clip, Example
+
+LABELS = frozenset(
+    [
+        "zero",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "bell",
+        "clap",
+        "cow",
+        "horn",
+        "crow",
+        "flute",
+        "organ",
+        "piano",
+        "beep",
+        "chirp",
+        "knock",
+        "siren",
+        "tone",
+    ]
+)
+SCENES = SceneConfig(min_seconds=4.0, max_seconds=6.0, min_events=3, max_events=4, repeat=0.2)
+FULLER = replace(SCENES, min_seconds=6.0, max_seconds=8.0, min_events=4, max_events=5)
+RL_SCENES = 5_000_000
+"""Scenes of RL are numbered from here, and those of its second set from twice that."""
+SIZE = nano.NanoConfig(
+    hidden_size=192, intermediate_size=512, audio_width=128, audio_layers=2, audio_heads=2, audio_intermediate_size=384
+)
+
+
+@cache
+def small_bank(split: synth.Split) -> Bank:
+    """The labels of this world in a split of the shipped bank."""
+    whole = bank(split)
+    sounds = {label: group for label, group in whole.sounds.items() if label in LABELS}
+    groups = tuple(tuple(label for label in group if label in LABELS) for group in whole.groups)
+    return Bank(sounds, groups, split)
+
+
+def scene(index: int) -> tuple[Clip, Bank, np.random.Generator]:
+    """A scene from training's waveforms."""
+    seed = TRAINING_SEED + index
+    return make_scene(seed, small_bank("train"), SCENES), small_bank("train"), np.random.default_rng([seed, 41])
+
+
+def clip_rows(index: int) -> list[Row]:
+    """Close listens."""
+    return curriculum.clip_rows(index, scene)
+
+
+def base_rows(index: int) -> list[Row]:
+    """A caption, a time, two clips, two questions answered at once; no chain."""
+    return chain_rows(index, scene, (), num_asked=2, num_clips=2)
+
+
+def paper_rows(index: int) -> list[Row]:
+    """The paper's cold start: three grounded chains; the base's rows are kept alive."""
+    return chain_rows(index, scene, ("grounded",) * 3, num_asked=1, num_clips=2)
+
+
+def mixed_rows(index: int) -> list[Row]:
+    """Beyond the paper: two of the three chains are truly interleaved."""
+    return chain_rows(index, scene, ("interleaved", "interleaved", "grounded"), num_asked=1, num_clips=2)
+
+
+def heldout(num: int, seed: int = 0) -> list[Example]:
+    """Two questions about each of `num` scenes, from waveforms and voices that training never has."""
+    sounds = small_bank("heldout")
+    clips = (make_scene(seed + index, sounds, SCENES) for index in range(num))
+    return [question for i, clip in enumerate(clips) for question in make_questions(seed + i, clip, sounds, 2)]
+
+
+def rl_rows(index: int) -> list[Example]:
+    """For RL: one question about a scene that no other stage has, without its chain."""
+    return [_asked(RL_SCENES + index)]
+
+
+def other_rl_rows(index: int) -> list[Example]:
+    """RL of other origin: other scenes, longer and fuller, of which only one-hop questions are asked."""
+    return [_asked(2 * RL_SCENES + index, FULLER, ("detail", "word"))]
+
+
+def _asked(number: int, scenes: SceneConfig = SCENES, kinds: tuple[str, ...] = ()) -> Example:
+    """One question about scene `number`, or about the first after it that allows one."""
+    sounds = small_bank("train")
+    while True:
+        clip = make_scene(TRAINING_SEED + number, sounds, scenes)
+        found = [q for q in make_questions(number, clip, sounds, 4) if not kinds or q.labels["kind"] in kinds]
+        if found:
+            return replace(found[0], cot=None)
+        number += RL_SCENES
+
+
+def new_model() -> AudioLM:
+    """The small model with random weights."""
+    return nano.create(curriculum.vocabulary(), SIZE)

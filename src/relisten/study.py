@@ -1,0 +1,168 @@
+"""The paper's ablation at a small scale, from nothing: its rows, how each model comes about, how it is read.
+
+Every model is one run folder of `train_sft` or `train_grpo`, every row one of `evaluate`; so a study that was stopped
+goes on where it was. All rows share data, budgets and seeds, fixed beforehand in one settings file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from relisten import run
+from relisten.data import small_world
+from relisten.evals.hearing import Hears
+from relisten.evals.runner import Asking, evaluate
+from relisten.grpo import GrpoConfig, train_grpo
+from relisten.models import load
+from relisten.row import GenerationConfig
+from relisten.sft import SftConfig, train_sft
+from relisten.training import TrainingConfig
+from relisten.types import Format
+
+WORLD = "relisten.data.small_world"
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """Settings of a study. The four stages take any setting of `relisten train`."""
+
+    output: Path = Path("out/study")
+    """A folder for each seed, and the report."""
+    seeds: int = 1
+    """How often it is made from nothing, with another seed."""
+    num_scenes: int = 600
+    """Held-out scenes; about two questions each."""
+    questions_seed: int = 0
+    """Of the held-out scenes; choose settings on another one."""
+    clips: dict[str, Any] = field(default_factory=dict)
+    base: dict[str, Any] = field(default_factory=dict)
+    cold: dict[str, Any] = field(default_factory=dict)
+    grpo: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How a model comes about."""
+
+    settings: str
+    """clips, base, cold or grpo."""
+    data: str
+    start: str
+    """The model it starts from; "" for random weights."""
+    format: Format = "grounded"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row: a model, read in one way."""
+
+    title: str
+    model: str
+    format: Format
+    paper: str = ""
+    """The key of the paper's row that it repeats."""
+    hears: Hears = "own"
+
+
+STAGES = {
+    "clips": Stage("clips", "clip_rows", ""),
+    "base": Stage("base", "base_rows", "clips"),
+    "cold-p": Stage("cold", "paper_rows", "base"),
+    "cold-f": Stage("cold", "mixed_rows", "base"),
+    "rl-grounded": Stage("grpo", "rl_rows", "cold-p", "grounded"),
+    "rl-echo": Stage("grpo", "rl_rows", "cold-p", "interleaved"),
+    "rl-echo-other": Stage("grpo", "other_rl_rows", "cold-p", "interleaved"),
+    "rl-direct": Stage("grpo", "rl_rows", "base", "conditioned"),
+    "rl-direct-other": Stage("grpo", "other_rl_rows", "base", "conditioned"),
+    "rl-mixed": Stage("grpo", "rl_rows", "cold-f", "interleaved"),
+}
+
+ARMS = {
+    "A": Arm("base model", "base", "conditioned", "A"),
+    "B": Arm("cold start P, grounded", "cold-p", "grounded", "B"),
+    "C": Arm("cold start P, interleaved", "cold-p", "interleaved", "C"),
+    "B'": Arm("P, then RL, grounded", "rl-grounded", "grounded", "B'"),
+    "D": Arm("P, then RL, interleaved (Echo)", "rl-echo", "interleaved", "D"),
+    "D'": Arm("the same, RL on other questions", "rl-echo-other", "interleaved", "D'"),
+    "E": Arm("RL without cold start", "rl-direct", "conditioned", "E"),
+    "E'": Arm("the same, on other questions", "rl-direct-other", "conditioned", "E'"),
+    "BF": Arm("cold start F, grounded", "cold-f", "grounded"),
+    "CF": Arm("cold start F, interleaved", "cold-f", "interleaved"),
+    "DF": Arm("F, then RL, interleaved", "rl-mixed", "interleaved"),
+    "D other": Arm("D, another recording heard", "rl-echo", "interleaved", hears="other"),
+    "D silence": Arm("D, silence heard", "rl-echo", "interleaved", hears="silence"),
+    "D random": Arm("D, random stretches heard", "rl-echo", "interleaved", hears="random"),
+    "D off": Arm("D, nothing inserted", "rl-echo", "interleaved", hears="off"),
+    "D oracle": Arm("D, the right stretch heard", "rl-echo", "interleaved", hears="oracle"),
+    "DF other": Arm("DF, another recording heard", "rl-mixed", "interleaved", hears="other"),
+    "DF silence": Arm("DF, silence heard", "rl-mixed", "interleaved", hears="silence"),
+    "DF random": Arm("DF, random stretches heard", "rl-mixed", "interleaved", hears="random"),
+    "DF off": Arm("DF, nothing inserted", "rl-mixed", "interleaved", hears="off"),
+    "DF oracle": Arm("DF, the right stretch heard", "rl-mixed", "interleaved", hears="oracle"),
+    "C oracle": Arm("C, the right stretch heard", "cold-p", "interleaved", hears="oracle"),
+    "CF oracle": Arm("CF, the right stretch heard", "cold-f", "interleaved", hears="oracle"),
+}
+"""P is the paper's cold start, grounded chains alone; F, beyond the paper, holds truly interleaved ones too."""
+
+
+def make(config: StudyConfig) -> list[Path]:
+    """Train and read everything that is not there yet; the folder of each seed, with `models/` and `arms/` in it."""
+    if config.seeds < 1 or config.num_scenes < 2:
+        raise ValueError("seeds must be at least 1, num_scenes at least 2")
+    folders = [config.output / f"seed-{seed}" for seed in range(config.seeds)]
+    for seed, folder in enumerate(folders):
+        for name, stage in STAGES.items():
+            tqdm.write(f"{folder.name}: {name}")
+            train(stage, folder / "models", name, getattr(config, stage.settings), seed)
+        for key, arm in ARMS.items():
+            tqdm.write(f"{folder.name}: row {key}, {arm.title}")
+            read(arm, folder, key, config)
+    return folders
+
+
+def train(stage: Stage, models: Path, name: str, settings: Mapping[str, Any], seed: int) -> Path:
+    """The model of a stage; a run that is finished is not made again."""
+    model = models / name / "model"
+    if (model / "config.json").is_file():
+        return model
+    start = str(models / stage.start / "model") if stage.start else f"{WORLD}:new_model"
+    given = {"data": f"{WORLD}:{stage.data}", "model": start, "output": models / name, "seed": seed} | dict(settings)
+    if stage.settings == "grpo":
+        return train_grpo(GrpoConfig(format=stage.format, **_typed(GrpoConfig, given)))
+    return train_sft(SftConfig(**_typed(SftConfig, given)))
+
+
+def _typed(kind: type[TrainingConfig], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as the fields are: YAML takes 2e-3 for a text, and [a] for a list. ValueError on a name unknown."""
+    defaults = {field.name: field.default for field in fields(kind)}
+    if unknown := sorted(set(settings) - set(defaults)):
+        raise ValueError(f"a study's stage has the setting {unknown[0]!r}, which `relisten train` does not know")
+    return {
+        name: float(value)
+        if isinstance(defaults[name], float)
+        else tuple(value)
+        if isinstance(defaults[name], tuple)
+        else value
+        for name, value in settings.items()
+    }
+
+
+def read(arm: Arm, folder: Path, key: str, config: StudyConfig) -> None:
+    """Answer the held-out questions as an arm does, greedily."""
+    out = arm_folder(folder, key)
+    generation = GenerationConfig(format=arm.format, max_new_tokens=200)
+    examples = small_world.heldout(config.num_scenes, config.questions_seed)
+    settings = {"study": key, "title": arm.title, "format": arm.format, "hears": arm.hears}
+    run.start(out, settings | {"num_scenes": config.num_scenes, "questions_seed": config.questions_seed})
+    evaluate(load(str(folder / "models" / arm.model / "model")), examples, out / "answers.jsonl", generation,
+             Asking(hears=arm.hears))  # fmt: skip
+
+
+def arm_folder(folder: Path, key: str) -> Path:
+    """Where a seed's folder keeps the answers of a row."""
+    return folder / "arms" / key.replace("'", "2").replace(" ", "-")
