@@ -1,0 +1,231 @@
+"""Sources: one file here for each corpus, with `clips(root)`; the file's name is the source's name.
+
+A source streams: it reads a table row by row, looks whether each recording is there and can be opened, and yields a
+`Clip`. What it leaves out it says to a `LeftOut`, with the reason, and goes on.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import pkgutil
+import re
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from relisten import audio
+from relisten.run import resolve
+from relisten.types import Clip, Event
+
+Source = Callable[[Path], Iterator[Clip]]
+
+SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".webm", ".mp4", ".mkv", ".aif", ".aiff")
+MIN_EVENT = 0.05
+"""Seconds; what is marked shorter than this cannot be named by a segment."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What `relisten data sources` says of a source."""
+
+    what: str
+    where: str
+    """Where to get it."""
+    licence: str
+    files: tuple[str, ...]
+    """Patterns of which one must be under the root for the source to be found there."""
+
+    def found(self, root: Path) -> bool:
+        """Whether the root looks like this source."""
+        return any(next(root.glob(pattern), None) is not None for pattern in self.files)
+
+
+@dataclass
+class LeftOut:
+    """What a source left out and why: counts, and the first names of each reason. Memory stays flat."""
+
+    record: Callable[[str, str], None] | None = None
+    """Called with (id, reason) for each; to write all of them somewhere."""
+    counts: Counter[str] = field(default_factory=Counter)
+    first: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """Up to three ids for each reason."""
+
+    def __call__(self, id: str, reason: str) -> None:
+        """Leave one out."""
+        self.counts[reason] += 1
+        if len(self.first[reason]) < 3:
+            self.first[reason].append(id)
+        if self.record is not None:
+            self.record(id, reason)
+
+    def lines(self) -> list[str]:
+        """One line for each reason, the most frequent first."""
+        return [
+            f"{count} left out: {reason} ({', '.join(self.first[reason])}{', ...' if count > 3 else ''})"
+            for reason, count in self.counts.most_common()
+        ]
+
+
+@contextmanager
+def telling(left_out: LeftOut | None, name: str) -> Iterator[LeftOut]:
+    """The caller's, or one that is told on stderr at the end."""
+    if left_out is not None:
+        yield left_out
+        return
+    own = LeftOut()
+    try:
+        yield own
+    finally:
+        for line in own.lines():
+            print(f"{name}: {line}", file=sys.stderr)
+
+
+def find(name: str) -> Source:
+    """The `clips` of a source in this folder, or of one's own as module:function. ValueError where there is none."""
+    return resolve(name) if ":" in name else _module(name).clips  # type: ignore[no-any-return]
+
+
+def read(name: str, root: Path, left_out: LeftOut | None = None) -> Iterator[Clip]:
+    """The clips of a source; one's own function takes the root alone."""
+    if not root.exists():
+        raise ValueError(f"{root}: no such folder; `relisten data sources` says where to get {name}")
+    source: Callable[..., Iterator[Clip]] = find(name)
+    return source(root) if ":" in name else source(root, left_out)
+
+
+def about() -> dict[str, About]:
+    """What each source is, by name."""
+    return {name: _module(name).ABOUT for name in names()}
+
+
+def names() -> list[str]:
+    """The sources in this folder."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def _module(name: str) -> Any:
+    if name not in names():
+        raise ValueError(f"no source {name!r}; there are {', '.join(names())}, or one's own as module:function")
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+# What the files in this folder share: tables, and recordings on disk.
+
+
+def required(root: Path, *patterns: str) -> Path:
+    """The first file under the root that fits a pattern; ValueError names them all."""
+    for pattern in patterns:
+        for path in sorted(root.glob(pattern)):
+            return path
+    raise ValueError(f"{root}: holds no {' or '.join(patterns)}; `relisten data sources` says where to get it")
+
+
+def table(path: Path, delimiter: str, columns: Iterable[str]) -> Iterator[dict[str, str]]:
+    """Rows of a table with a header line, read one by one; ValueError where a column is missing."""
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        rows = csv.DictReader(
+            file, delimiter=delimiter, quoting=csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+        )
+        if missing := [column for column in columns if column not in (rows.fieldnames or ())]:
+            raise ValueError(f"{path}: has no column {missing[0]!r}; it has {', '.join(rows.fieldnames or ())}")
+        for row in rows:
+            yield {key: value or "" for key, value in row.items() if isinstance(key, str)}
+
+
+def loaded(path: Path) -> Any:
+    """A whole JSON file; ValueError where it is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: is not JSON ({error}); copy it again") from None
+
+
+def objects(entries: Any, path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a list; ValueError where it is none."""
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"{path}: is not a list of objects; copy it again")
+    yield from entries
+
+
+def events_of(
+    rows: Iterable[tuple[str, Any, Any]], duration: float, labels: Mapping[str, Any] = {}
+) -> tuple[Event, ...]:
+    """(label, start, end) as events in order, cut to the recording; what is unreadable or too short is dropped."""
+    events = []
+    for label, start, end in rows:
+        try:
+            begin, stop = max(float(start), 0.0), min(float(end), duration)
+        except (TypeError, ValueError):
+            continue
+        if label.strip() and stop - begin >= MIN_EVENT:
+            events.append(Event(label.strip(), begin, stop, dict(labels)))
+    return tuple(sorted(events, key=lambda event: (event.start, event.end)))
+
+
+class Recordings:
+    """Finds recordings by name, in the root and in the folders under it that hold any."""
+
+    def __init__(self, root: Path, left_out: LeftOut, depth: int = 3) -> None:
+        self.folders = [folder for folder in _folders(root, depth) if _has_recordings(folder)]
+        self.left_out = left_out
+        self._last: tuple[Path, str] | None = None
+
+    def find(self, id: str, stems: Iterable[str]) -> tuple[Path, float] | None:
+        """Path and seconds of the first that is there and opens, else None, and the reason is left out."""
+        for path in self._candidates(stems):
+            return self.opened(id, path)
+        self.left_out(id, "no recording")
+        return None
+
+    def opened(self, id: str, path: Path) -> tuple[Path, float] | None:
+        """Path and seconds of a recording that opens, else None, and the reason is left out."""
+        try:
+            seconds = audio.duration(path)
+        except ValueError as error:
+            missing = not path.exists()
+            said = "no recording" if missing else "unreadable: " + str(error).removeprefix(f"{path}: ").split(" (")[0]
+            self.left_out(id, said)
+            return None
+        if seconds < MIN_EVENT:
+            self.left_out(id, "recording is empty")
+            return None
+        return path, seconds
+
+    def _candidates(self, stems: Iterable[str]) -> Iterator[Path]:
+        """Where the last one lay is looked at first: a corpus has one folder and one format, mostly."""
+        stems = list(stems)
+        if self._last is not None:
+            folder, suffix = self._last
+            for stem in stems:
+                if (path := folder / (stem + suffix)).is_file():
+                    yield path
+        for folder in self.folders:
+            for stem in stems:
+                for suffix in ("", *SUFFIXES):
+                    path = folder / (stem + suffix)
+                    if (suffix or path.suffix.lower() in SUFFIXES) and path.is_file():
+                        self._last = path.parent, suffix
+                        yield path
+
+
+def _folders(root: Path, depth: int) -> Iterator[Path]:
+    yield root
+    if depth:
+        for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+            yield from _folders(folder, depth - 1)
+
+
+def _has_recordings(folder: Path) -> bool:
+    return any(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
+
+
+def youtube_id(id: str) -> str | None:
+    """The video that a clip of AudioSet, MusicBench, MusicCaps, AVQA or CASTELLA was cut from; None of other clips."""
+    match = re.match(r"(?:audioset|musicbench|musiccaps|avqa|castella)-([A-Za-z0-9_-]{11})(?:[_.]|$)", id)
+    return match[1] if match else None

@@ -1,0 +1,111 @@
+"""AudioSet's temporally strong labels: which sounds when, in 10 s clips of videos.
+
+Only the training labels are read: the evaluation clips are for evaluation. Labels are identifiers (/m/...); their names
+come from mid_to_display_name.tsv, and where ontology.json lies beside it, a label whose more specific kind is marked at
+the same time is dropped ("Dog" where "Bark" is).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from relisten.data.sources import About, LeftOut, Recordings, events_of, loaded, objects, required, table, telling
+from relisten.types import Clip, Event
+
+ABOUT = About(
+    "AudioSet strong labels: 103,463 training clips of 10 s, 456 sounds with times",
+    "https://research.google.com/audioset/download_strong.html (labels; the ontology: github.com/audioset/ontology);"
+    " the recordings are cut from videos and not published",
+    "CC BY 4.0 (labels), CC BY-SA 4.0 (ontology)",
+    ("**/audioset_train_strong.tsv",),
+)
+COLUMNS = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
+COVERED = 0.5
+"""A label is dropped when this much of it lies under a more specific one."""
+
+
+def clips(root: Path, left_out: LeftOut | None = None) -> Iterator[Clip]:
+    """Clips with named events. Recordings: <id>_<start ms>, <id>, Y<id>, ... in any folder under the root."""
+    path = required(root, "audioset_train_strong.tsv", "**/audioset_train_strong.tsv")
+    known, above = names(root), ancestors(root)
+    with telling(left_out, "audioset_strong") as leave:
+        recordings = Recordings(root, leave)
+        rows = table(path, "\t", COLUMNS)
+        seen: set[int] = set()
+        for segment, group in itertools.groupby(rows, key=lambda row: row["segment_id"]):
+            marked = list(group)
+            if (mark := hash(segment)) in seen:
+                leave(segment, "its rows do not stand together; sort the table")
+                continue
+            seen.add(mark)
+            found = recordings.find(segment, stems(segment))
+            if found is None:
+                continue
+            for row in marked:
+                if row["label"] not in known:
+                    leave(segment, f"label {row['label']} has no name in mid_to_display_name.tsv")
+            events = events_of(
+                ((row["label"], row["start_time_seconds"], row["end_time_seconds"]) for row in marked), found[1]
+            )
+            named = [
+                Event(known[event.label], event.start, event.end)
+                for event in most_specific(events, above)
+                if event.label in known
+            ]
+            if named:
+                yield Clip(f"audioset-{segment}", found[0], found[1], tuple(named))
+            else:
+                leave(segment, "no event has a name and a length")
+
+
+def stems(segment: str) -> list[str]:
+    """Names under which a clip's recording is kept by the usual download scripts."""
+    video, _, milliseconds = segment.rpartition("_")  # a video's id may hold underscores itself
+    if not milliseconds.isdigit():
+        return [segment]
+    start = int(milliseconds) / 1000
+    times = (f"{start:.3f}_{start + 10:.3f}", f"{start:.0f}_{start + 10:.0f}", f"{start:.0f}")
+    return [segment, f"Y{segment}", video, f"Y{video}", *(f"{y}{video}_{time}" for time in times for y in ("", "Y"))]
+
+
+def names(root: Path) -> dict[str, str]:
+    """Display names by identifier, from mid_to_display_name.tsv or class_labels_indices.csv."""
+    path = required(root, "**/mid_to_display_name.tsv", "**/class_labels_indices.csv")
+    if path.suffix == ".csv":
+        return {row["mid"]: row["display_name"] for row in table(path, ",", ("mid", "display_name"))}
+    lines = (line.rstrip("\n").split("\t", 1) for line in path.open(encoding="utf-8"))
+    return {line[0]: line[1].strip() for line in lines if len(line) == 2}
+
+
+def ancestors(root: Path) -> dict[str, set[str]]:
+    """Every more general identifier of each, from ontology.json; none where it is not there."""
+    path = next(root.glob("**/ontology.json"), None)
+    if path is None:
+        return {}
+    children = {str(entry["id"]): list(entry["child_ids"]) for entry in objects(loaded(path), path)}
+    above: dict[str, set[str]] = {}
+
+    def walk(identifier: str, over: frozenset[str]) -> None:
+        if identifier in over:
+            return
+        above.setdefault(identifier, set()).update(over)
+        for child in children.get(identifier, ()):
+            walk(child, over | {identifier})
+
+    for top in children.keys() - set(itertools.chain(*children.values())):
+        walk(top, frozenset())
+    return above
+
+
+def most_specific(events: tuple[Event, ...], above: Mapping[str, set[str]]) -> Iterator[Event]:
+    """Events without those that a more specific one covers."""
+    for event in events:
+        covered = sum(
+            max(0.0, min(event.end, other.end) - max(event.start, other.start))
+            for other in events
+            if event.label in above.get(other.label, ())
+        )
+        if covered < COVERED * (event.end - event.start):
+            yield event

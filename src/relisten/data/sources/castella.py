@@ -1,0 +1,49 @@
+"""CASTELLA: recordings of one to five minutes, with captions of their moments and the times of those."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from relisten.data.sources import About, LeftOut, Recordings, events_of, loaded, objects, required, telling
+from relisten.types import Clip
+
+ABOUT = About(
+    "CASTELLA: 1,009 training recordings of 1 to 5 min, 2,208 captions of moments with times",
+    "https://github.com/line/CASTELLA (json/en/train.json; the recordings by its download script)",
+    "CC BY 4.0",
+    ("**/json/en/train.json", "**/castella*/**/train.json", "**/CASTELLA*/**/train.json"),
+)
+TOLERANCE = 5.0
+"""Seconds by which a recording may be shorter than listed; beyond it, times no longer fit."""
+
+
+def clips(root: Path, left_out: LeftOut | None = None) -> Iterator[Clip]:
+    """The training recordings; recordings are called by the video's id, in any folder under the root."""
+    path = required(root, "json/en/train.json", "**/json/en/train.json", "**/train.json")
+    with telling(left_out, "castella") as leave:
+        recordings = Recordings(root, leave)
+        for row in objects(loaded(path), path):
+            id = str(row.get("yid") or "")
+            if not id:
+                leave("?", "row has no yid")
+                continue
+            found = recordings.find(id, (id, f"Y{id}"))
+            if found is None:
+                continue
+            listed = row.get("duration")
+            if isinstance(listed, int | float) and found[1] < listed - TOLERANCE:
+                leave(id, "recording is shorter than listed")
+                continue
+            caption = str(row.get("global_caption") or "").strip()
+            events = events_of(moments(row), found[1])
+            yield Clip(f"castella-{id}", *found, events, {"sound": caption} if caption else {})
+
+
+def moments(row: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """(caption, start, end) of each time of each moment."""
+    for moment in row.get("moments") or []:
+        for span in moment.get("timestamps") or []:
+            if isinstance(span, list) and len(span) == 2:
+                yield str(moment.get("local_caption") or ""), span[0], span[1]

@@ -1,0 +1,268 @@
+"""Describers: ears on sounds made here, a local model, a server, and what labels have to say about it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from relisten import cli
+from relisten.audio import load
+from relisten.data import describe, ears
+from relisten.models.base import AudioLM
+from relisten.types import Audio, Clip, Event
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+DOG = Clip("audioset-x", Audio(np.zeros(16_000, np.float32)), 1.0, (Event("Dog", 0.2, 0.6),))
+
+
+# Labels win.
+
+
+@pytest.mark.parametrize(
+    ("sentence", "reason"),
+    [
+        ("There is no dog.", "denies Dog"),
+        ("A dog barks twice.", None),
+        ("The label /m/0bt9lr is heard.", "identifier"),
+        ("A man speaks in the distance.", None),  # speech: no label says so
+        ("Nobody is speaking.", None),
+    ],
+)
+def test_a_sentence_beside_strong_labels(sentence: str, reason: str | None) -> None:
+    expected = "no label is speech" if "man speaks" in sentence else reason
+    assert describe.contradiction(sentence, DOG) == expected
+
+
+def test_texts_are_reconciled_with_labels_and_what_is_dropped_is_told() -> None:
+    texts = {
+        "sound": "A dog barks near by. No dog is heard. Music plays. It ends in silence.",
+        "speech": "A woman says hello to the dog.",
+        "music": "NONE",
+    }
+    kept, dropped = describe.reconcile(texts, DOG)
+    assert kept == {"sound": "A dog barks near by. It ends in silence."}
+    assert [line.split(":")[0] for line in dropped] == ["denies Dog", "no label is music", "no label is speech"]
+
+
+def test_partial_labels_rule_nothing_out() -> None:
+    """Castella marks moments, not everything: speech may be described where no caption names it."""
+    clip = Clip("castella-x", DOG.audio, 1.0, DOG.events)
+    texts = {"sound": "A dog barks and a man speaks.", "speech": "A man says come here."}
+    assert describe.reconcile(texts, clip) == (texts, [])
+
+
+def test_garbage_is_dropped() -> None:
+    kept, dropped = describe.reconcile({"sound": "the sound of the " * 5, "speech": "ok", "music": ""}, DOG)
+    assert kept == {}
+    assert len(dropped) == 2
+
+
+def test_what_the_source_says_stays() -> None:
+    clip = Clip("c", DOG.audio, 1.0, DOG.events, {"sound": "The published caption."})
+    found = Clip("c", DOG.audio, 1.0, (Event("Cat", 0.0, 1.0),), {"sound": "Ears' own words.", "music": "A slow song."})
+    settled = describe.settled(clip, found)
+    assert settled.events == clip.events
+    assert settled.descriptions == {"sound": "The published caption.", "music": "A slow song."}
+
+
+def test_the_prompt_names_what_is_known() -> None:
+    assert "It is certain that this is heard: Dog from 0.2 to 0.6 s." in describe.prompt("sound", DOG)
+    for key in describe.KEYS:
+        assert "$" not in describe.prompt(key, Clip("c", DOG.audio, 1.0))
+
+
+def test_ones_own_describer() -> None:
+    assert describe.find(f"{__name__}:says")(DOG).descriptions == {"sound": "A dog barks here."}
+
+
+def says(clip: Clip) -> dict[str, str]:
+    return {"sound": f"A {clip.events[0].label.lower()} barks here."}
+
+
+# Models.
+
+
+def test_a_model_of_ours_describes(build_model: Callable[..., AudioLM]) -> None:
+    model = build_model()
+    said = describe.local(model, max_new_tokens=8)("What is heard?", DOG.audio)  # type: ignore[arg-type]
+    assert isinstance(said, str)
+    assert "<answer>" not in said
+    prompt, _ = model.prompt("What is heard?", (), "conditioned", 16_000)
+    assert "Think step" not in model.decode(prompt)
+
+
+class Server(BaseHTTPRequestHandler):
+    """Replies to chat completions with what it was given."""
+
+    asked: list[dict[str, Any]] = []  # noqa: RUF012
+    status = 200
+
+    def do_GET(self) -> None:
+        self._reply({"object": "list", "data": [{"id": "tiny", "object": "model", "created": 0, "owned_by": "me"}]})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append(body)
+        message = {"role": "assistant", "content": "<think>hm</think> A dog barks in a yard."}
+        choice = {"index": 0, "finish_reason": "stop", "message": message}
+        self._reply({"id": "1", "object": "chat.completion", "created": 0, "model": "tiny", "choices": [choice]})
+
+    def _reply(self, body: dict[str, Any]) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(self.status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Quiet."""
+
+
+@contextmanager
+def serving(status: int = 200) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    handler = type("Handler", (Server,), {"asked": [], "status": status})
+    server = HTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1", handler.asked
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_server_is_sent_the_recording() -> None:
+    tone = Audio(np.sin(np.arange(16_000) / 9).astype(np.float32) * 0.5)
+    clip = Clip("c", tone, 1.0, (Event("Dog", 0.2, 0.6),), {"music": "A published text."})
+    with serving() as (url, asked):
+        described = describe.find(url)(clip)
+    assert described.descriptions["sound"] == "A dog barks in a yard."
+    assert described.descriptions["music"] == "A published text."
+    assert len(asked) == 2  # what is there already is not asked for
+    [sent, prompt] = asked[0]["messages"][0]["content"]
+    assert asked[0]["model"] == "tiny"
+    assert "Dog from 0.2 to 0.6 s" in prompt["text"]
+    samples, rate = soundfile.read(io.BytesIO(base64.b64decode(sent["input_audio"]["data"])), dtype="float32")
+    assert rate == 16_000
+    assert np.abs(samples - tone.samples).max() < 1e-4
+
+
+def test_a_server_that_refuses_gives_one_line() -> None:
+    with serving(status=401) as (url, _), pytest.raises(ValueError, match="check that it takes audio") as caught:
+        describe.find(f"{url}#tiny")(DOG)
+    assert "\n" not in str(caught.value)
+
+
+# Ears.
+
+
+def test_what_is_missing_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ears.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"ears needs onnxruntime, .*; pip install 'relisten\[ears\]'") as caught:
+        describe.find("ears")
+    assert "\n" not in str(caught.value)
+
+
+def bursts(*spans: tuple[float, float], seconds: float = 4.0) -> Audio:
+    rng = np.random.default_rng(0)
+    samples = rng.normal(size=round(seconds * 16_000)) * 0.001
+    for start, end in spans:
+        first, last = round(start * 16_000), round(end * 16_000)
+        samples[first:last] += rng.normal(size=last - first) * 0.2
+    return Audio(samples.astype(np.float32))
+
+
+def test_regions_begin_and_end_where_the_sound_does() -> None:
+    found = ears.regions(bursts((0.5, 1.0), (2.0, 2.2), (2.25, 2.6)))
+    assert len(found) == 2
+    for region, (start, end) in zip(found, [(0.5, 1.0), (2.0, 2.6)], strict=True):
+        assert abs(region.start - start) <= 0.03
+        assert abs(region.end - end) <= 0.03
+
+
+def test_silence_has_no_regions_and_an_even_sound_is_one() -> None:
+    assert ears.regions(Audio(np.zeros(16_000, np.float32))) == []
+    assert [(r.start, r.end) for r in ears.regions(bursts((0.0, 4.0)))] == [(0.0, 4.0)]
+    assert ears.regions(Audio(np.zeros(0, np.float32))) == []
+
+
+needs_ears = pytest.mark.skipif(bool(ears.missing()), reason=f"{ears.INSTALL}")
+
+
+@needs_ears
+def test_ears_hears_speech_in_an_example() -> None:
+    events = ears.hear(load(EXAMPLES / "scene-1.flac"))
+    assert any(event.label == "Speech" and event.start < 2.6 and event.end > 2.4 for event in events)
+    for event in events:
+        assert 0 <= event.start < event.end <= 6.5
+        assert event.labels["by"] == "ears"
+
+
+@needs_ears
+def test_ears_keeps_strong_labels() -> None:
+    event = Event("six", 2.32, 2.78, {"group": "word", "heard": "a voice saying six"})
+    clip = describe.find("ears")(Clip("scene-1", EXAMPLES / "scene-1.flac", 6.5, (event,)))
+    assert clip.events == (event,)
+    assert "six from 2.3 to 2.8 s" in clip.descriptions["sound"]
+    assert "There is speech from 2.3 to 2.8 s" in clip.descriptions["speech"]
+    assert "music" not in clip.descriptions
+
+
+# Files.
+
+
+def test_show_draws_labels_and_chain(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert cli.run(["data", "show", str(EXAMPLES / "questions.jsonl"), "scene-1"]) == 0
+    shown = capsys.readouterr().out
+    for expected in ("organ 1.1–1.9 s", "● six", "└──2──┘", "<seg>2.3, 2.8</seg>"):
+        assert expected in shown
+    page = tmp_path / "page.html"
+    assert cli.run(["data", "show", str(EXAMPLES / "events.jsonl"), "2", "--html", str(page)]) == 0
+    html = page.read_text(encoding="utf-8")
+    assert "violin" in html
+    assert 'data-start="1.3' in html  # a label that can be played
+
+
+def test_show_of_an_unknown_id(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["data", "show", str(EXAMPLES / "questions.jsonl"), "nothing"]) == 2
+    assert "has no example 'nothing'" in capsys.readouterr().err
+
+
+def test_validate_names_every_bad_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(32_000), 16_000)
+    good = {"id": "1", "audio_path": "a.wav", "question": "What is heard?", "choices": ["a dog", "a cat"]}
+    good |= {"answer": "a dog", "cot": "First <seg>0.5, 1.0</seg>, a dog."}
+    rows: list[Any] = [
+        good, good | {"id": "2", "answer": "a cow"}, good, good | {"id": "4", "choices": ["a dog", "A dog "]},
+        good | {"id": "5", "cot": "At <seg>1.0, 9.0</seg>."}, good | {"id": "6", "audio_path": "gone.wav"},
+        good | {"id": "7", "cot": "At <seg>1.0</seg>."}, good | {"id": "8", "question": "Is it /m/0bt9lr?"}, [],
+        good | {"id": "10", "events": [["dog", 1.5, 1.0]]}, good | {"id": "11", "cot": "<think>x</think>"},
+        good | {"id": "12", "cot": "At <seg>1.0, 1.1</seg>."},
+    ]  # fmt: skip
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "{half", encoding="utf-8")
+    assert cli.run(["data", "validate", str(path)]) == 1
+    shown = capsys.readouterr().out.splitlines()
+    expected = {
+        2: "is not among the choices", 3: "is that of line 1 too", 4: "two choices are the same", 5: "ends at 9 s",
+        6: "no such file", 7: "cannot be read", 8: "identifier /m/0bt9lr", 9: "is a JSON list", 10: "has no length",
+        11: "holds <think>", 12: "is shorter than 0.2 s", 13: "is not JSON",
+    }  # fmt: skip
+    for number, reason in expected.items():
+        assert any(line.startswith(f"line {number}: ") and reason in line for line in shown), reason
+    assert not any(line.startswith("line 1: ") for line in shown)
+    assert shown[-1] == "1 good, 12 bad"
+    path.write_text(json.dumps(good) + "\n", encoding="utf-8")
+    assert cli.run(["data", "validate", str(path)]) == 0
