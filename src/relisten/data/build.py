@@ -1,0 +1,243 @@
+"""`relisten data build`: a source and settings in, two training sets and a manifest out."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from relisten import records, run
+from relisten.data import compose, describe, export, leakage, sources
+from relisten.data.blind import guess
+from relisten.data.pipeline import SURVEYED, Build, Limits, Plan, left_out
+from relisten.data.route import Funnel, route
+from relisten.data.store import Spent, Store
+from relisten.data.teachers import Endpoint, open_teacher
+from relisten.types import Clip, Example
+
+STORE = "build.sqlite"
+LEFT_OUT = ".left-out.jsonl"
+
+
+@dataclass
+class BuildConfig:
+    """Settings of a build."""
+
+    source: str
+    """A source (`relisten data sources` lists them), or `module:function` (folder -> clips)."""
+    root: Path
+    """The folder that the source reads."""
+    out: Path
+    """Folder for the sets, the manifest, and the store of all that was done so far."""
+    describer: str = ""
+    """Who describes recordings first: ears (offline), a model's name, a server's address#model, `module:function`;
+    empty: nobody, what the source knows is all."""
+    teacher: str = "rules"
+    """Who composes: rules (offline), recorded:FILE, or a model at `url`."""
+    judge: str = ""
+    """Who judges; empty: the teacher."""
+    url: str = ""
+    """Address of an OpenAI-compatible server, up to and with /v1; empty: OPENAI_BASE_URL, else OpenAI's."""
+    judge_url: str = ""
+    """The judge's, where it is another."""
+    key: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key."""
+    prompts: Path | None = None
+    """A folder with compose*.md or judge*.md that take the place of the shipped ones."""
+    questions: int = 1
+    """About each recording."""
+    clips: int = 0
+    """Take the source's first so many; 0: all."""
+    seed: int = 0
+    """Of all that is drawn: kinds of questions, prompts, choices."""
+    repairs: int = 1
+    """Times a teacher is told what was wrong with its reply, and asked again."""
+    in_flight: int = 64
+    """Calls at the same time."""
+    requests_per_minute: float = 0.0
+    """0: as fast as the server lets us."""
+    retries: int = 8
+    """Further requests after a passing failure (429, 5xx, timeout, empty reply), waiting as the server bids."""
+    timeout: float = 600.0
+    """Seconds for one request."""
+    temperature: float = 1.0
+    """Of the composer; the judge's is 0."""
+    max_tokens: int = 0
+    """Of a reply, thoughts included; 0: the server's limit."""
+    json_mode: bool = False
+    """Ask the composer's server for JSON (response_format)."""
+    price_in: float = 0.0
+    """Of a million tokens of prompt."""
+    price_out: float = 0.0
+    """Of a million tokens of reply."""
+    max_cost: float = 0.0
+    """Stop when this is spent, over all runs into the folder; 0: no limit. Needs the prices."""
+    max_total_tokens: int = 0
+    """Stop when so many tokens went both ways, over all runs into the folder; 0: no limit."""
+    benchmarks: tuple[Path, ...] = ()
+    """Lists (MMAR-meta.jsonl, ids, SHA-256) or folders of recordings that must not be trained on."""
+    blind_margin: float = 0.1
+    """How much above chance a guesser may get that reads the text alone, before the set is called unfit."""
+    export: tuple[str, ...] = ()
+    """Further forms: parquet, swift (ms-swift), verl."""
+
+
+def build(config: BuildConfig, sample: int = 0) -> dict[str, Any]:
+    """Run, or go on where a stopped run was; what the manifest holds. Raises ValueError on bad settings.
+
+    sample: only so many clips, for an estimate; no set is written, the calls are kept for the real run.
+    """
+    _check(config)
+    limits = Limits(
+        in_flight=config.in_flight, max_cost=config.max_cost, max_total_tokens=config.max_total_tokens,
+    )  # fmt: skip
+    begun = time.perf_counter()
+    with Store(config.out / STORE) as store:
+        before = store.spent()
+        labels, total = asyncio.run(_survey(config, store))
+        plan = make_plan(config, labels)
+        runner = asyncio.run(_run(config, plan, limits, store, sample or total, sample))
+        seconds = time.perf_counter() - begun
+        if sample:
+            return _estimate(runner, store.spent(), before, min(sample, total), total, seconds)
+        return _finish(config, plan, store, runner.stopped, seconds)
+
+
+def make_plan(config: BuildConfig, labels: compose.Labels) -> Plan:
+    """Teachers, prompts and all else that decides what comes of a clip."""
+    composer = Endpoint(
+        config.teacher, config.url, config.key, config.temperature, config.max_tokens, config.json_mode,
+        config.timeout, config.retries, config.requests_per_minute, config.price_in, config.price_out,
+    )  # fmt: skip
+    judge = replace(
+        composer, model=config.judge or config.teacher, url=config.judge_url or config.url, temperature=0.0,
+        json_mode=False,
+    )  # fmt: skip
+    return Plan(
+        composer=open_teacher(composer),
+        judge=open_teacher(judge),
+        prompts=compose.read_prompts(config.prompts),
+        labels=labels,
+        describer=describe.find(config.describer) if config.describer else None,
+        describer_name=config.describer,
+        benchmarks=leakage.read_benchmarks(config.benchmarks),
+        questions=config.questions,
+        repairs=config.repairs,
+        seed=config.seed,
+    )
+
+
+def _check(config: BuildConfig) -> None:
+    if config.questions < 1 or config.in_flight < 1 or min(config.repairs, config.retries, config.clips) < 0:
+        raise ValueError("questions and in_flight must be at least 1; repairs, retries and clips not negative")
+    if config.max_cost and not (config.price_in or config.price_out):
+        raise ValueError("max_cost needs price_in and price_out, of a million tokens; give them, or max_total_tokens")
+    if unknown := [name for name in config.export if name not in export.EXPORTS]:
+        raise ValueError(f"no export {unknown[0]!r}; there are {', '.join(export.EXPORTS)}")
+
+
+def clips(config: BuildConfig, note: sources.LeftOut | None = None) -> Iterator[Clip]:
+    """The clips that a config asks for."""
+    read = sources.read(config.source, config.root, note or sources.LeftOut())
+    return itertools.islice(read, config.clips or None)
+
+
+async def _survey(config: BuildConfig, store: Store) -> tuple[compose.Labels, int]:
+    """Labels of the source and how many clips it has; noted at the first start, or wrong choices would change."""
+    name = f"survey {config.source} {config.root} {config.clips}"
+    known = store.fact(name)
+    if known is None:
+        found = iter(tqdm(clips(config), desc="survey", unit="clip", leave=False))
+        first = list(itertools.islice(found, SURVEYED))
+        known = [compose.survey(first), len(first) + sum(1 for _ in found)]
+        if not known[1]:
+            raise ValueError(f"{config.root}: the source {config.source} found no usable recording there")
+        await store.keep_fact(name, known)
+    return known[0], known[1]
+
+
+async def _run(config: BuildConfig, plan: Plan, limits: Limits, store: Store, total: int, sample: int) -> Build:
+    runner = Build(plan, limits, store, config.out)
+    note = sources.LeftOut(left_out(config.out / LEFT_OUT))
+    found = clips(config, note)
+    try:
+        await runner.run(itertools.islice(found, sample) if sample else found, total)
+    finally:
+        await plan.composer.close()
+        await plan.judge.close()
+    return runner
+
+
+def _finish(config: BuildConfig, plan: Plan, store: Store, stopped: str, seconds: float) -> dict[str, Any]:
+    """Write the sets and their manifest."""
+    out = config.out
+    funnel = Funnel()
+    routed = route(store.outcomes(), config.source, config.seed, funnel)
+    export.write_sets(out, tqdm(routed, desc="sets", unit="question", leave=False), out / LEFT_OUT)
+    first = itertools.chain.from_iterable(
+        itertools.islice(export.read_set(out / f"{s}.jsonl"), 20_000) for s in export.SETS
+    )
+    blind = guess(list(first), config.blind_margin, config.seed)
+    spent = {stage: asdict(store.spent(stage)) for stage in store.stages()} | {"all": asdict(store.spent())}
+    manifest: dict[str, Any] = {
+        "stopped": stopped,
+        "config": asdict(config),
+        "plan": plan.identity(),
+        "prompts": compose.hashes(plan.prompts),
+        "licences": {config.source: licence(config.source)},
+        "counts": asdict(funnel) | {"left out by the source": _lines(out / LEFT_OUT)},
+        "calls": spent,
+        "blind": blind.record(),
+        "files": {name: _lines(out / name) for name in ("sft.jsonl", "rl.jsonl", "rejected.jsonl")},
+        "versions": run.versions(),
+        "git": run.git(),
+        "seconds": round(seconds, 1),
+    }
+    for name in config.export:
+        for path in export.EXPORTS[name](out):
+            manifest["files"][path.name] = path.stat().st_size
+    records.write_atomic(out / "manifest.json", pretty(manifest))
+    return manifest
+
+
+def pretty(value: Any) -> str:
+    """JSON for people; paths as texts."""
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
+
+
+def licence(source: str) -> str:
+    """What a source says of its licence."""
+    return "not known: a source of one's own" if ":" in source else sources.about()[source].licence
+
+
+def _lines(path: Path) -> int:
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
+
+
+def _estimate(runner: Build, spent: Spent, before: Spent, asked: int, total: int, seconds: float) -> dict[str, Any]:
+    """What the whole source would take, from a sample of it."""
+    factor = total / max(asked, 1)
+    per_clip = {name: getattr(spent, name) for name in ("calls", "prompt_tokens", "completion_tokens", "cost")}
+    return {
+        "clips": total,
+        "sample": asked,
+        "paid now": {name: value - getattr(before, name) for name, value in per_clip.items()},
+        "whole": {name: value * factor for name, value in per_clip.items()},
+        "stopped": runner.stopped,
+        "seconds": seconds,
+    }
+
+
+def _first(out: Path, num: int) -> list[Example]:
+    """The first so many of each set."""
+    return [e for name in export.SETS for e in itertools.islice(export.read_set(out / f"{name}.jsonl"), num)]

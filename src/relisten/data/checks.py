@@ -1,0 +1,144 @@
+"""Checks by code of one question: its form, its choices, its segments. Each gives what is wrong, or an empty text.
+
+`question_fault` makes a question worthless; `cot_fault` leaves it fit for RL, as a judge's verdict would.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
+
+from relisten import tags
+from relisten.data.compose import Draft
+from relisten.types import Clip, Event, Segment
+
+MIN_SECONDS = 0.2
+"""Shortest segment that is heard again (the engine's own limit)."""
+MAX_SEGMENTS = 8
+SLACK = 0.15
+"""Seconds that a segment may lie beside what it speaks of, or beyond the recording's end: times are rounded."""
+MAX_CHARACTERS = 4000
+IDENTIFIER = re.compile(r"(?<![\w/])/[mgt]/\w+")
+LETTERED = re.compile(
+    r"\b(?:choice|option)s?\s+\(?(?:[A-H]|[1-8])\)?(?!\w)|\banswer\s+\(?[A-H]\)?(?!\w)|(?<!\w)\([A-H]\)(?!\w)"
+)
+
+
+def question_fault(draft: Draft) -> str:
+    """What makes the question unusable, with any chain of thought."""
+    shown = [_plain(choice) for choice in draft.choices]
+    if not 2 <= len(shown) <= 8:
+        return f"has {len(shown)} choices; 2 to 8 are possible"
+    if "" in shown or not draft.question.strip():
+        return "the question or a choice is empty"
+    if len(set(shown)) < len(shown):
+        return "two choices are the same"
+    if draft.answer not in draft.choices:
+        return "the answer is not among the choices"
+    if any(IDENTIFIER.search(text) for text in (draft.question, *draft.choices)):
+        return "a label's identifier stands in the question or a choice"
+    if max(map(len, (draft.question, *draft.choices))) > MAX_CHARACTERS:
+        return "the question or a choice is too long"
+    if "<seg>" in draft.question or any("<" in c and ">" in c for c in draft.choices):
+        return "tags stand in the question or a choice"
+    return _leak(draft)
+
+
+def _leak(draft: Draft) -> str:
+    """The answer stands in the question, and the other choices do not."""
+    asked = _plain(draft.question)
+    inside = [choice for choice in draft.choices if re.search(rf"(?<!\w){re.escape(_plain(choice))}(?!\w)", asked)]
+    return "the question tells the answer" if inside == [draft.answer] else ""
+
+
+def cot_fault(draft: Draft, clip: Clip) -> str:
+    """What makes the chain of thought unusable, whatever the question is worth."""
+    cot = draft.cot
+    if not cot or len(cot) > MAX_CHARACTERS:
+        return "the chain of thought is empty" if not cot else "the chain of thought is too long"
+    if IDENTIFIER.search(cot):
+        return "a label's identifier stands in the chain of thought"
+    if LETTERED.search(cot):
+        return "the chain of thought speaks of choices by letter or number, which change their places"
+    written = tags.parse(tags.write(cot, draft.answer))
+    if not written.well_formed:
+        return "a segment's tag cannot be read, or other tags stand in the chain of thought"
+    if not 1 <= len(written.segments) <= MAX_SEGMENTS:
+        return f"names {len(written.segments)} segments; 1 to {MAX_SEGMENTS} are possible"
+    for segment in written.segments:
+        if segment.end > clip.duration + SLACK:
+            return f"a segment ends at {segment.end:g} s, after the recording"
+        if segment.duration < MIN_SECONDS - 1e-6:
+            return f"a segment is shorter than {MIN_SECONDS:g} s"
+    return _ungrounded(cot, written.segments, clip.events)
+
+
+def _ungrounded(cot: str, segments: Sequence[Segment], events: Sequence[Event]) -> str:
+    """A segment meets no event, or the text after it speaks of events that are elsewhere alone."""
+    if not events:
+        return ""
+    labels = {event.label for event in events}
+    for segment in segments:
+        here = {event.label for event in events if overlaps(segment, event)}
+        if not here:
+            return f"nothing is known to be heard at {segment.start:g} to {segment.end:g} s"
+        named = spoken_of(cot, segment, labels)
+        if named and not named & here:
+            return f"speaks of {', '.join(sorted(named))} at {segment.start:g} to {segment.end:g} s, where it is not"
+    return ""
+
+
+def overlaps(segment: Segment, event: Event) -> bool:
+    """Whether an event is heard in a segment, give or take a rounding."""
+    return segment.start < event.end + SLACK and segment.end > event.start - SLACK
+
+
+def covered(segment: Segment, event: Event) -> float:
+    """Which share of a segment an event fills."""
+    return max(0.0, min(segment.end, event.end) - max(segment.start, event.start)) / segment.duration
+
+
+def spoken_of(cot: str, segment: Segment, labels: Collection[str]) -> set[str]:
+    """Labels in the text from a segment's tag to the end of its sentence, or to the next tag."""
+    found: set[str] = set()
+    for match in re.finditer(r"<seg>([^<]*)</seg>([^<]*)", cot):
+        if tags.parse_segment(match[1]) == segment:
+            # A text such as "</seg>. This is a dog." goes on behind its first mark.
+            clause = re.split(r"(?<=\w)[.!?;](?:\s|$)", match[2].strip(" .:,"), maxsplit=1)[0]
+            found |= {label for label in labels if _mention(label).search(clause)}
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _mention(label: str) -> re.Pattern[str]:
+    """A label, or one of the names it lists ("Male speech, man speaking"), singular or plural."""
+    names = {re.sub(r"\s*\(.*?\)", "", part).strip() for part in [label, *label.split(",")]}
+    return re.compile("|".join(rf"\b{re.escape(name)}(?:e?s)?\b" for name in sorted(names) if name), re.IGNORECASE)
+
+
+def said(label: str) -> str:
+    """A label as a listener says it: "Male speech, man speaking" is male speech; TV stays TV."""
+    name = re.sub(r"\s*\(.*?\)", "", label.split(",")[0]).strip().replace("_", " ")
+    return " ".join(word if len(word) > 1 and word.isupper() else word.lower() for word in name.split()) or label
+
+
+def sentences_end(text: str) -> int:
+    """Where the last sentence begins."""
+    ends = [match.end() for match in re.finditer(r"[.!?](?:\s+)(?=\S)|</seg>", text)]
+    return ends[-1] if ends else 0
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).casefold().strip(" .")
+
+
+def words(text: str) -> list[str]:
+    """Words and numbers, in lower case; tags left out."""
+    return re.findall(r"\w+", re.sub(r"<seg>[^<]*</seg>", " ", text).casefold())
+
+
+def alike(first: Iterable[str], second: Iterable[str]) -> float:
+    """Jaccard's similarity of two sets of words, 0 to 1."""
+    one, other = set(first), set(second)
+    return len(one & other) / max(len(one | other), 1)

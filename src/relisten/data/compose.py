@@ -1,0 +1,250 @@
+"""What a teacher is told about a recording, what it is asked to write, and how its reply is read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from relisten.data.teachers import Messages, digest
+from relisten.types import Clip
+
+SHIPPED = Path(__file__).parent / "prompts"
+NUM_OTHERS = 12
+"""Labels of other recordings that a teacher is told, to draw wrong choices from."""
+HIDDEN = re.compile(r"^/(m|g|t)/\w+$")
+"""Identifiers of AudioSet's ontology: no text may hold one."""
+SHARES = {
+    "after": 0.14, "before": 0.12, "between": 0.06, "count": 0.12, "first": 0.05, "last": 0.05, "longest": 0.08,
+    "together": 0.06, "detail": 0.12, "word": 0.08, "when": 0.06, "order": 0.06,
+}  # fmt: skip
+"""What questions are about, and how often each is asked for. A teacher may choose another where one does not fit."""
+MEANINGS = {
+    "after": "what is heard right after something",
+    "before": "what is heard right before something",
+    "between": "what is heard between two things",
+    "count": "how many times something is heard",
+    "first": "what is heard first",
+    "last": "what is heard last",
+    "longest": "which sound lasts longest, or how long something lasts",
+    "together": "what is heard at the same time as something",
+    "detail": "how something sounds: its pitch, speed, loudness, direction, mood, who or what makes it",
+    "word": "what is said or sung, or how",
+    "when": "in which part of the recording something is heard",
+    "order": "in which order things are heard",
+}
+Labels = dict[str, dict[str, int]]
+"""Counts of labels by group."""
+MANNERS = (
+    "go through the recording in the order of time",
+    "start from what the question names, find it, and work from there",
+    "suppose an answer first, then check it by listening",
+    "rule the choices out one by one, listening where it decides",
+    "be brief: only the segments that decide, a reason before each",
+    "think aloud as a careful listener who goes back once to make sure",
+)
+"""How a chain of thought may go; one is asked for each time, so that chains differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A question as a teacher wrote it, read but not checked."""
+
+    question: str
+    choices: tuple[str, ...]
+    answer: str
+    cot: str
+    kind: str = ""
+    about: tuple[str, ...] = ()
+    """Labels that the question names, where the teacher tells."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The texts that teachers are asked with; placeholders $evidence, $request and (judge) $candidate."""
+
+    compose: Mapping[str, str]
+    """By the file's name, without .md; each question is asked for with one of them."""
+    judge: Mapping[str, str]
+
+
+@cache
+def read_prompts(folder: Path | None = None) -> Prompts:
+    """The shipped prompts; those of a folder (compose*.md, judge*.md) take the place of the shipped of that stage."""
+    found: dict[str, dict[str, str]] = {}
+    for stage, needed in (("compose", "$evidence"), ("judge", "$candidate")):
+        paths = sorted(folder.glob(f"{stage}*.md")) if folder else []
+        for path in paths or sorted(SHIPPED.glob(f"{stage}*.md")):
+            text = path.read_text(encoding="utf-8").strip()
+            if needed not in text:
+                raise ValueError(f"{path}: holds no {needed}; the teacher must be told it, put it where it belongs")
+            try:
+                Template(text).substitute(evidence="", request="", candidate="")
+            except (KeyError, ValueError) as error:
+                raise ValueError(f"{path}: a placeholder is wrong ({error}); write $$ for a dollar sign") from None
+            found.setdefault(stage, {})[path.stem] = text
+    if folder and not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder of prompts (compose*.md, judge*.md)")
+    return Prompts(found["compose"], found["judge"])
+
+
+def hashes(prompts: Prompts) -> dict[str, str]:
+    """A name for each prompt's content."""
+    return {name: digest(text).hex() for name, text in sorted({**prompts.compose, **prompts.judge}.items())}
+
+
+def evidence(clip: Clip) -> dict[str, Any]:
+    """What is known of a recording, as teachers are told it: A1 to A5 of the paper (A4 are the events with times)."""
+    known: dict[str, Any] = {
+        f"A{n}_{key}": clip.descriptions[key] for n, key in _DESCRIBED if clip.descriptions.get(key)
+    }
+    known["A4_events"] = [
+        {
+            "label": event.label,
+            "start": round(event.start, 2),
+            "end": round(min(event.end, clip.duration), 2),
+            **{key: value for key, value in event.labels.items() if _plain(value)},
+        }
+        for event in clip.events
+        if not HIDDEN.match(event.label)
+    ]
+    return known | {"A5_duration": round(clip.duration, 2)}
+
+
+_DESCRIBED = ((1, "sound"), (2, "speech"), (3, "music"))
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, str | int | float) and not (isinstance(value, str) and HIDDEN.match(value))
+
+
+def survey(clips: Iterable[Clip]) -> Labels:
+    """How often each label occurs, by group (spoken words are one, for they are no choices beside sounds)."""
+    counted: Labels = {}
+    for clip in clips:
+        for event in clip.events:
+            if not HIDDEN.match(event.label):
+                group = counted.setdefault("word" if event.labels.get("group") == "word" else "", {})
+                group[event.label] = group.get(event.label, 0) + 1
+    return counted
+
+
+def ask(clip: Clip, prompts: Prompts, labels: Labels, rng: np.random.Generator) -> tuple[str, Messages]:
+    """The prompt's name, and messages that ask for one question about a clip.
+
+    labels: what the source holds (`survey`); wrong choices drawn as often as right ones give nothing away.
+    """
+    kind = str(rng.choice(list(SHARES), p=np.array(list(SHARES.values())) / sum(SHARES.values())))
+    inside = {event.label for event in clip.events}
+    every = {label: num for group in labels.values() for label, num in group.items() if label not in inside}
+    words = {label: num for label, num in labels.get("word", {}).items() if label not in inside}
+    has_words = any(event.labels.get("group") == "word" for event in clip.events)
+    request = {
+        "kind": kind,
+        "about": MEANINGS[kind],
+        "manner": str(rng.choice(MANNERS)),
+        "num_choices": 4,
+        "other_labels": _draw(rng, every, NUM_OTHERS),
+        **({"other_words": _draw(rng, words, NUM_OTHERS)} if has_words else {}),
+        "number": int(rng.integers(1 << 31)),
+    }
+    names = sorted(prompts.compose)
+    name = names[int(rng.integers(len(names)))]
+    text = Template(prompts.compose[name]).substitute(
+        evidence=block("evidence", evidence(clip)), request=block("request", request)
+    )
+    return name, [{"role": "user", "content": text}]
+
+
+def _draw(rng: np.random.Generator, counted: Mapping[str, int], num: int) -> list[str]:
+    if not counted:
+        return []
+    weights = np.array(list(counted.values()), float)
+    drawn = rng.choice(len(weights), min(num, len(weights)), replace=False, p=weights / weights.sum())
+    names = list(counted)
+    return [names[index] for index in drawn]
+
+
+def block(name: str, value: Any) -> str:
+    """A value as JSON between tags, one line an event, as teachers read it."""
+    lines = [f"{json.dumps(key)}: {_indented(inner)}" for key, inner in value.items()]
+    return f"<{name}>\n{{" + ",\n".join(lines) + f"}}\n</{name}>"
+
+
+def _indented(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return "[\n  " + ",\n  ".join(json.dumps(entry, ensure_ascii=False) for entry in value) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def unblock(name: str, text: str) -> dict[str, Any] | None:
+    """The value that `block` wrote into a text; the last one of that name, None where there is none."""
+    found = re.findall(rf"<{name}>\n(.*?)\n</{name}>", text, re.DOTALL)
+    value = json.loads(found[-1]) if found else None
+    return value if isinstance(value, dict) else None
+
+
+def read_draft(text: str) -> Draft:
+    """The draft in a reply. Raises ValueError that says what is wrong, in words for the teacher."""
+    fields = read_object(text)
+    missing = [key for key in ("question", "choices", "answer", "think") if not fields.get(key)]
+    if missing:
+        raise ValueError(f"the JSON lacks {', '.join(missing)}")
+    choices = fields["choices"]
+    if isinstance(choices, dict):  # {"A": "...", "B": "..."}
+        fields["answer"] = choices.get(str(fields["answer"]).strip(" ()."), fields["answer"])
+        choices = list(choices.values())
+    if not isinstance(choices, list) or not all(isinstance(c, str | int | float) for c in choices):
+        raise ValueError("choices must be a list of texts")
+    shown = tuple(_bare(str(choice)) for choice in choices)
+    answer = str(fields["answer"]).strip()
+    if re.fullmatch(r"[A-H]", answer) and answer not in shown and ord(answer) - ord("A") < len(shown):
+        answer = shown[ord(answer) - ord("A")]
+    same = [choice for choice in shown if choice.casefold() == _bare(answer).casefold()]
+    about = fields.get("about")
+    return Draft(
+        str(fields["question"]).strip(),
+        shown,
+        same[0] if same else _bare(answer),
+        re.sub(r"</?think>", "", str(fields["think"])).strip(),
+        str(fields.get("kind") or "")[:40],
+        tuple(str(a) for a in about) if isinstance(about, list) else (),
+    )
+
+
+def _bare(choice: str) -> str:
+    """A choice without a letter that a teacher put in front of it."""
+    return re.sub(r"^\(?[A-H][.):]\s+", "", choice.strip())
+
+
+def read_object(text: str) -> dict[str, Any]:
+    """The JSON object in a reply, whatever stands around it; trailing commas and raw line breaks are mended."""
+    decoder = json.JSONDecoder(strict=False)
+    best: dict[str, Any] = {}
+    for mended in (text, re.sub(r",(\s*[}\]])", r"\1", text)):
+        at = mended.find("{")
+        while at >= 0:
+            try:
+                value, end = decoder.raw_decode(mended, at)
+            except (ValueError, RecursionError):
+                at = mended.find("{", at + 1)
+                continue
+            if isinstance(value, dict) and len(value) > len(best):
+                best = value
+            at = mended.find("{", end)
+    if not best:
+        raise ValueError("there is no complete JSON object in the reply")
+    return best
+
+
+def ask_again(messages: Messages, reply: str, reason: str) -> Messages:
+    """The messages that ask for a better reply, and say what was wrong."""
+    said = f"That cannot be used: {reason}. Write it again, corrected, in the form asked for and nothing else."
+    return [*messages, {"role": "assistant", "content": reply}, {"role": "user", "content": said}]

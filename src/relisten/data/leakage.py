@@ -1,0 +1,91 @@
+"""Keeping benchmarks out of training sets: recordings are known by YouTube id and by the hash of their file."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from relisten.data.sources import SUFFIXES
+from relisten.data.teachers import digest
+from relisten.types import Clip
+
+_HASH = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
+_IN_ADDRESS = re.compile(r"(?:youtu\.be/|[?&]v=|/embed/|/shorts/)([\w-]{11})(?![\w-])")
+_STARTS_NAME = re.compile(r"(?:^|[\"/\s,])([\w-]{11})(?=[._\s\",]|$)", re.MULTILINE)
+_LENGTH = 11
+
+
+@dataclass(frozen=True)
+class Benchmarks:
+    """Recordings that must not be trained on."""
+
+    ids: frozenset[str] = frozenset()
+    hashes: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.ids or self.hashes)
+
+    @property
+    def name(self) -> str:
+        """Of this very list."""
+        return digest([sorted(self.ids), sorted(self.hashes)]).hex() if self else ""
+
+    def leak(self, clip: Clip) -> str:
+        """Why a clip must be left out, or an empty text. A variant (…_pitch2, …_30000) is its original's id still."""
+        names = [clip.id, clip.audio.stem if isinstance(clip.audio, Path) else ""]
+        for run in (run for name in names for run in re.findall(r"[\w-]{11,}", name)):
+            for at in range(len(run) - _LENGTH + 1):
+                if (part := run[at : at + _LENGTH]) in self.ids:
+                    return f"its recording {part} is in a benchmark"
+        if self.hashes and isinstance(clip.audio, Path) and file_hash(clip.audio) in self.hashes:
+            return "its file is in a benchmark"
+        return ""
+
+
+NONE = Benchmarks()
+
+
+def read_benchmarks(paths: Iterable[Path]) -> Benchmarks:
+    """What benchmarks hold, by lists and folders of theirs.
+
+    A file of text (MMAR-meta.jsonl, mmau-test-mini.json, a plain list): every YouTube id in an address or at the start
+    of a name, every SHA-256. A folder: the hashes and ids of the recordings in it.
+    """
+    ids: set[str] = set()
+    hashes: set[str] = set()
+    for path in paths:
+        if path.is_dir():
+            for file in recordings(path):
+                hashes.add(file_hash(file))
+                ids |= _ids(file.name)
+        elif path.is_file():
+            text = path.read_text(encoding="utf-8", errors="replace")
+            hashes |= set(_HASH.findall(text.lower()))
+            ids |= _ids(text)
+        else:
+            raise ValueError(f"{path}: no such file or folder; name a benchmark's list, or the folder of its audio")
+    return Benchmarks(frozenset(ids), frozenset(hashes))
+
+
+def _ids(text: str) -> set[str]:
+    """YouTube ids; words of eleven letters are none, an id nearly always has a digit, a capital or a sign in it."""
+    found = set(_IN_ADDRESS.findall(text)) | set(_STARTS_NAME.findall(text))
+    found |= set(re.findall(r"[\"/]([\w-]{11})_\d\d-\d\d-\d\d", text))
+    return {id for id in found if re.search(r"[0-9A-Z_-]", id[1:])}
+
+
+def recordings(folder: Path) -> Iterator[Path]:
+    """Files that look like recordings, under a folder."""
+    return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256, or an empty text where the file cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""

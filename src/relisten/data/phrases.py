@@ -1,0 +1,181 @@
+"""The words of the rules teacher: many ways to say the same, so that a model does not learn one sentence by heart.
+
+{0} and {1} are names of sounds ("the knock" is written "the {0}"). Texts end where a segment or a sentence follows.
+"""
+
+from __future__ import annotations
+
+QUESTIONS: dict[str, tuple[str, ...]] = {
+    "after": (
+        "What is heard right after the {0}?", "Which sound follows the {0}?", "What comes directly after the {0}?",
+        "The {0} is heard; which sound starts next?", "After the {0} begins, what starts next?",
+        "What is the next sound to set in after the {0}?", "Which of these follows on from the {0}?",
+    ),
+    "before": (
+        "What is heard right before the {0}?", "Which sound comes just ahead of the {0}?",
+        "What sets in directly before the {0}?", "Which of these leads up to the {0}?",
+        "Before the {0} begins, which sound started last?", "What precedes the {0}?",
+    ),
+    "between": (
+        "What is heard between the {0} and the {1}?", "Which sound starts after the {0} but before the {1}?",
+        "Something sets in between the {0} and the {1}. What is it?",
+        "On the way from the {0} to the {1}, what else begins?",
+    ),
+    "count": (
+        "How many times is the {0} heard?", "How often does the {0} occur?",
+        "Count the {0}: how many times is it there?",
+        "How many separate times can the {0} be made out?", "In all, how often is the {0} to be heard?",
+    ),
+    "first": (
+        "What is heard first?", "Which of these sounds opens the recording?", "With which sound does it begin?",
+        "Which sound sets in before all others?",
+    ),
+    "last": (
+        "Which sound starts last?", "What is the last sound to set in?",
+        "Which of these sounds comes in at the very end?",
+        "After everything else has begun, which sound is still to come?",
+    ),
+    "longest": (
+        "Which single sound lasts longest?", "Which of these sounds goes on for the longest time?",
+        "One sound is held longer than any other. Which one?", "What has the longest duration here?",
+    ),
+    "together": (
+        "What is heard at the same time as the {0}?", "Which sound overlaps with the {0}?",
+        "While the {0} goes on, what else is there?", "Which of these sounds together with the {0}?",
+    ),
+    "word": (
+        "Which word is spoken?", "What does the voice say?",
+        "Which of these words is said?", "What word is uttered?",
+    ),
+    "word after": (
+        "Which word is spoken after the {0}?", "What does the voice say once the {0} was heard?",
+        "After the {0}, which word follows?", "Which word comes next after the {0}?",
+    ),
+    "when": (
+        "In which part of the recording is the {0} heard?", "Where in the recording does the {0} lie?",
+        "When is the {0} to be heard?", "At what stage of the recording does the {0} come?",
+    ),
+    "order": (
+        "In which order do these sounds start?", "What is the order in which these sounds set in?",
+        "How do these sounds follow one another?", "Which sequence is the one that is heard?",
+    ),
+    "pitch": ("How high is the {0}?", "What is the pitch of the {0}?", "Where does the {0} lie in pitch?"),
+    "direction": ("Which way does the {0} go?", "How does the {0} move?", "What does the pitch of the {0} do?"),
+    "count of": (
+        "Of how many {0}s is the series made?", "How many {0}s come in a row?",
+        "The {0}: how many in a series?",
+    ),
+    "rate": ("How fast is the {0}?", "At what speed does the {0} go?", "What is the pace of the {0}?"),
+    "length": ("How long is the {0}?", "Is the {0} short or long?", "What about the length of the {0}?"),
+}  # fmt: skip
+
+OPENINGS = {
+    "overview": (
+        "On a first hearing there is, in this order: {0}.", "Roughly, the recording goes like this: {0}.",
+        "What I notice when it first goes by: {0}.", "From start to end I seem to hear {0}.",
+        "As far as one hearing tells, it holds {0}.", "In passing I made out {0}.",
+    ),
+    "guess": (
+        "My first guess would be {0}, but that needs a second listen.",
+        "It could well be {0}; I would rather make sure.",
+        "At first I am tempted to say {0}. Let me check that.",
+        "Suppose it is {0}. Does that hold when I listen again?",
+        "{0} comes to mind, though a first impression is not enough.",
+    ),
+    "choices": (
+        "The choices are {0}; listening has to decide.", "It has to be one of {0}.",
+        "Between {0} only the recording itself can tell.", "I have to tell apart {0}.",
+    ),
+    "plain": (
+        "This has to be settled by ear.", "Let me go back into the recording.", "I need to hear the place itself.",
+        "A closer listen will tell.", "First I look for the right place.", "",
+    ),
+}  # fmt: skip
+
+LEADS = {
+    "find": (
+        "The question is about the {0}, so I find it first", "To begin with, where is the {0}? It should be here",
+        "I go to the {0}", "The {0} is the point to start from", "First the {0}, which the question names",
+        "I look for the {0} and listen to that place again", "Everything hangs on the {0}, so back to it",
+        "Let me pick out the {0}",
+    ),
+    "next": (
+        "Now for what sets in after that", "Then the next thing that starts",
+        "Going on from there, something else begins",
+        "What comes next decides, so I listen on", "The following sound is what is asked for", "Right behind it",
+        "I move on to the sound that comes after", "One step further",
+    ),
+    "previous": (
+        "Now for what was there ahead of it", "Going back a little, something else started earlier",
+        "What came before decides, so I step back", "The sound ahead of it is what is asked for", "Just before that",
+        "I move back to the sound in front of it", "One step back",
+    ),
+    "again": (
+        "It may well come back, and here is more", "Further on I check for another one", "Once more, later",
+        "And is there another? I listen here", "The same again, it seems", "Here it might be again",
+    ),
+    "candidate": (
+        "One to consider is this", "I measure this one", "This one may be it, so I listen closely",
+        "To compare, I take this place", "Another candidate is here", "And this one beside it",
+    ),
+    "start": (
+        "I go to the very first thing that stands out", "The opening is what matters, so I listen there",
+        "Back to the beginning, to the first sound", "What is there before anything else? I listen to the start",
+    ),
+    "end": (
+        "I go to the last thing that sets in", "The close is what matters, so I listen there",
+        "What comes in when all the rest has begun? I listen near the end", "On to the final sound that starts",
+    ),
+    "beside": (
+        "Something sounds along with it, so I listen to that", "There is more going on at that moment",
+        "In the same stretch a second sound can be made out", "I listen to what lies beside it",
+    ),
+    "voice": (
+        "A voice says something, and I need the word itself", "The word has to be heard clearly, so I go there",
+        "I listen again to the place where somebody speaks", "Now to the spoken word",
+    ),
+    "sure": (
+        "To be certain I go back once more", "One more listen, to make sure", "Just to rule out a mistake, again",
+        "I check that place a second time",
+    ),
+}  # fmt: skip
+
+HEARD = (
+    ": {0}.", ", and that is {0}.", ": what I hear is {0}.", ", where {0} can be heard.", ": it is {0}, clearly.",
+    ". This is {0}.", " and there it is, {0}.", ": yes, {0}.", ", which turns out to be {0}.", ": no doubt, {0}.",
+)  # fmt: skip
+
+REMARKS = {
+    "short": ("It is over quickly.", "It is short.", "That takes but a moment.", "It stops almost at once."),
+    "long": ("It goes on for quite a while.", "It lasts.", "That is a long stretch.", "It keeps going for some time."),
+    "early": ("All this is near the start.", "That lies early on.", "The recording has only just begun there."),
+    "late": ("By then the recording is nearly over.", "That is late in the recording.", "Not much is left after that."),
+    "quiet": ("It is quiet, easy to miss.", "It is softer than the rest.", "One has to listen closely, it is faint."),
+    "plain": (
+        "It stands out well.", "It is easy to tell.", "No other sound is like it here.", "There is no mistaking it.",
+        "That I can hear well now.", "This time I hear it plainly.", "I am sure of that one.",
+    ),
+}  # fmt: skip
+"""What may be added about a sound that was heard again, where it holds."""
+
+CONCLUSIONS = (
+    "So the answer is {0}.", "That makes it {0}.", "Hence {0}.", "It must be {0}.", "So it is {0}.",
+    "The answer follows: {0}.", "This settles it: {0}.", "My answer is {0}.", "That leaves {0}.", "Therefore {0}.",
+)  # fmt: skip
+REASONS = {
+    "after": ("Nothing else sets in between the two.", "No other sound starts in between.", ""),
+    "before": ("Nothing else starts between the two.", "Between them no other sound begins.", ""),
+    "between": ("It starts after the {0} and before the {1}.", "It lies where it should, behind the {0}.", ""),
+    "count": (
+        "That was the last one; I count {2}.",
+        "Further ones are not to be found: {2} in all.", "In all that is {2}.",
+    ),
+    "first": ("Nothing sets in before it.", "All else comes later.", ""),
+    "last": ("Nothing starts after it.", "All else began earlier.", ""),
+    "longest": ("No other goes on for that long.", "The others are over sooner.", "It outlasts the rest."),
+    "together": ("Both sound at the same moment.", "They overlap.", "The two lie on top of each other."),
+    "when": ("Seen over the whole length, its place is clear.", "Compared with the whole length, that is plain.", ""),
+    "order": ("One after another, they are all found.", "That is the sequence.", ""),
+    "word": ("The word is clear.", "It can be understood well.", ""),
+    "detail": ("That can be told from this place alone.", "A close listen leaves no doubt.", ""),
+}  # fmt: skip

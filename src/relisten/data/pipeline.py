@@ -1,0 +1,323 @@
+"""From recordings with times to questions: describe, compose, check, judge, each clip on its own, many side by side.
+
+Every reply is on the disk before the next is asked for, and found again by the content of its question: what was paid
+for once is never paid for again, whenever the process died. What comes of a clip depends on nothing but the clip and
+the settings, so a run that was stopped twenty times ends like one that was not. `export` makes the sets of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from relisten import audio, records
+from relisten.data import checks, compose, judge, leakage
+from relisten.data.compose import Draft, Labels, Prompts
+from relisten.data.store import TOGETHER, Call, Store
+from relisten.data.teachers import Messages, Teacher, digest
+from relisten.types import Audio, Clip, Event
+
+Describer = Callable[[Clip], Clip]
+"""The clip with descriptions by the keys sound, speech, music, and with events where it found some."""
+SURVEYED = 5_000
+"""Clips from which the labels for wrong choices are counted."""
+IN_A_ROW = 25
+"""Calls that fail one after another before the run stops: the server is down, and each clip would wait for it."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much at once, and how much in all."""
+
+    in_flight: int = 64
+    """Calls at the same time."""
+    describing: int = 1
+    """Clips that are described at the same time."""
+    max_cost: float = 0.0
+    """In the currency of the prices; over all runs into the folder. 0: none."""
+    max_total_tokens: int = 0
+    """Prompt and reply, over all runs into the folder. 0: none."""
+    max_clips: int = 0
+    """The first so many of the source; 0: all."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What makes a clip's outcome what it is."""
+
+    composer: Teacher
+    judge: Teacher
+    prompts: Prompts
+    labels: Labels = field(default_factory=dict)
+    """Of the source, for wrong choices."""
+    describer: Describer | None = None
+    describer_name: str = ""
+    benchmarks: leakage.Benchmarks = leakage.NONE
+    questions: int = 1
+    """About each clip."""
+    repairs: int = 1
+    """Times a teacher is told what is wrong and asked again."""
+    seed: int = 0
+
+    def identity(self) -> str:
+        """A name for all of it: with another plan a clip comes out otherwise."""
+        prompts = compose.hashes(self.prompts)
+        names = [self.composer.name, self.judge.name, self.describer_name]
+        rest = [prompts, self.labels, self.questions, self.repairs, self.seed, self.benchmarks.name]
+        return digest([*names, *rest]).hex()
+
+
+class Rejected(Exception):  # noqa: N818
+    """A clip or question that goes no further. `again`: for a reason that may pass."""
+
+    def __init__(self, stage: str, reason: str, again: bool = False) -> None:
+        super().__init__(reason)
+        self.stage, self.reason, self.again = stage, reason, again
+
+
+class Stopped(Exception):  # noqa: N818
+    """The budget is spent, or the teacher cannot be reached."""
+
+
+def fingerprint(clip: Clip, plan: str = "") -> bytes:
+    """A name for all that is known of a clip (its audio by its path), under a plan."""
+    events = [(e.label, e.start, e.end, e.labels) for e in clip.events]
+    where = str(clip.audio) if isinstance(clip.audio, Path) else clip.audio.samples.size
+    known = repr((plan, clip.id, where, clip.duration, events, clip.descriptions))  # half the time of JSON
+    return hashlib.blake2b(known.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+
+
+class Build:
+    """One run over a source. `waiting` and `failed` are counted for the progress bar."""
+
+    def __init__(self, plan: Plan, limits: Limits, store: Store, out: Path) -> None:
+        self.plan, self.limits, self.store, self.out = plan, limits, store, out
+        self.identity = plan.identity()
+        self.in_flight = 0
+        self.most_in_flight = 0
+        self.stopped = ""
+        """Why the run ended early; empty where it did not."""
+        spent = store.spent()
+        self.cost, self.tokens, self.calls = spent.cost, spent.tokens, 0
+        self._reserved = [0.0, 0.0]
+        self._replies = [1, 1_000]
+        self._failures = 0
+        self._calling = asyncio.Semaphore(limits.in_flight)
+        self._describing = asyncio.Semaphore(limits.describing)
+
+    async def run(self, clips: Iterator[Clip], total: int | None = None) -> None:
+        """Every clip of the source that has no outcome yet. Raises ValueError where no call can succeed."""
+        waiting: asyncio.Queue[tuple[bytes, Clip] | None] = asyncio.Queue(4 * self.limits.in_flight)
+        with tqdm(total=total, unit="clip", smoothing=0.05) as bar:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    # Twice as many clips as calls, so that those between two calls leave no call idle.
+                    for _ in range(2 * self.limits.in_flight):
+                        group.create_task(self._work(waiting, bar))
+                    await self._feed(clips, waiting, bar)
+            except* ValueError as errors:
+                raise errors.exceptions[0] from None
+
+    async def _feed(self, clips: Iterator[Clip], waiting: asyncio.Queue[Any], bar: tqdm[Any]) -> None:
+        position = 0
+        for _ in itertools.count():
+            batch = await asyncio.to_thread(lambda: list(itertools.islice(clips, TOGETHER)))
+            if not batch or self.stopped:
+                break
+            keys = [fingerprint(clip, self.identity) for clip in batch]
+            found = self.store.meet(position, [(key, clip.id) for key, clip in zip(keys, batch, strict=True)])
+            for key, clip, news in zip(keys, batch, found, strict=True):
+                if news == "new":
+                    await waiting.put((key, clip))
+            bar.update(sum(news != "new" for news in found))
+            position += len(batch)
+        for _ in range(2 * self.limits.in_flight):
+            await waiting.put(None)
+
+    async def _work(self, waiting: asyncio.Queue[tuple[bytes, Clip] | None], bar: tqdm[Any]) -> None:
+        while (job := await waiting.get()) is not None:
+            if self.stopped:
+                continue
+            try:
+                outcome, again = await self.outcome(job[1])
+            except Stopped as stop:
+                self.stopped = self.stopped or str(stop)
+                continue
+            await self.store.keep_outcome(job[0], job[1].id, outcome, again)
+            bar.update()
+            bar.set_postfix_str(f"{self.in_flight} in flight, {self.tokens:,} tokens, cost {self.cost:.2f}", False)
+
+    async def outcome(self, clip: Clip) -> tuple[dict[str, Any], bool]:
+        """All that came of a clip, and whether to try it again another day."""
+        made: dict[str, Any] = {"questions": []}
+        again = False
+        try:
+            if self.plan.benchmarks and (reason := await asyncio.to_thread(self.plan.benchmarks.leak, clip)):
+                raise Rejected("source", reason)
+            clip = await self._described(clip)
+            made |= {"duration": round(clip.duration, 3), "audio": str(clip.audio), "descriptions": clip.descriptions}
+            made["events"] = [[e.label, round(e.start, 3), round(e.end, 3)] for e in clip.events]
+        except Rejected as rejected:
+            return made | {"stage": rejected.stage, "reason": rejected.reason}, rejected.again
+        # Drawn by the clip alone: with another judge or describer the same questions are asked for, and found again.
+        own = int.from_bytes(digest([clip.id, made["events"]]), "big")
+        for number in range(self.plan.questions):
+            rng = np.random.default_rng([self.plan.seed, own, number])
+            try:
+                made["questions"].append({"number": number} | await self._question(clip, rng))
+            except Rejected as rejected:
+                made["questions"].append({"number": number, "stage": rejected.stage, "reason": rejected.reason})
+                again |= rejected.again
+        if isinstance(clip.audio, Audio):
+            made["audio"] = str(self._saved(clip)) if any("draft" in q for q in made["questions"]) else ""
+        return made, again
+
+    def _saved(self, clip: Clip) -> Path:
+        """A recording that was in memory only, as a file."""
+        assert isinstance(clip.audio, Audio)
+        name = "".join(c if c.isalnum() or c in "-_." else "_" for c in clip.id)[:150]
+        path = self.out / "audio" / f"{name}-{digest(clip.id).hex()[:6]}.flac"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        audio.save(path, clip.audio)
+        return path
+
+    async def _described(self, clip: Clip) -> Clip:
+        if self.plan.describer is not None:
+            key = digest([self.plan.describer_name, fingerprint(clip).hex()])
+            call = self.store.call(key)
+            if call is None:
+                async with self._describing:
+                    call = await asyncio.to_thread(_describe, self.plan.describer, clip)
+                await self.store.keep_call(key, "describe", clip.id, call)
+            if call.error:
+                raise Rejected("describe", call.error)
+            found = json.loads(call.text)
+            events = tuple(Event(*event) for event in found["events"])
+            clip = replace(clip, descriptions=found["descriptions"], events=events)
+        if not clip.events and not clip.descriptions:
+            raise Rejected("describe", "nothing is known of this recording; use a describer that finds events")
+        return clip
+
+    async def _question(self, clip: Clip, rng: np.random.Generator) -> dict[str, Any]:
+        prompt, messages = compose.ask(clip, self.plan.prompts, self.plan.labels, rng)
+        draft, fault = await self._composed(clip, messages)
+        verdict = await self._judged(clip, judge.ask_judge(clip, draft, self.plan.prompts, rng))
+        asked = {
+            "question": draft.question, "choices": list(draft.choices), "answer": draft.answer, "cot": draft.cot,
+            "kind": draft.kind, "prompt": prompt,
+        }  # fmt: skip
+        if not verdict.question_ok:
+            return {"draft": asked, "stage": "judge", "reason": f"question not valid: {verdict.reason}"}
+        why = fault or ("" if verdict.cot_ok else verdict.reason or "the judge gives no reason")
+        return {"draft": asked, "route": "rl" if why else "sft", "cot_fault": why}
+
+    async def _composed(self, clip: Clip, messages: Messages) -> tuple[Draft, str]:
+        """A draft whose question passes the checks, and what is wrong with its chain of thought, if anything."""
+        best: tuple[Draft, str] | None = None
+        stage = reason = ""
+        for _ in range(1 + self.plan.repairs):
+            call = await self._ask("compose", clip.id, self.plan.composer, messages)
+            try:
+                draft = compose.read_draft(call.text)
+                stage, reason = "check", checks.question_fault(draft)
+                if not reason:
+                    reason = checks.cot_fault(draft, clip)
+                    best = draft, reason
+                if not reason:
+                    return draft, ""
+            except ValueError as error:
+                stage, reason = "compose", str(error)
+            messages = compose.ask_again(messages, call.text, reason)
+        if best is None:
+            raise Rejected(stage, reason)
+        return best
+
+    async def _judged(self, clip: Clip, messages: Messages) -> judge.Verdict:
+        reason = ""
+        for _ in range(1 + self.plan.repairs):
+            call = await self._ask("judge", clip.id, self.plan.judge, messages)
+            try:
+                return judge.read_verdict(call.text)
+            except ValueError as error:
+                reason = str(error)
+            messages = compose.ask_again(messages, call.text, reason)
+        raise Rejected("judge", reason)
+
+    async def _ask(self, stage: str, clip: str, teacher: Teacher, messages: Messages) -> Call:
+        """The reply to messages, from the store or from the teacher. Raises Rejected where there is none."""
+        key = digest([teacher.name, list(messages)])
+        call = self.store.call(key)
+        if call is None:
+            async with self._calling:
+                if self.stopped:
+                    raise Stopped(self.stopped)
+                with self._counted(messages):
+                    call = await teacher.complete(messages)
+                self._book(call)
+            await self.store.keep_call(key, stage, clip, call)
+        if call.failure == "fatal":
+            raise ValueError(f"the teacher cannot be asked at all ({call.error}); mend that and start again")
+        if call.error:
+            raise Rejected(stage, f"teacher: {call.error}", again=call.failure == "passing")
+        return call
+
+    @contextmanager
+    def _counted(self, messages: Messages) -> Iterator[None]:
+        """A call in flight: it reserves what calls take on average, so that those in flight keep to the budget too."""
+        tokens = sum(len(message["content"]) for message in messages) / 3 + self._replies[1] / self._replies[0]
+        cost = self.cost / max(self.tokens, 1) * tokens
+        limits = self.limits
+        if limits.max_total_tokens and self.tokens + self._reserved[1] + tokens > limits.max_total_tokens:
+            raise Stopped(f"the budget of {limits.max_total_tokens:,} tokens is spent ({self.tokens:,} so far)")
+        if limits.max_cost and self.cost + self._reserved[0] + cost > limits.max_cost:
+            raise Stopped(f"the budget of {limits.max_cost:g} is spent ({self.cost:.4g} so far)")
+        self._reserved = [self._reserved[0] + cost, self._reserved[1] + tokens]
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+            self._reserved = [self._reserved[0] - cost, self._reserved[1] - tokens]
+
+    def _book(self, call: Call) -> None:
+        self.calls += 1
+        self.cost += call.cost
+        self.tokens += call.prompt_tokens + call.completion_tokens
+        if call.completion_tokens:
+            self._replies = [self._replies[0] + 1, self._replies[1] + call.completion_tokens]
+        self._failures = self._failures + 1 if call.failure == "passing" else 0
+        if self._failures >= IN_A_ROW or call.failure == "fatal":  # those that wait for their turn are not sent
+            self.stopped = f"{self._failures} calls in a row failed, the last with: {call.error}"
+
+
+def _describe(describer: Describer, clip: Clip) -> Call:
+    try:
+        found = describer(clip)
+    except Exception as error:  # decoders and models of all kinds run here; one bad recording stops nothing
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return Call("", "", reason, "lasting")
+    events = [[e.label, e.start, e.end, e.labels] for e in found.events]
+    return Call(json.dumps({"descriptions": found.descriptions, "events": events}, ensure_ascii=False))
+
+
+def left_out(path: Path) -> Callable[[str, str], None]:
+    """Notes what a source leaves out, in a file that is begun anew."""
+    records.write_atomic(path, "")
+    file = path.open("a", encoding="utf-8", buffering=1 << 16)
+
+    def note(id: str, reason: str) -> None:
+        file.write(json.dumps({"id": id, "stage": "source", "reason": reason}, ensure_ascii=False) + "\n")
+        file.flush()
+
+    return note

@@ -1,0 +1,149 @@
+"""From outcomes to two sets: both valid -> SFT, the question alone -> RL, the rest out, with stage and reason.
+
+What concerns the set as a whole is seen to here: near-duplicates go, right answers are spread evenly over positions.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relisten import tags
+from relisten.data.checks import alike, words
+from relisten.data.teachers import digest
+from relisten.types import Example
+
+NEAR = 0.8
+"""Similarity (Jaccard, of words) at which two questions with one answer about one recording are the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """A question that is kept (`set` is sft or rl), or one that is not, with stage and reason."""
+
+    id: str
+    set: str
+    example: Example | None = None
+    stage: str = ""
+    reason: str = ""
+
+
+@dataclass
+class Funnel:
+    """How many got how far. Questions, but for `clips` and `described`."""
+
+    clips: int = 0
+    described: int = 0
+    asked: int = 0
+    composed: int = 0
+    checked: int = 0
+    judged: int = 0
+    sft: int = 0
+    rl: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    """"stage: reason", numbers and quoted texts left out."""
+
+    def count(self, one: Routed) -> None:
+        """Note a question, or a clip that gave none."""
+        passed = {"source": 0, "describe": 0, "compose": 1, "check": 2, "judge": 3, "route": 4}.get(one.stage, 5)
+        for number, name in enumerate(("asked", "composed", "checked", "judged"), start=1):
+            setattr(self, name, getattr(self, name) + (passed >= number))
+        if one.set:
+            setattr(self, one.set, getattr(self, one.set) + 1)
+        else:
+            short = re.sub(r"[0-9]+(\.[0-9]+)?", "N", one.reason.split(":")[0] if one.stage == "judge" else one.reason)
+            reason = f"{one.stage}: {short[:80]}"
+            self.reasons[reason] = self.reasons.get(reason, 0) + 1
+
+
+def route(
+    outcomes: Iterable[tuple[int, str, dict[str, Any]]], source: str, seed: int, funnel: Funnel
+) -> Iterator[Routed]:
+    """Every question of the outcomes, in their order; the same for the same outcomes. Counts into the funnel."""
+    met = _Met()
+    places = _Places(seed)
+    for _, clip, outcome in outcomes:
+        funnel.clips += 1
+        if "stage" in outcome:
+            yield _counted(funnel, Routed(clip, "", None, outcome["stage"], outcome["reason"]))
+            continue
+        funnel.described += 1
+        before: list[tuple[set[str], str]] = []
+        for asked in outcome["questions"]:
+            yield _counted(funnel, _question(f"{clip}-{asked['number']}", source, outcome, asked, before, met, places))
+
+
+def _counted(funnel: Funnel, one: Routed) -> Routed:
+    funnel.count(one)
+    return one
+
+
+def _question(
+    id: str,
+    source: str,
+    outcome: dict[str, Any],
+    asked: dict[str, Any],
+    before: list[tuple[set[str], str]],
+    met: _Met,
+    places: _Places,
+) -> Routed:
+    if "route" not in asked:
+        return Routed(id, "", None, asked["stage"], asked["reason"])
+    draft = asked["draft"]
+    said = set(words(draft["question"]))
+    answer = draft["answer"].casefold()
+    if any(answer == other and alike(said, one) >= NEAR for one, other in before):
+        return Routed(id, "", None, "route", "a question nearly the same was asked about this recording")
+    told = [word for word in words(draft["cot"]) if not word[0].isdigit()]
+    if met.again([words(draft["question"]), sorted(draft["choices"]), answer, told]):
+        return Routed(id, "", None, "route", "the same question with the same chain of thought is in the set")
+    before.append((said, answer))
+    segments = tags.parse(draft["cot"]).segments
+    labels: dict[str, Any] = {"kind": draft["kind"], "source": source, "duration": outcome["duration"]}
+    labels |= {"prompt": draft["prompt"], "events": outcome["events"]}
+    if asked["route"] == "sft":
+        labels["segments"] = [[s.start, s.end] for s in segments]
+    else:
+        labels["cot_fault"] = asked["cot_fault"]
+    choices = places.spread(asked["route"], id, draft["choices"], draft["answer"])
+    cot = draft["cot"] if asked["route"] == "sft" else None
+    example = Example(id, Path(outcome["audio"]), draft["question"], choices, draft["answer"], cot, labels)
+    return Routed(id, asked["route"], example)
+
+
+class _Met:
+    """Whether something was met before; on the disk, so that memory stays flat."""
+
+    def __init__(self) -> None:
+        self._table = sqlite3.connect("")  # a file of its own that is gone with it
+        self._table.execute("CREATE TABLE met (name BLOB PRIMARY KEY) WITHOUT ROWID")
+
+    def again(self, value: Any) -> bool:
+        return self._table.execute("INSERT OR IGNORE INTO met VALUES (?)", (digest(value),)).rowcount == 0
+
+
+class _Places:
+    """Puts right answers at every position equally often, for each set and number of choices."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._num: Counter[tuple[str, int]] = Counter()
+
+    def spread(self, set: str, id: str, choices: Iterable[str], answer: str) -> tuple[str, ...]:
+        wrong = [choice for choice in choices if choice != answer]
+        num = len(wrong) + 1
+        turn, place = divmod(self._num[set, num], num)
+        self._num[set, num] += 1
+        # A new order in each round: places in turn would be a pattern.
+        order = np.random.default_rng([self._seed, num, turn]).permutation(num)
+        rng = np.random.default_rng([self._seed, int.from_bytes(digest(id), "big")])
+        shuffled = [wrong[int(n)] for n in rng.permutation(len(wrong))]
+        shuffled.insert(int(order[place]), answer)
+        return tuple(shuffled)

@@ -1,0 +1,248 @@
+"""What a build has done so far, in one SQLite file: every call that was paid for, and how each clip came out.
+
+Nothing is ever changed in place: calls are appended, and a clip's outcome is written once. A write is on the disk
+before `await` returns; writes that wait together share one commit, so durability costs little.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS calls (number INTEGER PRIMARY KEY, key BLOB NOT NULL, stage TEXT, clip TEXT, time REAL,
+  text TEXT, thought TEXT, error TEXT, failure TEXT, attempts INTEGER, prompt_tokens INTEGER, completion_tokens INTEGER,
+  cost REAL, seconds REAL);
+CREATE INDEX IF NOT EXISTS calls_by_key ON calls (key);
+CREATE TABLE IF NOT EXISTS outcomes (key BLOB PRIMARY KEY, clip TEXT, again INTEGER, outcome TEXT);
+CREATE INDEX IF NOT EXISTS done ON outcomes (key) WHERE again = 0;
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
+"""
+TOGETHER = 512
+"""Writes in one commit, at most; clips in one look-up."""
+
+
+Failure = Literal["", "passing", "lasting", "fatal"]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One question to a teacher, with all its attempts."""
+
+    text: str
+    """What it replied; empty where it failed."""
+    thought: str = ""
+    """What a reasoning model thought beside its reply."""
+    error: str = ""
+    """Why it failed; empty where it did not."""
+    failure: Failure = ""
+    """passing: another day it may succeed. lasting: not for these messages. fatal: not for any (key, model, credit)."""
+    attempts: int = 1
+    """Requests that were sent."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+    """In the currency of the prices given."""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Sums over calls."""
+
+    calls: int = 0
+    failed: int = 0
+    attempts: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Both ways."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+class Store:
+    """Reads from any thread; writes go through one thread of its own. Close it, or use it in a `with`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._reader = self._open()
+            self._reader.executescript(TABLES)
+        except (OSError, sqlite3.Error) as error:
+            raise ValueError(f"{path}: cannot be opened as a build's store ({error}); choose a new folder") from None
+        self._lock = threading.Lock()
+        self._reader.execute("CREATE TEMP TABLE seen (position INTEGER PRIMARY KEY, key BLOB, clip TEXT UNIQUE)")
+        self._queue: queue.SimpleQueue[tuple[str, Sequence[Any], Any] | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write, name="store", daemon=True)
+        self._writer.start()
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=60, check_same_thread=False, isolation_level=None)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")  # a reply that was paid for outlives a power cut too
+        return connection
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Finish what waits to be written."""
+        self._queue.put(None)
+        self._writer.join()
+        self._reader.close()
+
+    def call(self, key: bytes) -> Call | None:
+        """The reply that was once given to this very question, if any."""
+        row = self._one(
+            "SELECT text, thought, error, failure, attempts, prompt_tokens, completion_tokens, cost, seconds FROM calls"
+            " WHERE key = ? AND error = '' ORDER BY number LIMIT 1",
+            (key,),
+        )
+        return Call(*row) if row else None
+
+    async def keep_call(self, key: bytes, stage: str, clip: str, call: Call) -> None:
+        """Append a call; on the disk when this returns."""
+        await self._put(
+            "INSERT INTO calls (key, stage, clip, time, text, thought, error, failure, attempts,"
+            " prompt_tokens, completion_tokens, cost, seconds) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (key, stage, clip, time.time(), *asdict(call).values()),
+        )
+
+    async def keep_outcome(self, key: bytes, clip: str, outcome: dict[str, Any], again: bool = False) -> None:
+        """How a clip came out; on the disk when this returns. `again`: for now; `meet` will call it new once more."""
+        text = json.dumps(outcome, ensure_ascii=False)
+        await self._put("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?)", (key, clip, int(again), text))
+
+    def meet(self, first: int, clips: Sequence[tuple[bytes, str]]) -> list[str]:
+        """Note clips (key, id) that the source gives from position `first` on; each is "new", "done" or "twice".
+
+        "twice": an earlier clip of this source has the same id.
+        """
+        with self._lock:
+            known = self._known([key for key, _ in clips])
+            self._reader.execute("BEGIN")
+            rows = [(position, key, clip) for position, (key, clip) in enumerate(clips, start=first)]
+            self._reader.executemany("INSERT OR IGNORE INTO seen VALUES (?, ?, ?)", rows)
+            inside = (first, first + len(clips))
+            kept = self._reader.execute("SELECT position FROM seen WHERE position >= ? AND position < ?", inside)
+            once = {position for (position,) in kept}
+            self._reader.execute("COMMIT")
+        return ["twice" if p not in once else "done" if key in known else "new" for p, key, _ in rows]
+
+    def _known(self, keys: list[bytes]) -> set[bytes]:
+        marks = ",".join("?" * len(keys))
+        found = self._reader.execute(f"SELECT key FROM outcomes WHERE again = 0 AND key IN ({marks})", keys)
+        return {key for (key,) in found}
+
+    def outcomes(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
+        """(position, clip's id, outcome) of the clips met since this was opened, in the source's order."""
+        after = -1
+        while True:
+            with self._lock:
+                rows = self._reader.execute(
+                    "SELECT position, outcomes.clip, outcome FROM seen JOIN outcomes USING (key)"
+                    " WHERE position > ? ORDER BY position LIMIT ?",
+                    (after, TOGETHER),
+                ).fetchall()
+            if not rows:
+                return
+            yield from ((position, clip, json.loads(outcome)) for position, clip, outcome in rows)
+            after = rows[-1][0]
+
+    def spent(self, stage: str | None = None) -> Spent:
+        """What all calls, or those of a stage, came to."""
+        row = self._one(
+            "SELECT count(*), coalesce(sum(error != ''), 0), coalesce(sum(attempts), 0),"
+            " coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), coalesce(sum(cost), 0.0)"
+            " FROM calls WHERE ? IS NULL OR stage = ?",
+            (stage, stage),
+        )
+        assert row is not None
+        return Spent(*row)
+
+    def stages(self) -> list[str]:
+        """Stages that made calls."""
+        with self._lock:
+            return [stage for (stage,) in self._reader.execute("SELECT DISTINCT stage FROM calls ORDER BY stage")]
+
+    def fact(self, name: str) -> Any:
+        """What was noted under this name, or None."""
+        row = self._one("SELECT value FROM facts WHERE name = ?", (name,))
+        return json.loads(row[0]) if row else None
+
+    async def keep_fact(self, name: str, value: Any) -> None:
+        """Note something by name; on the disk when this returns."""
+        await self._put("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, json.dumps(value, ensure_ascii=False)))
+
+    def _one(self, sql: str, parameters: Sequence[Any]) -> tuple[Any, ...] | None:
+        with self._lock:
+            row: tuple[Any, ...] | None = self._reader.execute(sql, parameters).fetchone()
+        return row
+
+    async def _put(self, sql: str, parameters: Sequence[Any]) -> None:
+        loop = asyncio.get_running_loop()
+        written: asyncio.Future[None] = loop.create_future()
+        self._queue.put((sql, parameters, (loop, written)))
+        await written
+
+    def _write(self) -> None:
+        with closing(self._open()) as connection:
+            while waiting := self._waiting():
+                error: BaseException | None = None
+                try:
+                    connection.execute("BEGIN IMMEDIATE")
+                    for sql, parameters, _ in waiting:
+                        connection.execute(sql, parameters)
+                    connection.execute("COMMIT")
+                except sqlite3.Error as failure:  # a full disk: every writer of this batch hears of it
+                    error = ValueError(f"{self.path}: cannot be written ({failure}); check the disk")
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                _tell([waiter for *_, waiter in waiting], error)
+
+    def _waiting(self) -> list[tuple[str, Sequence[Any], Any]]:
+        """Everything that waits to be written, at least one; nothing at the end."""
+        first = self._queue.get()
+        if first is None:
+            return []
+        waiting = [first]
+        while len(waiting) < TOGETHER and not self._queue.empty():
+            after = self._queue.get()
+            if after is None:
+                self._queue.put(None)
+                break
+            waiting.append(after)
+        return waiting
+
+
+Waiter = tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]
+
+
+def _tell(waiters: Iterable[Waiter], error: BaseException | None) -> None:
+    def settle(futures: list[asyncio.Future[None]]) -> None:
+        for future in futures:
+            if not future.done():
+                future.set_exception(error) if error else future.set_result(None)
+
+    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for loop, future in waiters:
+        by_loop.setdefault(loop, []).append(future)
+    for loop, futures in by_loop.items():
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settle, futures)

@@ -1,0 +1,230 @@
+"""Teachers against a real server on loopback, and what is read from their replies."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from dataclasses import replace
+from email.utils import formatdate
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from teacher_server import Fault, serving
+
+from relisten import tags
+from relisten.data import checks, compose, judge
+from relisten.data.asking import SOLVERS, Heard, draw, right
+from relisten.data.rules import Rules
+from relisten.data.store import Call
+from relisten.data.teachers import Endpoint, Recorded, open_teacher, retry_after
+from relisten.types import Audio, Clip, Event
+
+MESSAGES = [{"role": "user", "content": "hello"}]
+
+
+def clip(seed: int = 0, num: int = 5) -> Clip:
+    """A recording of which only the events matter: nothing overlaps, attributes as scenes have them."""
+    rng = np.random.default_rng(seed)
+    labels = [str(label) for label in rng.permutation(["dog", "bell", "horn", "rain", "siren", "knock", "tone"])]
+    events = []
+    for n in range(num):
+        start = 1.5 * n + float(rng.uniform(0, 0.3))
+        labels_of = {"group": "word"} if n == 2 else {}
+        label = "seven" if n == 2 else labels[0] if n == 4 and seed % 2 else labels[n]
+        events.append(Event(label, round(start, 2), round(start + float(rng.uniform(0.4, 1.1)), 2), labels_of))
+    return Clip(f"clip-{seed}", Audio(np.zeros(8, np.float32)), 1.5 * num + 0.5, tuple(events))
+
+
+LABELS = {"": dict.fromkeys(("dog", "bell", "horn", "rain", "siren", "knock", "tone"), 5),
+          "word": dict.fromkeys(("one", "two", "six", "seven", "nine"), 3)}  # fmt: skip
+
+
+def complete(fault: Fault, retries: int = 3, times: int = 1, **more: object) -> tuple[list[Call], list[float], int]:
+    async def ask(endpoint: Endpoint) -> list[Call]:
+        teacher = open_teacher(endpoint)
+        try:
+            return list(await asyncio.gather(*(teacher.complete(messages()) for _ in range(times))))
+        finally:
+            await teacher.close()
+
+    with serving(fault) as server:
+        calls = asyncio.run(ask(Endpoint("m", server.url, retries=retries, **more)))  # type: ignore[arg-type]
+        return calls, server.times, server.num
+
+
+def messages() -> list[dict[str, str]]:
+    rng = np.random.default_rng(1)
+    return list(compose.ask(clip(), compose.read_prompts(), LABELS, rng)[1])
+
+
+@pytest.mark.parametrize("fault", ["429 0.05", "500", "503 0", "empty", "torn"])
+def test_a_passing_failure_is_tried_again_and_every_request_counted(fault: str) -> None:
+    [call], _, num = complete(lambda number, _: fault if number == 1 else "")
+    assert not call.error and compose.read_draft(call.text).question
+    assert call.attempts == num == 2 and call.thought == "hm"
+    assert call.prompt_tokens == (400 if fault == "empty" else 200)  # an empty reply is paid for, too
+
+
+def test_a_lasting_failure_is_not_tried_again() -> None:
+    for fault, failure in (("refusal", "lasting"), ("400", "lasting"), ("401", "fatal"), ("402", "fatal")):
+        [call], _, num = complete(lambda number, _, fault=fault: fault)
+        assert (call.failure, call.attempts, num) == (failure, 1, 1) and call.error and not call.text
+
+
+def test_what_keeps_failing_is_an_error_with_its_reason() -> None:
+    [call], _, num = complete(lambda number, _: "429 0.01", retries=2)
+    assert call.failure == "passing" and "slow down" in call.error and call.attempts == num == 3
+    [call], _, num = complete(lambda number, _: "timeout 0.6", retries=0, timeout=0.2)
+    assert call.failure == "passing" and "imeout" in call.error
+
+
+def test_retry_after_holds_back_every_call() -> None:
+    calls, times, _ = complete(lambda number, _: "429 0.5" if number == 1 else "", times=2)
+    assert all(not call.error for call in calls)
+    assert max(times) - min(times) >= 0.45
+
+
+def test_the_time_to_wait_is_read_in_every_form() -> None:
+    def after(headers: dict[str, str]) -> float | None:
+        return retry_after(SimpleNamespace(response=SimpleNamespace(headers=headers)))  # type: ignore[arg-type]
+
+    assert after({"retry-after": "1.5"}) == 1.5 and after({"retry-after-ms": "250"}) == 0.25
+    assert 50 < (after({"retry-after": formatdate(time.time() + 60, usegmt=True)}) or 0) <= 60
+    assert after({}) is after({"retry-after": "soon"}) is None
+
+
+def test_requests_keep_their_distance() -> None:
+    _, times, _ = complete(lambda number, _: "", times=4, requests_per_minute=1200)
+    assert times[-1] - times[0] >= 0.14
+
+
+def test_settings_reach_the_server_and_prices_make_a_cost() -> None:
+    with serving() as server:
+        teacher = open_teacher(
+            Endpoint("m", server.url, temperature=0.5, max_tokens=99, json_mode=True, price_in=1e4, price_out=2e4)
+        )
+        call = asyncio.run(teacher.complete(messages()))
+        [body] = server.bodies
+    assert body["temperature"] == 0.5 and body["max_tokens"] == 99 and body["response_format"]["type"] == "json_object"
+    assert call.cost == pytest.approx(200 * 0.01 + 50 * 0.02)
+
+
+def test_a_missing_key_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(ValueError, match="OPENAI_API_KEY"):
+        open_teacher(Endpoint("gpt"))
+
+
+def test_recorded_replies_are_found_by_their_messages(tmp_path: Path) -> None:
+    path = tmp_path / "calls.jsonl"
+    path.write_text(json.dumps({"messages": MESSAGES, "text": "hi", "prompt_tokens": 7}) + "\n")
+    teacher = Recorded(path)
+    assert asyncio.run(teacher.complete(MESSAGES)) == Call("hi", prompt_tokens=7)
+    assert asyncio.run(teacher.complete([*MESSAGES, *MESSAGES])).failure == "lasting"
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        "{0}", "```json\n{0}\n```", "<think>first {{}} then</think>\n{0}", "Sure!\n{0}\nAnything else?",
+        '{{"note": 1}} {0}',
+    ],
+)  # fmt: skip
+def test_json_is_found_whatever_stands_around_it(wrapped: str) -> None:
+    text = '{"question": "Which?", "choices": ["A. a dog", "B. a cat",], "answer": "B. A Cat", "think": '
+    text += '"so\n<seg>1, 2</seg>"}'
+    draft = compose.read_draft(wrapped.format(text))
+    assert draft.choices == ("a dog", "a cat") and draft.answer == "a cat" and "<seg>1, 2</seg>" in draft.cot
+
+
+def test_a_letter_is_taken_for_its_choice() -> None:
+    text = json.dumps({"question": "Q?", "choices": {"A": "x", "B": "y"}, "answer": "B", "think": "t"})
+    assert compose.read_draft(text).answer == "y"
+
+
+@pytest.mark.parametrize("text", ["", "no", '{"question": "half', "[1, 2]", '{"question": "Q?"}', "{" * 5000])
+def test_what_cannot_be_read_is_said(text: str) -> None:
+    with pytest.raises(ValueError, match=r"JSON"):
+        compose.read_draft(text)
+
+
+def test_verdicts_are_read_in_the_forms_models_write_them() -> None:
+    read = judge.read_verdict
+    assert read("[QA valid]: Yes\n[COT valid]: No\n[Reason]: made up") == judge.Verdict(True, False, "made up")
+    assert read("**[QA valid]**: yes\n- [CoT valid]: **Yes**\n[Reason]: nothing.") == judge.Verdict(True, True)
+    assert read("[QA valid]: Yes\n[CoT valid]: Yes\nOn reflection\n[QA valid]: No") == judge.Verdict(False, True)
+    with pytest.raises(ValueError, match="CoT valid"):
+        read("[QA valid]: Yes")
+
+
+@pytest.mark.parametrize("kind", list(SOLVERS))
+def test_what_rules_ask_has_one_right_answer_by_rules_of_their_own(kind: str) -> None:
+    found = 0
+    for seed in range(60):
+        known = compose.evidence(clip(seed, 5))["A4_events"]
+        events = tuple(Event(e["label"], e["start"], e["end"], {"group": e.get("group")}) for e in known)
+        if kind == "together":
+            events = (events[0], Event("drill", events[0].start + 0.1, events[0].end + 0.2), *events[1:])
+        if kind == "detail":
+            events = (Event("flute", 0.0, 0.5, {"attribute": "pitch", "value": "low"}), *events)
+        heard = Heard(events, 8.0, ("crow", "saw", "owl", "goat"), ("one", "two", "six"))
+        asked = draw(kind, np.random.default_rng(seed), heard)
+        if asked is not None:
+            found += 1
+            assert right(kind, asked.about, heard) & {asked.answer, *asked.wrong} == {asked.answer}
+            assert len({asked.answer, *asked.wrong}) == 1 + len(asked.wrong)
+    assert found > 5
+
+
+def test_rules_compose_what_the_checks_and_the_judge_accept_and_differently_each_time() -> None:
+    prompts, chains = compose.read_prompts(), set()
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        _, asked = compose.ask(clip(seed), prompts, LABELS, rng)
+        reply = asyncio.run(Rules().complete(asked))
+        draft = compose.read_draft(reply.text)
+        assert checks.question_fault(draft) == "" == checks.cot_fault(draft, clip(seed)), draft
+        asked_judge = judge.ask_judge(clip(seed), draft, prompts, rng)
+        verdict = judge.read_verdict(asyncio.run(Rules().complete(asked_judge)).text)
+        assert verdict == judge.Verdict(True, True), (draft, verdict)
+        assert tags.parse(tags.write(draft.cot, draft.answer)).well_formed
+        chains.add(" ".join(checks.words(draft.cot)[:5]))
+    assert len(chains) > 20
+
+
+def test_the_rules_judge_refuses_wrong_answers_and_wrong_places() -> None:
+    one = clip(0)
+    first, second = one.events[0].label, one.events[1].label
+    cot = f"Listen <seg>{one.events[1].start}, {one.events[1].end}</seg>: the {second}. So it is {second}."
+    draft = compose.Draft(f"What follows the {first}?", (second, "owl"), second, cot, "after", (first,))
+
+    def verdict(draft: compose.Draft) -> judge.Verdict:
+        asked = judge.ask_judge(one, draft, compose.read_prompts(), np.random.default_rng(0))
+        return judge.read_verdict(asyncio.run(Rules().complete(asked)).text)
+
+    assert verdict(draft) == judge.Verdict(True, True)
+    assert not verdict(replace(draft, answer="owl")).question_ok
+    assert not verdict(replace(draft, kind="mood")).question_ok
+    assert verdict(replace(draft, cot=cot.replace("So it is", "So not"))).question_ok
+    assert not verdict(replace(draft, cot="I do not listen. So it is " + second)).cot_ok
+    assert not verdict(replace(draft, cot=cot.rpartition("So")[0] + "So it is the owl.")).cot_ok
+
+
+def test_own_prompts_take_the_place_of_the_shipped(tmp_path: Path) -> None:
+    (tmp_path / "compose_mine.md").write_text("Know $evidence, write $request. It costs $$1.")
+    prompts = compose.read_prompts(tmp_path)
+    assert list(prompts.compose) == ["compose_mine"] and list(prompts.judge) == ["judge"]
+    name, [message] = compose.ask(clip(), prompts, LABELS, np.random.default_rng(0))
+    assert name == "compose_mine" and "It costs $1." in message["content"]
+    (tmp_path / "compose_mine.md").write_text("Just write.")
+    compose.read_prompts.cache_clear()
+    with pytest.raises(ValueError, match="evidence"):
+        compose.read_prompts(tmp_path)
+
+
+def test_no_identifier_reaches_a_teacher() -> None:
+    one = Clip("c", Path("a.wav"), 5.0, (Event("/m/053hz1", 0, 1), Event("Dog", 1, 2, {"mid": "/m/0bt9lr"})))
+    assert "/m/" not in json.dumps(compose.evidence(one)) and compose.survey([one]) == {"": {"Dog": 1}}
