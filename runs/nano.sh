@@ -12,10 +12,4 @@ relisten train sft runs/nano_base.yaml --output "$folder/base" --model "$folder/
 relisten train sft runs/nano_sft.yaml --output "$folder/sft" --model "$folder/base/model"
 python runs/ship_nano.py "$folder/sft/model" "$folder/nano"
 
-# Held out: scenes that training never saw, from other waveforms and voices (seeds below 1,000,000 are not trained on).
-relisten scenes "$folder/heldout" --num 600 --questions 2 --seed 500000 --split heldout
-for arm in "interleaved own" "interleaved other" "interleaved silence" "grounded own" "conditioned own"; do
-  read -r format hears <<<"$arm"
-  relisten eval "$folder/heldout/questions.jsonl" "$folder/eval-$format-$hears" \
-    --model "$folder/nano" --format "$format" --hears "$hears"
-done
+runs/nano_report.sh "$folder/report" "$(realpath "$folder/nano")"
