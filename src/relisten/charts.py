@@ -24,7 +24,7 @@ from relisten.dynamics import Series
 from relisten.report import Row
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-MARKS = ("o", "s", "D", "^", "v", "P", "X")
+MARKS = ("o", "s", "D", "^", "v", "P", "X", "*")  # one more than colours: 56 runs before two look alike
 WIDTH = 7.0
 """Inches: the text's width on a page."""
 STYLE = {
