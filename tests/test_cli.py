@@ -391,14 +391,14 @@ def test_doctor_names_the_extra_that_is_missing(monkeypatch: pytest.MonkeyPatch)
     real = metadata.version
 
     def version(name: str) -> str:
-        if name == "matplotlib":
+        if name == "accelerate":
             raise metadata.PackageNotFoundError(name)
         return real(name)
 
     monkeypatch.setattr(metadata, "version", version)
     missing = [finding for finding in doctor.packages() if finding.health != "good"]
     assert [(f.topic, f.health, f.advice) for f in missing] == [
-        ("matplotlib [train]", "missing", "pip install 'relisten[train]'")
+        ("accelerate [train]", "missing", "pip install 'relisten[train]'")
     ]
 
 

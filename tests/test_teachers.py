@@ -15,7 +15,7 @@ import pytest
 from teacher_server import Fault, serving
 
 from relisten import tags
-from relisten.data import checks, compose, judge
+from relisten.data import checks, compose, judge, teachers
 from relisten.data.asking import SOLVERS, Heard, draw, right
 from relisten.data.rules import Rules
 from relisten.data.store import Call
@@ -96,9 +96,20 @@ def test_the_time_to_wait_is_read_in_every_form() -> None:
     assert after({}) is after({"retry-after": "soon"}) is None
 
 
-def test_requests_keep_their_distance() -> None:
-    _, times, _ = complete(lambda number, _: "", times=4, requests_per_minute=1200)
-    assert times[-1] - times[0] >= 0.14
+def test_requests_keep_their_distance(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    async def four(turn: teachers._Turn) -> None:
+        for _ in range(4):
+            await turn.wait()
+
+    monkeypatch.setattr(teachers, "time", SimpleNamespace(monotonic=lambda: 100.0))  # a clock that stands still
+    monkeypatch.setattr(teachers.asyncio, "sleep", sleep)
+    asyncio.run(four(teachers._Turn(0.05)))
+    assert waited == pytest.approx([0.0, 0.05, 0.1, 0.15])
 
 
 def test_settings_reach_the_server_and_prices_make_a_cost() -> None:
@@ -228,3 +239,8 @@ def test_own_prompts_take_the_place_of_the_shipped(tmp_path: Path) -> None:
 def test_no_identifier_reaches_a_teacher() -> None:
     one = Clip("c", Path("a.wav"), 5.0, (Event("/m/053hz1", 0, 1), Event("Dog", 1, 2, {"mid": "/m/0bt9lr"})))
     assert "/m/" not in json.dumps(compose.evidence(one)) and compose.survey([one]) == {"": {"Dog": 1}}
+
+
+def test_an_address_that_is_none_is_told_at_once() -> None:
+    with pytest.raises(ValueError, match="write a server's address"):
+        open_teacher(Endpoint("some-model", url="localhost:8000/v1"))
