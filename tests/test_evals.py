@@ -104,6 +104,15 @@ def test_the_summary_holds_each_kind_beside_all() -> None:
     json.dumps(summary)
 
 
+def test_the_mean_over_groups_leaves_out_what_has_none() -> None:
+    rows = [
+        answered("<think></think><answer>bell</answer>", labels={"modality": "speech"}),
+        answered("<think></think><answer>cow</answer>", labels={"modality": "sound"}),
+        answered("<think></think><answer>bell</answer>"),
+    ]
+    assert figures.summary(rows)["macro"]["modality"] == 0.5
+
+
 def constant(seconds: int) -> Example:
     return Example(f"q{seconds}", Audio(np.full(16_000 * seconds, seconds / 10, np.float32)), "?")
 
@@ -424,3 +433,26 @@ def test_the_limits_of_the_command_are_explained_as_those_of_ask() -> None:
         assert line in (ask.__doc__ or "") and line in (eval_file.__doc__ or "")
     for name in ("max_listens", "max_seconds"):
         assert signature(eval_file).parameters[name].default == signature(ask).parameters[name].default
+
+
+@pytest.mark.parametrize("segments", ["1-2", 5, [[1.0, 2.0, 3.0]], [["a", "b"]], [[2.0, 1.0]]])
+def test_labels_that_are_no_segments_are_told_before_anything_is_asked(asked: Path, segments: Any) -> None:
+    [line, *rest] = list(records.read(asked))
+    asked.write_text("".join(json.dumps(row) + "\n" for row in [line | {"segments": segments}, *rest]))
+    with pytest.raises(ValueError, match="`segments` must be a list"):
+        run_eval(asked)
+    assert not (asked.parent / "out").exists()
+
+
+def test_labels_may_be_empty_or_of_any_kind(model: Qwen2_5Omni) -> None:
+    row = answered("<think></think><answer>bell</answer>", labels={"segments": None, "kind": ["a"]})
+    assert (row["gold"], row["kind"]) == ([], "['a']")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"shuffle": -1}, {"max_rows": 0}, {"shard": "9/10"}, {"hears": "oracle"}, {"samples": 0}]
+)
+def test_a_start_that_fails_leaves_the_folder_free(asked: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="--"):
+        run_eval(asked, **wrong)
+    assert not (asked.parent / "out").exists()

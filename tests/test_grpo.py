@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -204,7 +205,7 @@ def test_an_answer_cut_short_can_be_left_out(work: Path, tmp_path: Path) -> None
 
 
 def test_a_run_explains_itself(work: Path, tmp_path: Path) -> None:
-    made = trainer(work, tmp_path / "run", steps=3, sample_steps=2)
+    made = trainer(work, tmp_path / "run", steps=3, sample_steps=2, report_to=("tensorboard",))
     training.train(made)
     found = lines(tmp_path / "run")
     assert [line["step"] for line in found] == [1, 2, 3]
@@ -222,7 +223,10 @@ def test_a_run_explains_itself(work: Path, tmp_path: Path) -> None:
     assert {"config.json", "run.json", "metrics.jsonl", "curves.png", "samples", "model"} <= files
     assert sorted(p.name for p in (tmp_path / "run" / "samples").iterdir()) == ["step-000000.md", "step-000002.md"]
     assert "heard 0.5-1.5" in (tmp_path / "run" / "samples" / "step-000000.md").read_text()
-    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["checkpoint-2", "checkpoint-3"]
+    kept = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
+    assert kept == ["checkpoint-2", "checkpoint-3", "runs"]
+    [events] = (tmp_path / "run" / "checkpoints" / "runs").rglob("events.out.tfevents.*")
+    assert b"reward_segment" in events.read_bytes(), "TensorBoard is told what metrics.jsonl is"
     load(tmp_path / "run" / "model")
 
 
@@ -274,6 +278,19 @@ def test_kill_9_and_the_same_command_give_the_undisturbed_run(work: Path, tmp_pa
         torch.testing.assert_close(resumed[name], value, atol=1e-6, rtol=0, msg=name)
     last = [{line["step"]: line["reward"] for line in lines(tmp_path / name)} for name in ("killed", "whole")]
     assert last[0] == last[1], "the same questions, the same answers"
+
+
+def test_adapters_are_resumed(work: Path, tmp_path: Path) -> None:
+    """The undisturbed run, put back to where its second checkpoint was, ends as it did."""
+    fields = {"lora": 4, "steps": 3, "learning_rate": 1e-2}
+    end = load(train_grpo(config(work, tmp_path / "run", **fields))).module.state_dict()
+    shutil.rmtree(tmp_path / "run" / "model")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "checkpoint-3")
+    again = load(train_grpo(config(work, tmp_path / "run", **fields))).module.state_dict()
+    start = load(work / "tiny").module.state_dict()
+    assert any(not torch.equal(start[name], value) for name, value in end.items())
+    for name, value in end.items():
+        torch.testing.assert_close(again[name], value, atol=1e-6, rtol=0, msg=name)
 
 
 def test_nan_stops_the_run_before_it_is_written(work: Path, tmp_path: Path) -> None:

@@ -164,3 +164,8 @@ def test_whatever_a_model_writes_is_judged(model: Qwen2_5Omni, tokens: Sequence[
     response = said(model, text)
     assert parse(response.text).answer == response.answer
     assert all(math.isfinite(value) for value in score(rewards.KNOWN, response, EXAMPLE).values())
+
+
+def test_two_rewards_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="of that name already"):
+        rewards.find(["accuracy", "relisten.rewards:accuracy"])

@@ -403,3 +403,13 @@ def test_the_command_scores_compares_and_exports(tmp_path: Path, capsys: pytest.
     assert sent == [question(n) | {"model_output": "bell", "model_prediction": "bell"} for n in (1, 2)]
     assert run(["score", str(one)]) == 2 and "name the --questions" in capsys.readouterr().err
     assert run(["score", str(one), "--questions", str(questions), "--export-to", "x"]) == 2
+
+
+def test_both_files_of_a_comparison_have_their_predictions_under_the_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = (
+        written(tmp_path / f"{said}.jsonl", [question(n) | {"mine": said} for n in (1, 2)]) for said in ("bell", "cow")
+    )
+    assert run(["score", str(one), "--key", "mine", "--compare", str(two)]) == 0
+    assert "only the first right 2, only the second 0" in capsys.readouterr().out

@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -229,6 +231,32 @@ def test_several_gpus_ask_for_several_processes(work: Path, tmp_path: Path, monk
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="each of 2 processes takes 1"):
         train_sft(config(work, tmp_path / "run"))
+
+
+def test_a_missing_recording_is_told_before_a_model_is_loaded(work: Path, tmp_path: Path) -> None:
+    row = json.loads((work / "scenes" / "questions.jsonl").read_text().splitlines()[0])
+    (tmp_path / "q.jsonl").write_text(json.dumps(row | {"audio_path": "gone.wav"}) + "\n")
+    with pytest.raises(ValueError, match="1 examples have no recording"):
+        read_rows(SftConfig(data=str(tmp_path / "q.jsonl"), output=tmp_path / "run"))
+
+
+def test_what_fails_in_a_process_that_prepares_data_is_one_line(work: Path, tmp_path: Path) -> None:
+    row = json.loads((work / "scenes" / "questions.jsonl").read_text().splitlines()[0])
+    (tmp_path / "bad.wav").write_bytes(b"no sound")
+    (tmp_path / "q.jsonl").write_text(
+        "".join(json.dumps(row | {"id": str(n), "audio_path": "bad.wav"}) + "\n" for n in range(2))
+    )
+    broken = replace(config(work, tmp_path / "run", workers=1), data=str(tmp_path / "q.jsonl"))
+    with pytest.raises(ValueError, match=r"bad\.wav") as caught:
+        train_sft(broken)
+    assert "Traceback" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [{"freeze": ("*",)}, {"schedule": "wobbly"}, {"save_steps": 0}, {"steps": 0}])
+def test_settings_that_cannot_be_used_begin_no_run(work: Path, tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        train_sft(config(work, tmp_path / "run", **wrong))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["sft nano_clips", "sft paper_sft", "grpo nano_grpo", "grpo paper_grpo"])

@@ -215,7 +215,7 @@ def questions_of(run: Run) -> list[Example]:
         with suppress(ValueError):
             if benchmark.file(path.parent) == path:
                 return benchmark.examples(path.parent)
-    return records.read_examples(path)
+    return records.read_examples(path, run.config.get("data"))
 
 
 def _longer(run: Run) -> Run:

@@ -135,18 +135,19 @@ def measure(
     }
 
 
-def random_model() -> Qwen2_5Omni:
+def random_model(texts: Sequence[str] = ()) -> Qwen2_5Omni:
     """About 100 M parameters of the real class, 8 M of them its audio tower, as many in proportion as the 7B has.
 
-    It hears as Qwen does (128 mel bins, 25 tokens a second, blocks of 2 s) and its vocabulary is bytes, so that the
-    projection onto the vocabulary, which a naive loop may or may not repeat for a whole prompt, counts for nothing.
+    It hears as Qwen does (128 mel bins, 25 tokens a second, blocks of 2 s) and its vocabulary is bytes and the words of
+    `texts`, so that the projection onto the vocabulary, which a naive loop may or may not repeat for a whole prompt,
+    counts for nothing.
     """
     size = nano.NanoConfig(
         hidden_size=768, num_layers=16, num_heads=12, num_key_value_heads=4, intermediate_size=2048,
         audio_width=320, audio_layers=6, audio_heads=5, audio_intermediate_size=1280, audio_block=100,
         num_mel_bins=128, hop_length=160, n_fft=400, context=8192,
     )  # fmt: skip
-    model = nano.create((), size)
+    model = nano.create(texts, size)
     lay_out_for_cpu(model.module)  # as `relisten.load` does
     return model
 

@@ -72,13 +72,14 @@ train.command(
     "relisten.commands.train:sft",
     name="sft",
     usage="Usage: relisten train sft [SETTINGS.yaml] [OPTIONS]\n",
-    help="Supervised fine-tuning on chains of thought.",
+    help="Supervised fine-tuning on chains of thought.\n\nA stopped run goes on when it is started again.",
 )
 train.command(
     "relisten.commands.train:grpo",
     name="grpo",
     usage="Usage: relisten train grpo [SETTINGS.yaml] [OPTIONS]\n",
-    help="Reinforcement learning in which the segments are really heard.",
+    help="Reinforcement learning in which the segments are really heard.\n\n"
+    "A stopped run goes on when it is started again.",
 )
 app.command(train)
 data = App(name="data", help="Make training sets, and look at them.", config=from_yaml)
@@ -97,6 +98,7 @@ app.command("relisten.commands.doctor:doctor", name="doctor", help="Say what is 
 bench = App(name="bench", help="Measure, side by side.")
 bench.command("relisten.bench:engine", name="engine", help="The engine beside the naive loop that re-reads everything.")
 bench.command("relisten.bench_eval:evaluation", name="eval", help="A file's questions: engine beside usual script.")
+bench.command("relisten.bench_train:train", name="train", help="A step of GRPO and of SFT beside the usual ways.")
 app.command(bench)
 
 

@@ -40,7 +40,7 @@ class GrpoConfig(TrainingConfig):
     """Settings of GRPO; the defaults are the paper's."""
 
     learning_rate: float = 1e-6
-    """Of every optimiser step of a rollout; the schedule moves it from rollout to rollout."""
+    """The highest; all optimiser steps of a rollout have the same, and the schedule moves it between rollouts."""
     batch_size: int = 64
     """Questions a rollout, over all processes."""
     mini_batch_size: int = 32
@@ -56,21 +56,23 @@ class GrpoConfig(TrainingConfig):
     format: Format = "interleaved"
     """interleaved (segments are heard), grounded (named in text alone) or conditioned (neither)."""
     rewards: tuple[str, ...] = ("format", "consistency", "accuracy", "segment")
-    """Names, or your own as `module:function`; they are added up. `confidence` is what the release has for accuracy."""
+    """Any of format, consistency, accuracy, segment, confidence (what the release has for accuracy), or your own as
+    `module:function`; they are added up."""
     temperature: float = 1.0
-    """Of sampling. Log-probabilities are those at 1, whatever it is."""
+    """Of sampling; the ratio's log-probabilities are those at temperature 1, whatever this is."""
     max_new_tokens: int = 2048
-    """Sampled tokens of a whole answer."""
+    """Sampled tokens of a whole answer, at most."""
     max_listens: int = 8
-    """Segments heard again in an answer."""
+    """Segments heard again in an answer, at most."""
     min_segment: float = 0.2
-    """Seconds."""
+    """Shortest segment that is heard, in seconds."""
     clip: float = 0.2
     """How far from 1 the ratio of new to old probability may go before it is clipped."""
     clip_high: float | None = None
-    """The same above 1, where it is to be another (clip-higher: 0.28 or so)."""
+    """How far above 1, where that is to differ from `clip` (clip-higher: 0.28 or so)."""
     kl: float = 0.04
-    """Weight of the KL to the first model; 0 spares the reference. With `lora` the reference is the adapters off."""
+    """Weight of the KL to the model as it was at the start. 0 spares that second model, the reference; with `lora` the
+    reference is the same model with its adapters off."""
     loss_mean: Literal["trace", "token"] = "trace"
     """trace: every answer weighs the same (the paper); token: every token does."""
     normalise: bool = True
@@ -335,11 +337,7 @@ def read_questions(config: GrpoConfig) -> tuple[Callable[[int], Sequence[Example
             raise ValueError(f"data {config.data} has no end: give `steps`")
         return run.resolve(config.data), config.steps * config.batch_size
     examples = records.read_examples(Path(config.data))
-    for example in examples:
-        if example.answer is None:
-            raise ValueError(f"{config.data}: {example.id} has no answer, and rewards need one")
-        if isinstance(example.audio, Path) and not example.audio.is_file():
-            raise ValueError(f"{config.data}: {example.id}: no such recording: {example.audio}")
+    training.check_examples(examples, config.data)
     if len(examples) < config.batch_size:
         raise ValueError(f"{config.data}: {len(examples)} questions are fewer than batch_size {config.batch_size}")
     return partial(_file_question, examples), len(examples)
@@ -375,8 +373,9 @@ def _check(config: GrpoConfig) -> None:
     processes = training.num_processes()
     rewards.find(config.rewards)
     GenerationConfig(
-        config.format, config.temperature, max_new_tokens=config.max_new_tokens, max_listens=config.max_listens
-    )
+        config.format, config.temperature, seed=config.seed, max_new_tokens=config.max_new_tokens,
+        max_listens=config.max_listens, min_segment=config.min_segment,
+    )  # fmt: skip
     if config.group_size < 2:
         raise ValueError("group_size must be at least 2: an answer is compared with the others of its group")
     if config.mini_batch_size < 1 or config.batch_size % config.mini_batch_size or config.mini_batch_size % processes:
@@ -388,5 +387,7 @@ def _check(config: GrpoConfig) -> None:
         raise ValueError("loss_mean is trace or token, old_logprobs is recomputed or rollout")
     if config.temperature <= 0:
         raise ValueError("temperature must be above 0: greedy answers to one question are all the same")
-    if min(config.sample_steps, config.save_steps, config.log_steps, config.rollout_rows) < 1:
-        raise ValueError("sample_steps, save_steps, log_steps and rollout_rows must be at least 1")
+    if min(config.sample_steps, config.rollout_rows) < 1:
+        raise ValueError("sample_steps and rollout_rows must be at least 1")
+    if not 0 < config.clip < 1 or config.kl < 0 or (config.clip_high is not None and config.clip_high <= 0):
+        raise ValueError("clip must lie above 0, below 1; clip_high must be above 0, and kl not negative")

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from relisten.types import Example
+from relisten.types import Example, Segment
 
 _FIELDS = ("id", "audio_path", "question", "choices", "answer", "cot")
 _GOLD = ("thinking", "cue", "rubric")
@@ -158,6 +158,18 @@ def record_from_example(example: Example, folder: str | os.PathLike[str]) -> dic
         "answer": example.answer,
     }
     return record | ({} if example.cot is None else {"cot": example.cot}) | example.labels
+
+
+def gold_segments(example: Example) -> list[Segment]:
+    """The segments that an example's labels call right; none where they say nothing. Raises ValueError on others."""
+    listed = example.labels.get("segments") or []
+    try:
+        found = [Segment(float(start), float(end)) for start, end in listed]
+    except (TypeError, ValueError):
+        found = [Segment(0.0, 0.0)]
+    if not all(0 <= segment.start < segment.end < float("inf") for segment in found):
+        raise ValueError(f"{example.id}: `segments` must be a list of [start, end] in seconds, not {_short(listed)}")
+    return found
 
 
 def _text(record: Mapping[str, Any], key: str) -> str | None:

@@ -104,7 +104,10 @@ def find(names: Sequence[str]) -> dict[str, RewardFunction]:
     for name in (part.strip() for text in names for part in text.split(",") if part.strip()):
         if name not in KNOWN and ":" not in name:
             raise ValueError(f"reward {name!r}: there are {', '.join(KNOWN)}, and your own as module:function")
-        found[name.rpartition(":")[2]] = KNOWN[name] if name in KNOWN else run.resolve(name)
+        short = name.rpartition(":")[2]
+        if short in found:
+            raise ValueError(f"reward {name!r}: there is one of that name already; name each once, rename your own")
+        found[short] = KNOWN[name] if name in KNOWN else run.resolve(name)
     if not found:
         raise ValueError("no rewards: name at least one")
     return found

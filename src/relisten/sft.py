@@ -76,9 +76,7 @@ def read_rows(config: SftConfig) -> tuple[Callable[[int], Sequence[Row]], int]:
             raise ValueError(f"data {config.data} has no end: give `steps`")
         return run.resolve(config.data), config.steps * config.batch_size
     examples = records.read_examples(Path(config.data))
-    unusable = [e.id for e in examples if e.answer is None]
-    if unusable:
-        raise ValueError(f"{config.data}: {len(unusable)} examples have no answer, {unusable[0]} for one")
+    training.check_examples(examples, config.data)
     return partial(_file_row, examples, config.format), len(examples)
 
 

@@ -112,8 +112,7 @@ ARMS = {
 
 def make(config: StudyConfig) -> list[Path]:
     """Train and read everything that is not there yet; the folder of each seed, with `models/` and `arms/` in it."""
-    if config.seeds < 1 or config.num_scenes < 2:
-        raise ValueError("seeds must be at least 1, num_scenes at least 2")
+    check(config)
     folders = [config.output / f"seed-{seed}" for seed in range(config.seeds)]
     for seed, folder in enumerate(folders):
         for name, stage in STAGES.items():
@@ -128,7 +127,7 @@ def make(config: StudyConfig) -> list[Path]:
 def train(stage: Stage, models: Path, name: str, settings: Mapping[str, Any], seed: int) -> Path:
     """The model of a stage; a run that is finished is not made again."""
     model = models / name / "model"
-    if (model / "config.json").is_file():
+    if (model / "prompts.json").is_file():  # written last
         return model
     start = str(models / stage.start / "model") if stage.start else f"{WORLD}:new_model"
     given = {"data": f"{WORLD}:{stage.data}", "model": start, "output": models / name, "seed": seed} | dict(settings)
@@ -138,18 +137,43 @@ def train(stage: Stage, models: Path, name: str, settings: Mapping[str, Any], se
 
 
 def _typed(kind: type[TrainingConfig], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as the fields are: YAML takes 2e-3 for a text, and [a] for a list. ValueError on a name unknown."""
+    """Settings as the fields are: YAML takes 2e-3 for a text, and [a] for a list."""
     defaults = {field.name: field.default for field in fields(kind)}
-    if unknown := sorted(set(settings) - set(defaults)):
-        raise ValueError(f"a study's stage has the setting {unknown[0]!r}, which `relisten train` does not know")
-    return {
-        name: float(value)
-        if isinstance(defaults[name], float)
-        else tuple(value)
-        if isinstance(defaults[name], tuple)
-        else value
-        for name, value in settings.items()
-    }
+    return {name: _like(defaults[name], name, value) for name, value in settings.items()}
+
+
+def _like(default: Any, name: str, value: Any) -> Any:
+    try:
+        if isinstance(default, float):
+            return float(value)
+        if isinstance(default, tuple):
+            return (value,) if isinstance(value, str) else tuple(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"a study's stage has {name}: {value!r}, which is no {type(default).__name__}") from None
+    if isinstance(default, int | str) and not isinstance(value, type(default)):
+        raise ValueError(f"a study's stage has {name}: {value!r}, which is no {type(default).__name__}")
+    return value
+
+
+def check(config: StudyConfig) -> None:
+    """Raises ValueError on settings that cannot be used, before anything is made."""
+    if not all(isinstance(n, int) for n in (config.seeds, config.num_scenes, config.questions_seed)):
+        raise ValueError("seeds, num_scenes and questions_seed must be whole numbers")
+    if config.seeds < 1 or config.num_scenes < 2 or config.questions_seed < 0:
+        raise ValueError("seeds must be at least 1, num_scenes at least 2, questions_seed not negative")
+    for name, kind in (("clips", SftConfig), ("base", SftConfig), ("cold", SftConfig), ("grpo", GrpoConfig)):
+        settings = getattr(config, name)
+        if not isinstance(settings, dict):
+            raise ValueError(f"{name}: must hold settings of `relisten train`, not {settings!r}")
+        if taken := sorted(OWN & set(settings)):
+            raise ValueError(f"{name}: {taken[0]} is set by the study itself; leave it out")
+        if unknown := sorted(set(map(str, settings)) - {field.name for field in fields(kind)}):
+            raise ValueError(f"{name}: holds the setting {unknown[0]!r}, which `relisten train` does not know")
+        _typed(kind, settings)
+
+
+OWN = {"data", "model", "output", "seed", "format"}
+"""Settings of a stage that follow from the study."""
 
 
 def read(arm: Arm, folder: Path, key: str, config: StudyConfig) -> None:

@@ -6,7 +6,7 @@ import fnmatch
 import importlib.util
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import ProgressCallback, SchedulerType, Trainer, TrainerCallback, TrainingArguments
 
 from relisten import checkpoint, plots, run
 from relisten.losses import token_scores
 from relisten.models import load
 from relisten.models.base import AudioLM
 from relisten.optimizer import MuonWithAdamW
+from relisten.types import Example
 
 
 @dataclass
@@ -53,7 +54,7 @@ class TrainingConfig:
     optimizer: str = "adamw"
     """adamw, or muon (matrices by Muon, the rest by AdamW)."""
     weight_decay: float = 0.0
-    """Of every weight, a step, as a fraction of the learning rate."""
+    """What every weight loses at a step: this share of it, times the learning rate."""
     bf16: bool = True
     """Forward in bfloat16; weights stay in their own precision."""
     attention: str = "sdpa"
@@ -67,15 +68,15 @@ class TrainingConfig:
     lora_modules: tuple[str, ...] = ("*.[qkvo]_proj", "*.gate_proj", "*.up_proj", "*.down_proj")
     """Patterns of linear layers that get an adapter (frozen ones do not)."""
     seed: int = 0
-    """Of the order in which data comes, and of everything else that is drawn."""
+    """Decides the order in which data comes, and everything else that is drawn."""
     save_steps: int = 100
     """Steps between checkpoints; a stopped run goes on from the last."""
     keep_checkpoints: int = 2
-    """Older ones are deleted."""
+    """How many checkpoints stay; older ones are deleted."""
     log_steps: int = 10
     """Steps between lines of metrics.jsonl."""
     report_to: tuple[str, ...] = ()
-    """Also log to any of tensorboard, wandb, trackio, where they are installed."""
+    """Also log to tensorboard (`pip install 'relisten[tensorboard]'`), wandb or trackio."""
     workers: int = 1
     """Processes that prepare data."""
 
@@ -214,6 +215,12 @@ def check(config: TrainingConfig) -> None:
     """Raises ValueError on settings that cannot be used, before anything is loaded."""
     if min(config.batch_size, config.device_batch_size) < 1:
         raise ValueError("batch_size and device_batch_size must be at least 1")
+    if min(config.save_steps, config.log_steps) < 1 or config.workers < 0:
+        raise ValueError("save_steps and log_steps must be at least 1, workers not negative")
+    if config.steps < 1 and (config.steps != -1 or config.epochs <= 0):
+        raise ValueError(f"steps {config.steps}, epochs {config.epochs:g}: give one of them, above 0")
+    if config.schedule not in set(SchedulerType):
+        raise ValueError(f"schedule {config.schedule!r}: there are {', '.join(SchedulerType)}")
     if config.optimizer not in ("adamw", "muon"):
         raise ValueError(f"optimizer {config.optimizer!r} is neither adamw nor muon")
     if config.batch_size % num_processes():
@@ -231,7 +238,17 @@ def check(config: TrainingConfig) -> None:
         raise ValueError("lora with muon is not supported; set optimizer to adamw")
     for name in config.report_to:
         if importlib.util.find_spec(name) is None:
-            raise ValueError(f"report_to {name}: it is not installed; pip install {name}")
+            package = "'relisten[tensorboard]'" if name == "tensorboard" else name
+            raise ValueError(f"report_to {name}: it is not installed; pip install {package}")
+
+
+def check_examples(examples: Sequence[Example], data: str) -> None:
+    """Raises ValueError where one has no answer, or no recording is where it should be."""
+    if without := [e.id for e in examples if e.answer is None]:
+        raise ValueError(f"{data}: {len(without)} examples have no answer, {without[0]} for one; give each its own")
+    if absent := [e for e in examples if isinstance(e.audio, Path) and not e.audio.is_file()]:
+        first = f"{absent[0].audio} of {absent[0].id}"
+        raise ValueError(f"{data}: {len(absent)} examples have no recording, {first} for one; check the paths")
 
 
 def prepare(config: TrainingConfig) -> AudioLM:
@@ -239,11 +256,13 @@ def prepare(config: TrainingConfig) -> AudioLM:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # where this process's copies belong
     model: AudioLM = run.resolve(config.model)() if ":" in config.model else load(config.model, dtype=config.dtype)
-    if int(os.environ.get("RANK", "0")) == 0:
-        run.start(config.output, config)
     model.module.set_attn_implementation(config.attention)
     for name, parameter in model.module.named_parameters():
         parameter.requires_grad = not _matches(name, (*config.freeze, *NO_GRADIENT))
+    if not any(parameter.requires_grad for parameter in model.module.parameters()):
+        raise ValueError(f"freeze {', '.join(config.freeze)}: leaves nothing to train; name fewer patterns")
+    if int(os.environ.get("RANK", "0")) == 0:
+        run.start(config.output, config)
     return model
 
 
@@ -274,7 +293,10 @@ def train(trainer: PackedTrainer) -> Path:
     """Train to the end, or go on where a stopped run was; write the model. The folder it is in."""
     config, model = trainer.config, trainer.audio_lm
     trainer.remove_callback(ProgressCallback)
-    trainer.train(resume_from_checkpoint=checkpoint.latest(Path(trainer.args.output_dir)))
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint.latest(Path(trainer.args.output_dir)))
+    except ValueError as error:  # of a process that prepares data, it holds that process's whole traceback
+        raise ValueError(str(error).rpartition("\nValueError: ")[2].strip()) from error
     if trainer.is_world_process_zero():
         if config.lora:
             trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()

@@ -26,7 +26,8 @@ def build(
 
     Describe, compose, check, judge, route. A run that was stopped goes on where it was when it is started again, and
     pays for no call twice. Writes sft.jsonl, rl.jsonl, rejected.jsonl and manifest.json. Exits with 1 when the run
-    stopped early (budget, server down), or when the text alone gives the answers away (blind guesser over its margin).
+    stopped early (budget, server down), when no question was kept, or when the text alone gives the answers away (blind
+    guesser over its margin).
 
     Parameters
     ----------
@@ -44,6 +45,9 @@ def build(
     if made["stopped"]:
         console(stderr=True).print(f"stopped early: {made['stopped']}; start again to go on")
     elif not dry_run:
+        if not made["counts"]["sft"] + made["counts"]["rl"]:
+            console(stderr=True).print(f"no question was kept; {config.out / 'rejected.jsonl'} says why")
+            return 1
         blind = made["blind"]
         if not blind["passed"]:
             console(stderr=True).print(

@@ -207,6 +207,10 @@ def _text_faults(example: Example) -> Iterator[str]:
         yield "two choices are the same"
     if "" in choices or len(choices) == 1:
         yield "a choice is empty" if "" in choices else "there is one choice alone"
+    try:
+        records.gold_segments(example)
+    except ValueError as error:
+        yield str(error)
     for name, text in (("question", example.question), ("cot", example.cot or ""), *(("choice", c) for c in choices)):
         if found := IDENTIFIER.search(text):
             yield f"the {name} holds the identifier {found[0]}; write the label's name"

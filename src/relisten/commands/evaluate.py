@@ -17,7 +17,7 @@ from relisten.commands.ask import LIMITS, MACHINE, MAX_SECONDS, SAMPLING, load
 from relisten.evals.benchmarks import BENCHMARKS, Benchmark, export, missing
 from relisten.evals.figures import Failed, summary, write_summary
 from relisten.evals.hearing import Hears, Recording
-from relisten.evals.runner import Asking, evaluate
+from relisten.evals.runner import Asking, check, evaluate
 from relisten.models import find
 from relisten.types import Example, Format
 
@@ -115,8 +115,11 @@ def eval_file(
         "max_listens": max_listens, "min_segment": min_segment,
     }  # fmt: skip
     config, loaded = load(model, options, device=device, dtype=dtype)
+    check(examples, config, asking, max_rows)
     settings = {"questions": path, "model": model, "dtype": dtype, "max_seconds": max_seconds}
     settings |= asdict(asking) | {"shard": shard} | asdict(config)
+    if benchmark is None and data is not None:
+        settings["data"] = data  # where a report finds the recordings again
     hashes = sums([path, *sorted(find(model).glob("*.safetensors"))])
     run.start(out, settings | hashes)
     answers = evaluate(loaded, examples, out / "answers.jsonl", config, asking, max_rows, max_seconds)

@@ -54,6 +54,8 @@ def score(
     """
     if not files:
         raise ValueError("name a file of predictions, or a folder that `relisten eval` wrote")
+    if (export_as is not None or export_to is not None) and None in (export_as, export_to, questions):
+        raise ValueError("--export-as, --export-to and --questions go together")
     given = read_predictions(files, questions, key)
     result = summary(given.records, failed=failed)
     console = Console(markup=False, highlight=False, emoji=False)  # names are shown as they are
@@ -61,7 +63,8 @@ def score(
     for note in given.notes:
         console.print(note, soft_wrap=True)
     if compare is not None:
-        ours, theirs = (by_question(r, failed) for r in (given.records, read_predictions([compare], questions).records))
+        other = read_predictions([compare], questions, None if compare.is_dir() else key)
+        ours, theirs = (by_question(answers, failed) for answers in (given.records, other.records))
         both = sorted(set(ours) & set(theirs))
         if not both:
             raise ValueError(f"{compare}: shares no question with {files[0]}; compare runs over the same file")
@@ -69,9 +72,7 @@ def score(
         console.print(against(found, str(files[0]), str(compare)), soft_wrap=True)
     if out is not None:
         write_summary(out, result | {"key": given.key, "notes": given.notes})
-    if export_as is not None or export_to is not None:
-        if export_as is None or export_to is None or questions is None:
-            raise ValueError("--export-as, --export-to and --questions go together")
+    if export_as is not None and export_to is not None and questions is not None:
         without = export(BENCHMARKS[export_as], questions, given.records, export_to, failed)
         console.print(f"{export_to}: written, {without} without an answer", soft_wrap=True)
     return 0

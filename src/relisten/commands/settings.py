@@ -5,7 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import yaml
 from cyclopts.config import Yaml
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The settings in a file; none in an empty one. Raises ValueError where it holds anything else."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as text ({error})") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())[:200]})") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds a {type(content).__name__}, not settings; write a line `name: value` for each")
+    return content
 
 
 def from_yaml(app: Any, commands: Any, arguments: Any) -> None:
@@ -15,6 +31,7 @@ def from_yaml(app: Any, commands: Any, arguments: Any) -> None:
             path = Path(argument.tokens[0].value)
             if not path.is_file():
                 raise ValueError(f"{path}: no such file of settings; runs/ in the repository has examples")
+            read_yaml(path)  # says in one line what cyclopts would not
             # Without command names for keys, cyclopts leaves out what is called like a command of ours (`data`).
             Yaml(path, use_commands_as_keys=True)(app, (), arguments)
             return

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from relisten import run, study_report
 from relisten.analysis import read_run
 from relisten.commands.ask import command_line
+from relisten.commands.settings import read_yaml
 from relisten.commands.terminal import console
 from relisten.report import row, short_table, terminal_table
-from relisten.study import ARMS, StudyConfig, arm_folder, make
+from relisten.study import ARMS, StudyConfig, arm_folder, check, make
 
 
 def study(settings: Path, /, *, output: Path | None = None, seeds: int | None = None) -> int:
@@ -33,6 +31,7 @@ def study(settings: Path, /, *, output: Path | None = None, seeds: int | None = 
     """
     config = read(settings)
     config = dataclasses.replace(config, output=output or config.output, seeds=config.seeds if seeds is None else seeds)
+    check(config)
     run.start(config.output, {**dataclasses.asdict(config), "seeds": None})  # one more seed may be added later
     folders = make(config)
     written = study_report.write(config, folders, command_line())
@@ -47,12 +46,8 @@ def read(path: Path) -> StudyConfig:
     """The settings in a file. ValueError where it cannot be used."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file of settings; runs/study.yaml in the repository is one")
-    try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: cannot be read as YAML ({error})") from None
+    content = read_yaml(path)
     known = {field.name for field in dataclasses.fields(StudyConfig)}
-    if not isinstance(content, dict) or (unknown := set(content) - known):
-        named = "" if not isinstance(content, dict) else f" {sorted(unknown)[0]!r}"
-        raise ValueError(f"{path}: unknown setting{named}; there are {', '.join(sorted(known))}")
-    return StudyConfig(**content | {"output": Path(content.get("output", StudyConfig.output))})
+    if unknown := sorted(set(map(str, content)) - known):
+        raise ValueError(f"{path}: unknown setting {unknown[0]!r}; there are {', '.join(sorted(known))}")
+    return StudyConfig(**content | {"output": Path(str(content.get("output", StudyConfig.output)))})

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from relisten import records, run
 from relisten.data import compose, describe, export, leakage, sources
 from relisten.data.blind import guess
-from relisten.data.pipeline import SURVEYED, Build, Limits, Plan, left_out
+from relisten.data.pipeline import SURVEYED, Build, Limits, Plan, Rejected, left_out
 from relisten.data.route import Funnel, route
 from relisten.data.store import Spent, Store
 from relisten.data.teachers import Endpoint, open_teacher
@@ -24,6 +24,10 @@ from relisten.types import Clip, Example
 
 STORE = "build.sqlite"
 LEFT_OUT = ".left-out.jsonl"
+DESCRIBED_FIRST = 40
+"""Recordings of a source without labels that are described before all else: wrong choices are drawn from theirs."""
+DESCRIBING = 4
+"""Recordings sent to a describing server at the same time; models in this process take one after another."""
 
 
 @dataclass
@@ -97,6 +101,7 @@ def build(config: BuildConfig, sample: int = 0) -> dict[str, Any]:
     _check(config)
     limits = Limits(
         in_flight=config.in_flight, max_cost=config.max_cost, max_total_tokens=config.max_total_tokens,
+        describing=DESCRIBING if "://" in config.describer else 1,
     )  # fmt: skip
     begun = time.perf_counter()
     with Store(config.out / STORE) as store:
@@ -151,7 +156,7 @@ def clips(config: BuildConfig, note: sources.LeftOut | None = None) -> Iterator[
 
 async def _survey(config: BuildConfig, store: Store) -> tuple[compose.Labels, int]:
     """Labels of the source and how many clips it has; noted at the first start, or wrong choices would change."""
-    name = f"survey {config.source} {config.root} {config.clips}"
+    name = f"survey {config.source} {config.root} {config.clips} {config.describer}"
     known = store.fact(name)
     if known is None:
         found = iter(tqdm(clips(config), desc="survey", unit="clip", leave=False))
@@ -159,8 +164,34 @@ async def _survey(config: BuildConfig, store: Store) -> tuple[compose.Labels, in
         known = [compose.survey(first), len(first) + sum(1 for _ in found)]
         if not known[1]:
             raise ValueError(f"{config.root}: the source {config.source} found no usable recording there")
+        if config.describer and not known[0]:
+            heard = await _labels_heard(config, store, first[:DESCRIBED_FIRST])
+            if heard is None:
+                return {}, known[1]
+            known[0] = heard
         await store.keep_fact(name, known)
     return known[0], known[1]
+
+
+async def _labels_heard(config: BuildConfig, store: Store, first: list[Clip]) -> compose.Labels | None:
+    """Labels that a describer finds in a source that has none; its replies are kept, the run finds them again.
+
+    None where it failed for a reason that may pass: then the next start looks anew.
+    """
+    plan = make_plan(config, {})
+    runner = Build(plan, Limits(), store, config.out)
+    described = []
+    try:
+        for clip in tqdm(first, desc="survey by describer", unit="clip", leave=False):
+            try:
+                described.append(await runner.described(clip))
+            except Rejected as rejected:
+                if rejected.again:
+                    return None
+    finally:
+        await plan.composer.close()
+        await plan.judge.close()
+    return compose.survey(described)
 
 
 async def _run(config: BuildConfig, plan: Plan, limits: Limits, store: Store, total: int, sample: int) -> Build:

@@ -28,6 +28,8 @@ Scene = Callable[[int], tuple[Clip, Bank, np.random.Generator]]
 """The scene of a number, the bank it was made from, and what draws its rows."""
 TRAINING_SEED = 1_000_000
 """Scenes of training are numbered from here; held-out scenes from 0."""
+RL_SCENES = 5_000_000
+"""Scenes of RL are numbered from here, counted from the first of training."""
 
 
 def nano_scene(index: int) -> tuple[Clip, Bank, np.random.Generator]:
@@ -56,10 +58,16 @@ def sft_rows(index: int) -> list[Row]:
 
 
 def rl_rows(index: int) -> list[Example]:
-    """For GRPO: one question about a scene that no other stage has, without its chain."""
-    number = 5_000_000 + index
-    clip, sounds, _ = nano_scene(number)
-    return [replace(question, cot=None) for question in make_questions(number, clip, sounds, 1)]
+    """For GRPO: one question about a scene that no other stage has, without its chain.
+
+    One scene in thirty allows no question; the first after it that does stands in.
+    """
+    number, questions = 0, list[Example]()
+    while not questions:
+        number += RL_SCENES
+        clip, sounds, _ = nano_scene(number + index)
+        questions = make_questions(number + index, clip, sounds, 1)
+    return [replace(questions[0], cot=None)]
 
 
 def chain_rows(index: int, scene: Scene, formats: Sequence[Format], num_asked: int, num_clips: int) -> list[Row]:

@@ -24,6 +24,7 @@ import numpy as np
 
 from relisten.audio import RATE, load
 from relisten.data.kinds import MUSIC, SPEECH, musical, spoken
+from relisten.data.store import Failure
 from relisten.run import resolve
 from relisten.types import Audio, Clip, Event, Example
 
@@ -37,6 +38,16 @@ KEYS = ("sound", "speech", "music")
 """A1, A2, A3: the keys of `Clip.descriptions`."""
 KEY = "OPENAI_API_KEY"
 """The environment variable with the key of a server."""
+RETRIES = 5
+"""Further requests to a server after a passing failure."""
+
+
+class Failed(ValueError):  # noqa: N818
+    """A server did not describe. `failure` says whether it ever will: as of a teacher's call."""
+
+    def __init__(self, reason: str, failure: Failure) -> None:
+        super().__init__(reason)
+        self.failure = failure
 
 
 def find(name: str) -> Describer:
@@ -94,12 +105,12 @@ def local(model: AudioLM, max_new_tokens: int = 256) -> Ask:
 
 
 def server(url: str, model: str = "", key: str = KEY) -> Ask:
-    """A server that takes audio in OpenAI's chat form. Raises ValueError, in one line, where a call fails for good."""
+    """A server that takes audio in OpenAI's chat form. Raises Failed, in one line, where a call fails for good."""
     try:
         import openai
     except ImportError:
         raise ValueError("a server as describer needs the package openai; pip install 'relisten[data]'") from None
-    client = openai.OpenAI(base_url=url, api_key=os.environ.get(key) or "none", max_retries=5)
+    client = openai.OpenAI(base_url=url, api_key=os.environ.get(key) or "none", max_retries=RETRIES)
     names: list[str] = [model] if model else []
 
     def ask(prompt: str, heard: Audio) -> str:
@@ -107,7 +118,9 @@ def server(url: str, model: str = "", key: str = KEY) -> Ask:
             if not names:
                 names.extend(found.id for found in client.models.list())
                 if len(names) != 1:
-                    raise ValueError(f"{url}: has the models {', '.join(names) or 'none'}; name one as {url}#NAME")
+                    listed = ", ".join(names) or "none"
+                    names.clear()
+                    raise Failed(f"{url}: has the models {listed}; name one as {url}#NAME", "fatal")
             content: Any = [
                 {"type": "input_audio", "input_audio": {"data": wav(heard), "format": "wav"}},
                 {"type": "text", "text": prompt},
@@ -115,11 +128,20 @@ def server(url: str, model: str = "", key: str = KEY) -> Ask:
             messages: Any = [{"role": "user", "content": content}]
             reply = client.chat.completions.create(model=names[0], messages=messages, temperature=0.0, max_tokens=512)
         except openai.OpenAIError as error:
-            raise ValueError(f"{url}: {' '.join(str(error).split())[:200]}; check that it takes audio") from None
+            said = " ".join(str(error).split())[:200]
+            raise Failed(f"{url}: {said}; check that it takes audio", failure(error)) from None
         said = reply.choices[0].message.content if reply.choices else ""
         return (said or "").rpartition("</think>")[2].strip()  # a reasoning model's thoughts may stand before it
 
     return ask
+
+
+def failure(error: Exception) -> Failure:
+    """Whether a server's refusal may pass, is of this recording, or is of every call."""
+    status = getattr(error, "status_code", None)
+    if status is None or status in (408, 409, 429) or status >= 500:  # None: no connection, no reply in time
+        return "passing"
+    return "fatal" if status in (401, 402, 403, 404) else "lasting"
 
 
 def wav(audio: Audio) -> str:

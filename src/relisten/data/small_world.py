@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 
 from relisten.data import curriculum, synth
-from relisten.data.curriculum import TRAINING_SEED, Row, chain_rows
+from relisten.data.curriculum import RL_SCENES, TRAINING_SEED, Row, chain_rows
 from relisten.data.questions import make_questions
 from relisten.data.scenes import Bank, SceneConfig, bank, make_scene
 from relisten.models import nano
@@ -46,8 +46,6 @@ LABELS = frozenset(
 )
 SCENES = SceneConfig(min_seconds=4.0, max_seconds=6.0, min_events=3, max_events=4, repeat=0.2)
 FULLER = replace(SCENES, min_seconds=6.0, max_seconds=8.0, min_events=4, max_events=5)
-RL_SCENES = 5_000_000
-"""Scenes of RL are numbered from here, and those of its second set from twice that."""
 SIZE = nano.NanoConfig(
     hidden_size=192, intermediate_size=512, audio_width=128, audio_layers=2, audio_heads=2, audio_intermediate_size=384
 )
@@ -101,7 +99,10 @@ def rl_rows(index: int) -> list[Example]:
 
 
 def other_rl_rows(index: int) -> list[Example]:
-    """RL of other origin: other scenes, longer and fuller, of which only one-hop questions are asked."""
+    """RL of other origin: other scenes, longer and fuller, of which only one-hop questions are asked.
+
+    They are numbered from twice where those of `rl_rows` are.
+    """
     return [_asked(2 * RL_SCENES + index, FULLER, ("detail", "word"))]
 
 

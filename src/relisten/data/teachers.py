@@ -106,6 +106,8 @@ class OpenAITeacher:
     """A model behind an OpenAI-compatible endpoint; waits and asks again as the server bids."""
 
     def __init__(self, endpoint: Endpoint) -> None:
+        if endpoint.url and not endpoint.url.startswith(("http://", "https://")):
+            raise ValueError(f"url {endpoint.url!r}: write a server's address, such as http://localhost:8000/v1")
         try:
             import openai
             import tenacity  # noqa: F401

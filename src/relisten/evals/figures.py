@@ -203,8 +203,11 @@ def _grouped(answers: Sequence[Record], group: str, failed: Failed) -> dict[str,
 
 
 def _macro(rows: dict[str, dict[str, Any]]) -> float | None:
-    """Mean of the groups' accuracies, each counting alike: the paper's "Avg" on MMAR is that over modalities."""
-    return _mean(row["accuracy"] for row in rows.values() if row["accuracy"] is not None)
+    """Mean of the groups' accuracies, each counting alike: the paper's "Avg" on MMAR is that over modalities.
+
+    Questions of which nothing is said are no group.
+    """
+    return _mean(row["accuracy"] for name, row in rows.items() if name != "none" and row["accuracy"] is not None)
 
 
 def _samples(answers: Sequence[Record], failed: Failed) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from relisten.audio import MAX_SECONDS, load, sample_at
 from relisten.engine import GenerationConfig
 from relisten.models.base import AudioLM
 from relisten.operations import Operation, crop
+from relisten.records import gold_segments
 from relisten.row import audible
 from relisten.types import Audio, Example, Format, Segment
 
@@ -53,7 +54,7 @@ def hearing(
     For `other`, the recording half the list of different recordings away stands in, repeated where it is too short;
     questions about one recording have one stand-in. seed: of `random`.
     """
-    _check(hears, recording, examples)
+    check_hearing(hears, recording, examples)
     if hears in ("own", "off") and recording in ("own", "none"):
 
         def ready(example: Example) -> Example:
@@ -83,8 +84,7 @@ def asked_as(
     model: AudioLM, config: GenerationConfig, hears: Hears, recording: Recording
 ) -> tuple[AudioLM, GenerationConfig]:
     """Model and config with which `off` and `none` are asked: nothing inserted, no audio in the prompt."""
-    if hears != "own" and config.format != "interleaved":
-        raise ValueError(f"--hears {hears} goes with --format interleaved: {config.format} answers hear no segments")
+    check_hearing(hears, recording, (), config.format)
     if hears != "off" and recording != "none":
         return model, config
     asked = cast(AudioLM, AskedAs(model, config.format, recording == "none"))
@@ -142,7 +142,7 @@ class _Control:
 
     def where(self, example: Example, segment: Segment, duration: float) -> Segment:
         if self.hears == "oracle":
-            return min((Segment(*gold) for gold in example.labels["segments"]), key=lambda s: _apart(s, segment))
+            return min(gold_segments(example), key=lambda gold: _apart(gold, segment))
         if self.hears not in ("random", "neighbour"):
             return segment
         room = max(0.0, duration - segment.duration)
@@ -168,13 +168,18 @@ class _Control:
         return audible(self.model, _audio(recording, self.model.rate, self.max_seconds))
 
 
-def _check(hears: Hears, recording: Recording, examples: Sequence[Example]) -> None:
+def check_hearing(
+    hears: Hears, recording: Recording, examples: Sequence[Example], format: Format = "interleaved"
+) -> None:
+    """Raises ValueError where these examples, or answers of this format, cannot be heard so."""
     if hears not in get_args(Hears) or recording not in get_args(Recording):
         raise ValueError(
             f"--hears {hears} --recording {recording}: use {', '.join(get_args(Hears))};"
             f" and {', '.join(get_args(Recording))}"
         )
-    if "other" in (hears, recording) and len({_whose(e) for e in examples}) < 2:
+    if hears != "own" and format != "interleaved":
+        raise ValueError(f"--hears {hears} goes with --format interleaved: {format} answers hear no segments")
+    if examples and "other" in (hears, recording) and len({_whose(e) for e in examples}) < 2:
         raise ValueError("hears other: needs two recordings or more, so that one can stand in for another")
     without = [e.id for e in examples if not e.labels.get("segments")]
     if hears == "oracle" and without:

@@ -16,7 +16,7 @@ from relisten.answer import answer_each
 from relisten.audio import MAX_SECONDS
 from relisten.engine import Engine, GenerationConfig
 from relisten.evals.figures import groups
-from relisten.evals.hearing import Hearing, Hears, Recording, asked_as, hearing
+from relisten.evals.hearing import Hearing, Hears, Recording, asked_as, check_hearing, hearing
 from relisten.evals.reading import read_choice, status
 from relisten.models.base import AudioLM
 from relisten.sampling import row_generator
@@ -75,6 +75,7 @@ def evaluate(
     A question that cannot be asked (an unreadable recording, one too long for the model) has a record with `error`,
     and is tried again by the next call.
     """
+    check(examples, config, asking, max_rows)
     which, num = asking.shard
     mine = examples[which::num]
     done = {(str(r["id"]), int(r.get("sample", 0))) for r in records.resume(out)}
@@ -90,6 +91,19 @@ def evaluate(
                 records.append(out, _line(job, sample, trace, seconds, heard))
     by_key = {(r["id"], r.get("sample", 0)): r for r in records.read(out, torn=True)}
     return [by_key[e.id, sample] for e in mine for sample in range(asking.samples)]
+
+
+def check(examples: Sequence[Example], config: GenerationConfig, asking: Asking, max_rows: int = 32) -> None:
+    """Raises ValueError on what cannot be asked so, before a folder is begun for it."""
+    check_hearing(asking.hears, asking.recording, examples, config.format)
+    for example in examples:
+        records.gold_segments(example)
+    if asking.shard[0] >= len(examples):
+        raise ValueError(f"--shard {asking.shard[0]}/{asking.shard[1]}: holds none of the {len(examples)} questions")
+    if asking.shuffle is not None and asking.shuffle < 0:
+        raise ValueError(f"--shuffle {asking.shuffle}: a seed is 0 or more")
+    if max_rows < 1:
+        raise ValueError(f"--max-rows {max_rows}: must be at least 1")
 
 
 def _jobs(examples: Sequence[Example], asking: Asking) -> Iterator[_Job]:
@@ -167,8 +181,8 @@ def record(example: Example, trace: Trace, shown: Sequence[str] | None = None) -
         "num_tokens": {"prompt": trace.num_prompt, "sampled": sum(trace.sampled), "all": len(trace.token_ids)},
         "words": len(_WORD.findall(_TAG.sub(" ", trace.text))),
         "duration": trace.listens[0].segment.end if trace.listens else None,
-        "kind": labels.get("kind", ""),
-        "gold": labels.get("segments", []),
+        "kind": str(labels.get("kind") or ""),
+        "gold": [[s.start, s.end] for s in records.gold_segments(example)],
         **groups(labels),
     }
 

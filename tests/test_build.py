@@ -1,0 +1,119 @@
+"""Every kind of describer with every kind of source, through the whole pipeline on tiny data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from test_describe import needs_ears, serving
+
+from relisten.audio import load
+from relisten.data.build import BuildConfig, build
+from relisten.data.export import read_set
+from relisten.data.scene_files import write_scenes
+from relisten.types import Clip, Event
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """Two real recordings without metadata, one that is silent and one that is none."""
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    for name in ("scene-1", "scene-2"):
+        audio = load(EXAMPLES / f"{name}.flac")
+        soundfile.write(folder / f"{name}.wav", audio.samples, audio.rate)
+    soundfile.write(folder / "silent.wav", np.zeros(16_000), 16_000)
+    (folder / "broken.wav").write_bytes(b"RIFF....WAVE")
+    return folder
+
+
+def finds(clip: Clip) -> Clip:
+    """A describer that finds two events anywhere."""
+    events = (Event("dog", 0.5, 1.0), Event("bell", 2.0, 2.5), Event("horn", 3.5, 4.0))
+    return Clip(clip.id, clip.audio, clip.duration, events, {"sound": "A dog, a bell and a horn."})
+
+
+def built(tmp_path: Path, source: str, root: Path, **more: Any) -> dict[str, Any]:
+    return build(BuildConfig(**{"source": source, "root": root, "out": tmp_path / "out", "questions": 2} | more))
+
+
+def rejected(tmp_path: Path) -> dict[str, str]:
+    lines = (tmp_path / "out/rejected.jsonl").read_text(encoding="utf-8").splitlines()
+    return {row["id"]: row["stage"] for row in map(json.loads, lines)}
+
+
+@needs_ears
+def test_plain_recordings_become_a_set_by_ear(tmp_path: Path, plain: Path) -> None:
+    made = built(tmp_path, "folder", plain, describer="ears")
+    assert made["counts"]["clips"] == 3
+    assert made["files"]["sft.jsonl"] > 0
+    for example in read_set(tmp_path / "out/sft.jsonl"):
+        assert example.cot is not None and "<seg>" in example.cot
+    out = rejected(tmp_path)
+    assert out["broken"] == "source"
+    assert out["silent-0"] == "compose"  # described, but there is nothing to ask
+
+
+def test_a_describer_of_ones_own_gives_events_to_a_folder(tmp_path: Path, plain: Path) -> None:
+    made = built(tmp_path, "folder", plain, describer="test_build:finds")
+    assert made["counts"]["described"] == 3
+    assert made["files"]["sft.jsonl"] > 0
+
+
+def test_a_folder_and_nobody_to_describe_it(tmp_path: Path, plain: Path) -> None:
+    made = built(tmp_path, "folder", plain)
+    assert made["files"]["sft.jsonl"] == 0
+    assert set(rejected(tmp_path).values()) == {"source", "describe"}
+
+
+@pytest.mark.parametrize("describer", ["", pytest.param("ears", marks=needs_ears)])
+def test_scenes_keep_their_exact_events(tmp_path: Path, describer: str) -> None:
+    write_scenes(tmp_path / "scenes", num=2, seed=7, questions=0)
+    made = built(tmp_path, "scenes", tmp_path / "scenes", describer=describer)
+    assert made["files"]["sft.jsonl"] > 0
+    events = [json.loads(line) for line in (tmp_path / "scenes/events.jsonl").read_text("utf-8").splitlines()]
+    exact = {tuple(e["label"] for e in sorted(row["events"], key=lambda e: e["start"])) for row in events}
+    with (tmp_path / "out/sft.jsonl").open(encoding="utf-8") as file:
+        assert {tuple(e[0] for e in json.loads(line)["events"]) for line in file} <= exact
+
+
+def test_ones_own_events_and_a_server_that_describes(tmp_path: Path) -> None:
+    events = [{"label": label, "start": 1.0 + n, "end": 1.6 + n} for n, label in enumerate(("Dog", "Bell", "Horn"))]
+    (tmp_path / "mine").mkdir()
+    row = {"id": "yard", "audio_path": str(EXAMPLES / "scene-1.flac"), "events": events}
+    (tmp_path / "mine/clips.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    with serving() as (url, asked):
+        made = built(tmp_path, "generic", tmp_path / "mine", describer=url)
+    assert len(asked) == 3
+    assert made["calls"]["describe"]["calls"] == 1
+    assert made["files"]["sft.jsonl"] > 0
+    described = built(tmp_path, "generic", tmp_path / "mine", describer=url)  # the server is gone: nothing is asked
+    assert described["calls"]["describe"]["calls"] == 1
+
+
+def test_a_describing_server_that_fails_is_asked_again_another_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Path
+) -> None:
+    monkeypatch.setattr("relisten.data.describe.RETRIES", 0)
+    with serving(status=503) as (url, _):
+        made = built(tmp_path, "folder", plain, describer=f"{url}#tiny")
+        assert made["files"]["sft.jsonl"] == 0
+        assert "503" in (tmp_path / "out/rejected.jsonl").read_text(encoding="utf-8")
+        again = built(tmp_path, "folder", plain, describer=f"{url}#tiny")
+    assert again["calls"]["describe"]["failed"] == 2 * made["calls"]["describe"]["failed"] == 8  # one of the survey
+
+
+def test_a_describing_server_with_a_wrong_key_stops_the_run(tmp_path: Path, plain: Path) -> None:
+    with serving(status=401) as (url, _), pytest.raises(ValueError, match="cannot be asked at all"):
+        built(tmp_path, "folder", plain, describer=f"{url}#tiny")

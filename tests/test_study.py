@@ -1,0 +1,81 @@
+"""Settings files: of a study, and as YAML at all. What cannot be used is said before anything is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from relisten import cli
+from relisten.commands.study import read
+from relisten.data import curriculum, small_world
+from relisten.study import STAGES, StudyConfig, check, train
+
+
+def test_the_shipped_study_can_be_used() -> None:
+    config = read(Path(__file__).parent.parent / "runs" / "study.yaml")
+    check(config)
+    assert config.output == Path("out/study") and config.grpo["group_size"] == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("clips: 5", "clips: must hold settings"),
+        ("clips: {foo: 1}", "clips: holds the setting 'foo'"),
+        ("base: {group_size: 4}", "base: holds the setting 'group_size'"),
+        ("grpo: {format: grounded}", "grpo: format is set by the study itself"),
+        ("cold: {learning_rate: fast}", "learning_rate: 'fast'"),
+        ("cold: {steps: 1.5}", "steps: 1.5"),
+        ("seeds: many", "whole numbers"),
+        ("seeds: 0", "at least 1"),
+        ("scenes: 5", "unknown setting 'scenes'"),
+        ("[a, b]", "holds a list, not settings"),
+        ("clips: {", "cannot be read as YAML"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, words: str
+) -> None:
+    settings = tmp_path / "study.yaml"
+    settings.write_text(text + "\n")
+    assert cli.run(["study", str(settings), "--output", str(tmp_path / "out")]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert words in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", [["train", "sft"], ["train", "grpo"], ["data", "build"]])
+@pytest.mark.parametrize("content", [b"data: [", b"- a\n", b"\xff\xfe\x00"])
+def test_settings_that_are_no_yaml_name_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str], content: bytes
+) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_bytes(content)
+    assert cli.run([*command, str(settings)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"relisten: {settings}: ")
+
+
+def test_a_model_that_was_not_written_to_its_end_is_not_taken_for_finished(tmp_path: Path) -> None:
+    model = tmp_path / "clips" / "model"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="batch_size"):  # it is to be trained, so settings are looked at
+        train(STAGES["clips"], tmp_path, "clips", {"steps": 1, "batch_size": 0}, 0)
+    (model / "prompts.json").write_text("{}")
+    assert train(STAGES["clips"], tmp_path, "clips", {}, 0) == model
+
+
+def test_a_study_has_no_settings_by_default() -> None:
+    check(StudyConfig())
+
+
+@pytest.mark.parametrize("world", [curriculum, small_world])
+def test_there_is_one_question_for_every_index_of_rl(world: ModuleType) -> None:
+    """Scene 50 of nano's world allows none."""
+    for index in (0, 50, 54):
+        [example] = world.rl_rows(index)
+        assert example.answer in example.choices and example.cot is None
+        assert world.rl_rows(index)[0].question == example.question
