@@ -19,6 +19,8 @@ import soundfile
 from relisten import cli
 from relisten.audio import load
 from relisten.data import describe, ears
+from relisten.data.checks import cot_fault
+from relisten.data.compose import Draft
 from relisten.models.base import AudioLM
 from relisten.types import Audio, Clip, Event
 
@@ -268,3 +270,15 @@ def test_validate_names_every_bad_line(capsys: pytest.CaptureFixture[str], tmp_p
     assert shown[-1] == "1 good, 12 bad"
     path.write_text(json.dumps(good) + "\n", encoding="utf-8")
     assert cli.run(["data", "validate", str(path)]) == 0
+
+
+@pytest.mark.parametrize(("end", "fits"), [(2.1, True), (2.2, False)])
+def test_validate_takes_what_a_build_lets_pass_at_the_end(tmp_path: Path, end: float, fits: bool) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(32_000), 16_000)
+    cot = f"A dog <seg>1.0, {end}</seg> barks."
+    draft = Draft("What is heard?", ("a dog", "a cat"), "a dog", cot)
+    assert (not cot_fault(draft, Clip("1", tmp_path / "a.wav", 2.0))) == fits
+    row = {"id": "1", "audio_path": "a.wav", "question": "What is heard?", "choices": ["a dog", "a cat"]}
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps(row | {"answer": "a dog", "cot": cot}) + "\n", encoding="utf-8")
+    assert (cli.run(["data", "validate", str(path)]) == 0) == fits

@@ -173,6 +173,50 @@ def test_a_budget_stops_cleanly_and_is_kept_to(tmp_path: Path) -> None:
     assert sets(tmp_path / "out")["sft"] == sets(whole.out)["sft"].replace("/whole/source/", "/source/")
 
 
+def test_a_run_that_stops_at_once_leaves_finished_sets_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relisten.data.pipeline.TOGETHER", 4)
+    with serving(lambda number, _: "500" if number < 2 else "") as server:
+        options = remote(server, retries=0)
+        build(config(tmp_path, **options))
+        finished, num = sets(tmp_path / "out"), server.num
+        assert finished["sft"]
+        stopped = build(config(tmp_path, max_total_tokens=1, **options))
+    assert "budget" in stopped["stopped"] and server.num == num and sets(tmp_path / "out") == finished
+
+
+def test_more_clips_change_nothing_of_those_that_are_done(tmp_path: Path) -> None:
+    with serving() as server:
+        few = build(config(tmp_path, 30, clips=10, **remote(server)))
+        num, first = server.num, sets(tmp_path / "out")["sft"].count("\n")
+        many = build(config(tmp_path, 30, **remote(server)))
+    whole = build(config(tmp_path / "whole", 30))
+    assert many["calls"]["all"]["calls"] == whole["calls"]["all"]["calls"]
+    assert (few["counts"]["clips"], many["counts"]["clips"]) == (10, 30)
+    assert max(server.asked.values()) == 1 and server.num > num
+    assert many["files"]["sft.jsonl"] > first > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("max_tokens", -1), ("timeout", 0.0), ("requests_per_minute", -1.0), ("price_in", -0.1),
+     ("price_out", float("nan")), ("max_cost", -1.0), ("max_total_tokens", -5), ("clips", -1), ("questions", 0)],
+)  # fmt: skip
+def test_a_setting_that_cannot_be_is_named(tmp_path: Path, name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{name} is "):
+        build(config(tmp_path, **{name: value}))
+    assert not (tmp_path / "out").exists()
+
+
+def test_prompts_are_read_before_the_source(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="prompts"):
+        build(config(tmp_path, source=HERE + "never", prompts=tmp_path / "prompts"))
+
+
+def never(root: Path) -> Iterator[Clip]:
+    """A source that must not be read."""
+    raise AssertionError(root)
+
+
 def test_as_many_calls_are_in_flight_as_are_allowed(tmp_path: Path) -> None:
     with serving(delay=0.05) as server:
         build(config(tmp_path, 30, **remote(server, in_flight=16)))
@@ -190,6 +234,9 @@ def test_a_dry_run_estimates_and_its_calls_are_not_paid_again(
         assert not (tmp_path / "out" / "sft.jsonl").exists()
         build(config(tmp_path, 12, **options))
         assert max(server.asked.values()) == 1
+        build(config(tmp_path, 12, judge="other", **options))
+        again = build(config(tmp_path, 12, **options), sample=6)  # all of it is in the store by now, and more
+        assert again["whole"] == found["whole"] and again["paid now"]["calls"] == 0
 
 
 def test_a_describer_is_asked_once_and_a_clip_it_fails_on_stops_nothing(tmp_path: Path) -> None:
@@ -205,7 +252,12 @@ def test_recordings_in_memory_become_files_and_ids_stay_unique(tmp_path: Path) -
     build(config(tmp_path / "a", 4, source=HERE + "in_memory"))
     for example in records.read_examples(tmp_path / "a" / "out" / "sft.jsonl"):
         assert isinstance(example.audio, Path) and example.audio.stat().st_size > 100
-    build(config(tmp_path / "b", 6, source=HERE + "twice"))
+    doubled = build(config(tmp_path / "b", 6, source=HERE + "twice"))
+    rejected = [json.loads(line) for line in sets(tmp_path / "b" / "out")["rejected"].splitlines()]
+    assert [r["id"] for r in rejected if r["reason"] == "another recording has this id"] == [
+        f"clip{n}" for n in range(6)
+    ]
+    assert doubled["counts"]["left out by the source"] == 6
     once = config(tmp_path / "c", 6)
     build(once)
     assert sets(tmp_path / "b" / "out")["sft"] == sets(once.out)["sft"].replace("/c/source/", "/b/source/").replace(

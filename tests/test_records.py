@@ -53,11 +53,11 @@ def test_a_resumed_job_tries_failures_again(tmp_path: Path) -> None:
 def test_what_is_appended_is_read(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "a.jsonl"
     written = [{"id": "1", "text": "wörter\n说话\u2028"}, {"id": "2", "path": os.fsdecode(b"caf\xe9")}, {"id": 3}]
-    assert records.done_ids(path) == set()
+    assert records.resume(path) == []
     for record in written:
         records.append(path, record)
     assert list(records.read(path)) == written
-    assert records.done_ids(path) == {"1", "2", "3"}
+    assert records.resume(path) == written
     assert len(path.read_bytes().splitlines()) == 3
     assert "说话".encode() in path.read_bytes()
 
@@ -71,7 +71,7 @@ def test_a_crash_at_any_byte_loses_one_record_at_most(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for size in range(len(whole)):
         path.write_bytes(whole[:size])
-        done = records.done_ids(path)
+        done = {record["id"] for record in records.resume(path)}
         assert len(done) in (whole[:size].count(b"\n"), whole[:size].count(b"\n") + 1)
         for record in wanted:
             if record["id"] not in done:
@@ -83,7 +83,7 @@ def test_killed_while_writing(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     code = (
         "import itertools\nfrom relisten import records\n"
-        f"for n in itertools.count(len(records.done_ids({str(path)!r}))):\n"
+        f"for n in itertools.count(len(records.resume({str(path)!r}))):\n"
         f"    records.append({str(path)!r}, {{'id': str(n), 'text': 'x' * 5000}})"
     )
     for round_ in range(2):
@@ -136,7 +136,7 @@ def test_a_torn_line_is_tolerated_at_the_end_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"id": 1}\n{"id": \n{"id": 3}\n')
     with pytest.raises(ValueError, match="line 2"):
-        records.done_ids(path)
+        records.resume(path)
 
 
 def test_blank_lines_and_windows_files(tmp_path: Path) -> None:

@@ -54,12 +54,6 @@ def resume(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return kept
 
 
-def done_ids(path: str | os.PathLike[str]) -> set[str]:
-    """Ids that a job has written so far; none where the file does not exist yet."""
-    path = Path(path)
-    return {str(record["id"]) for record in read(path, torn=True) if "id" in record} if path.exists() else set()
-
-
 def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:
     """Write so that a reader, or a crash at any point, finds the old file or the new one, never a part."""
     path = Path(os.path.realpath(path))  # a link stays a link

@@ -71,7 +71,7 @@ def summary(manifest: dict[str, Any]) -> Table:
     return _table("data build", {**{name: counts[name] for name in FUNNEL}, **_reasons(counts["reasons"])}, caption)
 
 
-FUNNEL = ("clips", "described", "asked", "composed", "checked", "judged", "sft", "rl")
+FUNNEL = ("left out by the source", "clips", "described", "asked", "composed", "checked", "judged", "sft", "rl")
 
 
 def _reasons(reasons: dict[str, int], most: int = 6) -> dict[str, int]:

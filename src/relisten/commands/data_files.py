@@ -15,14 +15,9 @@ from rich.text import Text
 from relisten import audio, records, tags
 from relisten.commands.ask import MAX_SECONDS
 from relisten.commands.terminal import Typist, console, printable, span
-from relisten.data.describe import IDENTIFIER
+from relisten.data.checks import IDENTIFIER, MIN_SECONDS, SLACK
 from relisten.strip import draw
 from relisten.types import Audio, Event, Example, Listen, Response, Segment, Trace
-
-MIN_SEGMENT = 0.2
-"""Seconds; a shorter segment is not heard."""
-SLACK = 0.05
-"""Seconds by which a time may pass the recording's end: tags have one decimal."""
 
 
 def show(file: Path, id: str, /, *, html: Path | None = None, max_seconds: float = MAX_SECONDS) -> None:
@@ -237,8 +232,8 @@ def _time_faults(example: Example, row: Mapping[str, Any], duration: float | Non
             yield f"{name} has no length or begins before the recording"
         elif duration is not None and end > duration + SLACK:
             yield f"{name} ends at {end:g} s, the recording at {duration:.2f} s"
-        elif name.startswith("segment") and end - start < MIN_SEGMENT - 1e-6:
-            yield f"{name} is shorter than {MIN_SEGMENT:g} s"
+        elif name.startswith("segment") and end - start < MIN_SECONDS - 1e-6:
+            yield f"{name} is shorter than {MIN_SECONDS:g} s"
 
 
 @lru_cache(maxsize=1024)

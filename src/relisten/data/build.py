@@ -16,11 +16,11 @@ from tqdm import tqdm
 from relisten import records, run
 from relisten.data import compose, describe, export, leakage, sources
 from relisten.data.blind import guess
-from relisten.data.pipeline import SURVEYED, Build, Limits, Plan, Rejected, left_out
+from relisten.data.pipeline import SURVEYED, USED, Build, Limits, Plan, Rejected, left_out
 from relisten.data.route import Funnel, route
 from relisten.data.store import Spent, Store
 from relisten.data.teachers import Endpoint, open_teacher
-from relisten.types import Clip, Example
+from relisten.types import Clip
 
 STORE = "build.sqlite"
 LEFT_OUT = ".left-out.jsonl"
@@ -28,6 +28,10 @@ DESCRIBED_FIRST = 40
 """Recordings of a source without labels that are described before all else: wrong choices are drawn from theirs."""
 DESCRIBING = 4
 """Recordings sent to a describing server at the same time; models in this process take one after another."""
+NOT_NEGATIVE = (
+    "clips", "seed", "repairs", "retries", "requests_per_minute", "temperature", "max_tokens", "price_in", "price_out",
+    "max_cost", "max_total_tokens",
+)  # fmt: skip
 
 
 @dataclass
@@ -111,7 +115,7 @@ def build(config: BuildConfig, sample: int = 0) -> dict[str, Any]:
         runner = asyncio.run(_run(config, plan, limits, store, sample or total, sample))
         seconds = time.perf_counter() - begun
         if sample:
-            return _estimate(runner, store.spent(), before, min(sample, total), total, seconds)
+            return _estimate(config, runner, store, before, total, seconds)
         return _finish(config, plan, store, runner.stopped, seconds)
 
 
@@ -140,8 +144,15 @@ def make_plan(config: BuildConfig, labels: compose.Labels) -> Plan:
 
 
 def _check(config: BuildConfig) -> None:
-    if config.questions < 1 or config.in_flight < 1 or min(config.repairs, config.retries, config.clips) < 0:
-        raise ValueError("questions and in_flight must be at least 1; repairs, retries and clips not negative")
+    for name in ("questions", "in_flight"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} is {getattr(config, name)}; it must be at least 1")
+    for name in NOT_NEGATIVE:
+        if not 0 <= getattr(config, name) < float("inf"):
+            raise ValueError(f"{name} is {getattr(config, name)}; it must be a number that is not negative")
+    if not config.timeout > 0:
+        raise ValueError(f"timeout is {config.timeout:g}; give seconds, more than 0")
+    compose.read_prompts(config.prompts)
     if config.max_cost and not (config.price_in or config.price_out):
         raise ValueError("max_cost needs price_in and price_out, of a million tokens; give them, or max_total_tokens")
     if unknown := [name for name in config.export if name not in export.EXPORTS]:
@@ -155,22 +166,32 @@ def clips(config: BuildConfig, note: sources.LeftOut | None = None) -> Iterator[
 
 
 async def _survey(config: BuildConfig, store: Store) -> tuple[compose.Labels, int]:
-    """Labels of the source and how many clips it has; noted at the first start, or wrong choices would change."""
-    name = f"survey {config.source} {config.root} {config.clips} {config.describer}"
-    known = store.fact(name)
-    if known is None:
-        found = iter(tqdm(clips(config), desc="survey", unit="clip", leave=False))
-        first = list(itertools.islice(found, SURVEYED))
-        known = [compose.survey(first), len(first) + sum(1 for _ in found)]
-        if not known[1]:
-            raise ValueError(f"{config.root}: the source {config.source} found no usable recording there")
-        if config.describer and not known[0]:
+    """Labels of the source's first clips, and how many are asked for; noted at the first start.
+
+    The labels do not depend on `clips`: with other wrong choices every question would be composed and paid for anew.
+    """
+    survey = f"survey {config.source} {config.root} {config.describer}"
+    count = f"clips {config.source} {config.root} {config.clips}"
+    labels, total = store.fact(survey), store.fact(count)
+    if labels is not None and total is not None:
+        return labels, total
+    found = iter(tqdm(clips(replace(config, clips=0)), desc="survey", unit="clip", leave=False))
+    first = list(itertools.islice(found, SURVEYED))
+    if not first:
+        raise ValueError(f"{config.root}: the source {config.source} found no usable recording there")
+    rest = itertools.islice(found, max(config.clips - len(first), 0) if config.clips else None)
+    total = len(first) + sum(1 for _ in rest)
+    total = min(total, config.clips or total)
+    if labels is None:
+        labels = compose.survey(first)
+        if config.describer and not labels:
             heard = await _labels_heard(config, store, first[:DESCRIBED_FIRST])
             if heard is None:
-                return {}, known[1]
-            known[0] = heard
-        await store.keep_fact(name, known)
-    return known[0], known[1]
+                return {}, total
+            labels = heard
+        await store.keep_fact(survey, labels)
+    await store.keep_fact(count, total)
+    return labels, total
 
 
 async def _labels_heard(config: BuildConfig, store: Store, first: list[Clip]) -> compose.Labels | None:
@@ -195,8 +216,8 @@ async def _labels_heard(config: BuildConfig, store: Store, first: list[Clip]) ->
 
 
 async def _run(config: BuildConfig, plan: Plan, limits: Limits, store: Store, total: int, sample: int) -> Build:
-    runner = Build(plan, limits, store, config.out)
     note = sources.LeftOut(left_out(config.out / LEFT_OUT))
+    runner = Build(plan, limits, store, config.out, note)
     found = clips(config, note)
     try:
         await runner.run(itertools.islice(found, sample) if sample else found, total)
@@ -255,20 +276,19 @@ def _lines(path: Path) -> int:
         return sum(1 for _ in file)
 
 
-def _estimate(runner: Build, spent: Spent, before: Spent, asked: int, total: int, seconds: float) -> dict[str, Any]:
-    """What the whole source would take, from a sample of it."""
-    factor = total / max(asked, 1)
-    per_clip = {name: getattr(spent, name) for name in ("calls", "prompt_tokens", "completion_tokens", "cost")}
+def _estimate(
+    config: BuildConfig, runner: Build, store: Store, before: Spent, total: int, seconds: float
+) -> dict[str, Any]:
+    """What the whole source would take, from the calls that a sample of it needed, now or in an earlier run."""
+    used = [outcome["used"] for _, _, outcome in store.outcomes() if "used" in outcome]
+    if not used and not runner.stopped:
+        raise ValueError(f"{config.out}: does not say what its clips took (an older build); estimate in a new folder")
+    after, factor = store.spent(), total / max(len(used), 1)
     return {
         "clips": total,
-        "sample": asked,
-        "paid now": {name: value - getattr(before, name) for name, value in per_clip.items()},
-        "whole": {name: value * factor for name, value in per_clip.items()},
+        "sample": len(used),
+        "paid now": {name: getattr(after, name) - getattr(before, name) for name in USED},
+        "whole": {name: sum(one[name] for one in used) * factor for name in USED},
         "stopped": runner.stopped,
         "seconds": seconds,
     }
-
-
-def _first(out: Path, num: int) -> list[Example]:
-    """The first so many of each set."""
-    return [e for name in export.SETS for e in itertools.islice(export.read_set(out / f"{name}.jsonl"), num)]

@@ -24,10 +24,13 @@ from tqdm import tqdm
 from relisten import audio, records
 from relisten.data import checks, compose, describe, judge, leakage
 from relisten.data.compose import Draft, Labels, Prompts
+from relisten.data.sources import LeftOut
 from relisten.data.store import TOGETHER, Call, Store
 from relisten.data.teachers import Messages, Teacher, digest
 from relisten.types import Audio, Clip, Event
 
+USED = ("calls", "prompt_tokens", "completion_tokens", "cost")
+"""What is noted of the calls that a clip needed."""
 Describer = Callable[[Clip], Clip]
 """The clip with descriptions by the keys sound, speech, music, and with events where it found some."""
 SURVEYED = 5_000
@@ -103,8 +106,9 @@ def fingerprint(clip: Clip, plan: str = "") -> bytes:
 class Build:
     """One run over a source. `waiting` and `failed` are counted for the progress bar."""
 
-    def __init__(self, plan: Plan, limits: Limits, store: Store, out: Path) -> None:
+    def __init__(self, plan: Plan, limits: Limits, store: Store, out: Path, left_out: LeftOut | None = None) -> None:
         self.plan, self.limits, self.store, self.out = plan, limits, store, out
+        self.left_out = left_out or LeftOut()
         self.identity = plan.identity()
         self.in_flight = 0
         self.most_in_flight = 0
@@ -115,6 +119,7 @@ class Build:
         self._reserved = [0.0, 0.0]
         self._replies = [1, 1_000]
         self._failures = 0
+        self._used: dict[str, dict[str, float]] = {}
         self._calling = asyncio.Semaphore(limits.in_flight)
         self._describing = asyncio.Semaphore(limits.describing)
 
@@ -132,16 +137,19 @@ class Build:
                 raise errors.exceptions[0] from None
 
     async def _feed(self, clips: Iterator[Clip], waiting: asyncio.Queue[Any], bar: tqdm[Any]) -> None:
+        """Meets every clip, after a stop too: what came of it before belongs in the sets."""
         position = 0
         for _ in itertools.count():
             batch = await asyncio.to_thread(lambda: list(itertools.islice(clips, TOGETHER)))
-            if not batch or self.stopped:
+            if not batch:
                 break
             keys = [fingerprint(clip, self.identity) for clip in batch]
             found = self.store.meet(position, [(key, clip.id) for key, clip in zip(keys, batch, strict=True)])
             for key, clip, news in zip(keys, batch, found, strict=True):
-                if news == "new":
+                if news == "new" and not self.stopped:
                     await waiting.put((key, clip))
+                elif news == "twice":
+                    self.left_out(clip.id, "another recording has this id")
             bar.update(sum(news != "new" for news in found))
             position += len(batch)
         for _ in range(2 * self.limits.in_flight):
@@ -156,6 +164,7 @@ class Build:
             except Stopped as stop:
                 self.stopped = self.stopped or str(stop)
                 continue
+            outcome["used"] = self._used.pop(job[1].id, dict.fromkeys(USED, 0))
             await self.store.keep_outcome(job[0], job[1].id, outcome, again)
             bar.update()
             bar.set_postfix_str(f"{self.in_flight} in flight, {self.tokens:,} tokens, cost {self.cost:.2f}", False)
@@ -206,6 +215,7 @@ class Build:
                     call = await asyncio.to_thread(_describe, self.plan.describer, clip)
                     self._book(call)
                 await self.store.keep_call(key, "describe", clip.id, call)
+            self._use(clip.id, call)
             if call.failure == "fatal":
                 raise ValueError(f"the describer cannot be asked at all ({call.error}); mend that and start again")
             if call.error:
@@ -274,6 +284,7 @@ class Build:
                     call = await teacher.complete(messages)
                 self._book(call)
             await self.store.keep_call(key, stage, clip, call)
+        self._use(clip, call)
         if call.failure == "fatal":
             raise ValueError(f"the teacher cannot be asked at all ({call.error}); mend that and start again")
         if call.error:
@@ -298,6 +309,12 @@ class Build:
         finally:
             self.in_flight -= 1
             self._reserved = [self._reserved[0] - cost, self._reserved[1] - tokens]
+
+    def _use(self, clip: str, call: Call) -> None:
+        """Note a call that a clip needed, found or made."""
+        sums = self._used.setdefault(clip, dict.fromkeys(USED, 0))
+        for name in USED:
+            sums[name] += 1 if name == "calls" else getattr(call, name)
 
     def _book(self, call: Call) -> None:
         self.calls += 1

@@ -10,7 +10,6 @@ import csv
 import importlib
 import json
 import pkgutil
-import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -223,9 +222,3 @@ def _folders(root: Path, depth: int) -> Iterator[Path]:
 
 def _has_recordings(folder: Path) -> bool:
     return any(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
-
-
-def youtube_id(id: str) -> str | None:
-    """The video that a clip of AudioSet, MusicBench, MusicCaps, AVQA or CASTELLA was cut from; None of other clips."""
-    match = re.match(r"(?:audioset|musicbench|musiccaps|avqa|castella)-([A-Za-z0-9_-]{11})(?:[_.]|$)", id)
-    return match[1] if match else None
