@@ -12,24 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny import TINY
 
 from relisten.data.scene_files import write_scenes
 from relisten.grpo import GrpoConfig, train_grpo
 from relisten.models import nano
 from relisten.sft import SftConfig, train_sft
 
-SIZE = nano.NanoConfig(
-    hidden_size=32,
-    num_layers=2,
-    num_heads=2,
-    num_key_value_heads=1,
-    intermediate_size=48,
-    audio_width=32,
-    audio_layers=1,
-    audio_heads=2,
-    audio_intermediate_size=32,
-    num_mel_bins=32,
-)
 SHARED = {
     "steps": 2, "batch_size": 4, "device_batch_size": 2, "learning_rate": 1e-3, "bf16": False, "workers": 0,
     "save_steps": 2, "log_steps": 1, "data": "scenes/questions.jsonl", "model": "tiny",
@@ -70,7 +59,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
     questions = write_scenes(folder / "scenes", num=8, questions=1)
     texts = [str(json.loads(line).get("cot")) for line in questions.read_text().splitlines()]
-    nano.create([*texts, "user assistant <think></think><answer></answer>"] * 2, SIZE).save(folder / "tiny")
+    nano.create([*texts, "user assistant <think></think><answer></answer>"] * 2, TINY).save(folder / "tiny")
     (folder / "own_rewards.py").write_text(OWN)
     (folder / "train.py").write_text(SCRIPT)
     with socket.socket() as free:

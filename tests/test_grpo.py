@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny import TINY
 
 from relisten import training
 from relisten.bench import ScriptedEngine
@@ -26,18 +27,6 @@ from relisten.models.base import AudioLM
 from relisten.rollout import Rollout
 from relisten.training import token_logprobs_of
 
-TINY = nano.NanoConfig(
-    hidden_size=32,
-    num_layers=2,
-    num_heads=2,
-    num_key_value_heads=1,
-    intermediate_size=48,
-    audio_width=32,
-    audio_layers=1,
-    audio_heads=2,
-    audio_intermediate_size=32,
-    num_mel_bins=32,
-)
 REWARD = "def shortness(response, example):\n    return -0.01 * len(response.text) + (response.answer is not None)\n"
 TEXTS = ["<think>it is <seg>0.5, 1.5</seg>, so <seg>2.0, 2.6</seg> then</think><answer>bell</answer>user assistant"]
 

@@ -18,6 +18,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tiny import TINY
 
 from relisten import records
 from relisten.checkpoint import latest, prune, staged
@@ -26,19 +27,6 @@ from relisten.data.scene_files import write_scenes
 from relisten.models import load, nano
 from relisten.optimizer import MuonWithAdamW
 from relisten.sft import SftConfig, read_rows, train_sft
-
-TINY = nano.NanoConfig(
-    hidden_size=32,
-    num_layers=2,
-    num_heads=2,
-    num_key_value_heads=1,
-    intermediate_size=48,
-    audio_width=32,
-    audio_layers=1,
-    audio_heads=2,
-    audio_intermediate_size=32,
-    num_mel_bins=32,
-)
 
 
 @pytest.fixture(scope="module")

@@ -13,16 +13,16 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from relisten import records
 from relisten.evals.benchmarks import BENCHMARKS
-from relisten.evals.figures import GROUPS, Record, status_of, tally
-from relisten.evals.scoring import iou, wilson
-from relisten.types import Example, Segment
+from relisten.evals.figures import GROUPS, Record, gold_overlaps, mean, status_of, tally
+from relisten.evals.scoring import best_iou, wilson
+from relisten.types import Example, Format, Segment
 
 ECHO = {"references": 1.9, "with_one": 0.994, "with_two": 0.780, "seconds": 3.0, "overlap": 0.1, "words": 107.4}
 """Echo after reinforcement learning, on MMAR: references per response, shares of responses with at least one and two,
@@ -56,9 +56,9 @@ class Run:
     """Versions, commit, commands (run.json)."""
 
     @property
-    def format(self) -> str:
-        """conditioned, grounded or interleaved."""
-        return str(self.config.get("format", "interleaved"))
+    def format(self) -> Format:
+        """How the answers reason."""
+        return cast(Format, self.config.get("format", "interleaved"))
 
     @property
     def answered(self) -> list[Record]:
@@ -265,11 +265,6 @@ def overlap_rate(segments: Sequence[Segment]) -> float:
     return 1 - union / total if total > 0 else 0.0
 
 
-def best_iou(event: Segment, segments: Iterable[Segment]) -> float:
-    """Overlap of an event with the segment that meets it best; 0 where there is none."""
-    return max((iou(event, segment) for segment in segments), default=0.0)
-
-
 def analyse(run: Run) -> Analysis:
     """Everything at once. ValueError where no question of the run could be asked."""
     answers = run.answered
@@ -282,7 +277,7 @@ def analyse(run: Run) -> Analysis:
     pairs = list(zip(golds, map(named, answers), strict=True))
     # A conditioned answer is not asked for segments: only those that have some say how well they are placed.
     asked = [pair for pair in pairs if pair[0] and (pair[1] or run.format != "conditioned")]
-    met = [best_iou(event, segments) for gold, segments in asked for event in gold]
+    met = gold_overlaps(answers, run.format)
     precise = [best_iou(segment, gold) >= HIT for gold, segments in asked for segment in segments]
     return Analysis(
         name=run.name,
@@ -292,14 +287,14 @@ def analyse(run: Run) -> Analysis:
         with_one=float(np.mean([len(segments) >= 1 for segments in found])),
         with_two=float(np.mean([len(segments) >= 2 for segments in found])),
         counts=dict(sorted(Counter(map(len, found)).items())),
-        seconds=_mean([s.duration for s in flat]),
-        overlap=_mean(several),
+        seconds=mean([s.duration for s in flat]),
+        overlap=mean(several),
         place=_spread([(s.start + s.end) / 2 for s in flat]),
         timeline=_timeline(zip(answers, found, strict=True)),
         timeline_gold=_timeline(zip(answers, golds, strict=True)),
-        iou=_mean(met),
-        hit_rate=_mean([overlap >= HIT for overlap in met]),
-        precision=_mean(precise),
+        iou=mean(met),
+        hit_rate=mean([overlap >= HIT for overlap in met]),
+        precision=mean(precise),
         by_iou=by_iou(run),
         by_seconds=by_seconds(run),
         words=_spread([float(num_words(r)) for r in answers]),
@@ -374,10 +369,6 @@ def _timeline(pairs: Iterable[tuple[Record, Sequence[Segment]]]) -> list[float] 
         return None
     counts, _ = np.histogram(middles, NUM_PARTS, (0.0, 1.0))
     return [float(c) for c in counts / len(middles)]
-
-
-def _mean(values: Sequence[float | bool]) -> float | None:
-    return float(np.mean(values)) if values else None
 
 
 def _spread(values: Sequence[float]) -> Spread | None:

@@ -20,6 +20,7 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from tqdm import tqdm
 
 from relisten import records
 from relisten.engine import Engine, GenerationConfig
@@ -87,8 +88,7 @@ def engine(*, repeats: int = 3, threads: int = 1, out: Path | None = None) -> in
     """
     if repeats < 1 or threads < 1:
         raise ValueError(f"repeats and threads must be at least 1, not {repeats} and {threads}")
-    with Console(stderr=True).status("building a model …") as status:
-        result = measure(repeats, threads, lambda what: status.update(f"{what} …"))
+    result = measure(repeats, threads)
     for table in _tables(result):
         Console().print(table)
     if out is not None:
@@ -96,9 +96,7 @@ def engine(*, repeats: int = 3, threads: int = 1, out: Path | None = None) -> in
     return 0
 
 
-def measure(
-    repeats: int = 3, threads: int = 1, tell: Callable[[str], object] = lambda _: None, model: Qwen2_5Omni | None = None
-) -> dict[str, Any]:
+def measure(repeats: int = 3, threads: int = 1, model: Qwen2_5Omni | None = None) -> dict[str, Any]:
     """Every figure, ready for JSON. `model` may be a smaller one, for a test of this function."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -108,12 +106,10 @@ def measure(
         sides = _sides(model)
         times: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
         traces: dict[str, Trace] = {}
-        for repeat in range(repeats):
-            for name, run in sides.items():
-                tell(f"repeat {repeat + 1} of {repeats}: {name}")
-                cpu, wall = process_time(), perf_counter()
-                traces[name] = run()
-                times[name].append({"cpu": process_time() - cpu, "wall": perf_counter() - wall})
+        for name, run in tqdm([*sides.items()] * repeats, desc="bench", unit="run"):
+            cpu, wall = process_time(), perf_counter()
+            traces[name] = run()
+            times[name].append({"cpu": process_time() - cpu, "wall": perf_counter() - wall})
         assert all(len(t.token_ids) == len(traces["one"].token_ids) for n, t in traces.items() if n != "no pause")
         floors = {name: _floor(model, rates, traces[name], rows, name == "naive") for name, rows in _FLOORS.items()}
     finally:

@@ -57,17 +57,18 @@ def sft_rows(index: int) -> list[Row]:
     return chain_rows(index, nano_scene, ("interleaved", "interleaved", "grounded"), num_asked=1, num_clips=1)
 
 
-def rl_rows(index: int) -> list[Example]:
-    """For GRPO: one question about a scene that no other stage has, without its chain.
+def rl_rows(index: int, scene: Scene = nano_scene, kinds: Sequence[str] = ()) -> list[Example]:
+    """For GRPO: one question (of one of the kinds) about a scene that no other stage has, without its chain.
 
-    One scene in thirty allows no question; the first after it that does stands in.
+    Where a scene allows none, one that stands far behind it comes in.
     """
-    number, questions = 0, list[Example]()
-    while not questions:
+    number, found = index, list[Example]()
+    while not found:
         number += RL_SCENES
-        clip, sounds, _ = nano_scene(number + index)
-        questions = make_questions(number + index, clip, sounds, 1)
-    return [replace(questions[0], cot=None)]
+        clip, sounds, _ = scene(number)
+        questions = make_questions(number, clip, sounds, 4)
+        found = [q for q in questions if not kinds or q.labels["kind"] in kinds]
+    return [replace(found[0], cot=None)]
 
 
 def chain_rows(index: int, scene: Scene, formats: Sequence[Format], num_asked: int, num_clips: int) -> list[Row]:

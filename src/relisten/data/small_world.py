@@ -7,7 +7,7 @@ the study measures.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
@@ -19,31 +19,10 @@ from relisten.models import nano
 from relisten.models.base import AudioLM
 from relisten.types import Clip, Example
 
-LABELS = frozenset(
-    [
-        "zero",
-        "one",
-        "two",
-        "three",
-        "four",
-        "five",
-        "six",
-        "seven",
-        "bell",
-        "clap",
-        "cow",
-        "horn",
-        "crow",
-        "flute",
-        "organ",
-        "piano",
-        "beep",
-        "chirp",
-        "knock",
-        "siren",
-        "tone",
-    ]
-)
+LABELS = frozenset({
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "bell", "clap", "cow", "horn", "crow",
+    "flute", "organ", "piano", "beep", "chirp", "knock", "siren", "tone",
+})  # fmt: skip
 SCENES = SceneConfig(min_seconds=4.0, max_seconds=6.0, min_events=3, max_events=4, repeat=0.2)
 FULLER = replace(SCENES, min_seconds=6.0, max_seconds=8.0, min_events=4, max_events=5)
 SIZE = nano.NanoConfig(
@@ -60,10 +39,10 @@ def small_bank(split: synth.Split) -> Bank:
     return Bank(sounds, groups, split)
 
 
-def scene(index: int) -> tuple[Clip, Bank, np.random.Generator]:
+def scene(index: int, config: SceneConfig = SCENES) -> tuple[Clip, Bank, np.random.Generator]:
     """A scene from training's waveforms."""
     seed = TRAINING_SEED + index
-    return make_scene(seed, small_bank("train"), SCENES), small_bank("train"), np.random.default_rng([seed, 41])
+    return make_scene(seed, small_bank("train"), config), small_bank("train"), np.random.default_rng([seed, 41])
 
 
 def clip_rows(index: int) -> list[Row]:
@@ -95,26 +74,12 @@ def heldout(num: int, seed: int = 0) -> list[Example]:
 
 def rl_rows(index: int) -> list[Example]:
     """For RL: one question about a scene that no other stage has, without its chain."""
-    return [_asked(RL_SCENES + index)]
+    return curriculum.rl_rows(index, scene)
 
 
 def other_rl_rows(index: int) -> list[Example]:
-    """RL of other origin: other scenes, longer and fuller, of which only one-hop questions are asked.
-
-    They are numbered from twice where those of `rl_rows` are.
-    """
-    return [_asked(2 * RL_SCENES + index, FULLER, ("detail", "word"))]
-
-
-def _asked(number: int, scenes: SceneConfig = SCENES, kinds: tuple[str, ...] = ()) -> Example:
-    """One question about scene `number`, or about the first after it that allows one."""
-    sounds = small_bank("train")
-    while True:
-        clip = make_scene(TRAINING_SEED + number, sounds, scenes)
-        found = [q for q in make_questions(number, clip, sounds, 4) if not kinds or q.labels["kind"] in kinds]
-        if found:
-            return replace(found[0], cot=None)
-        number += RL_SCENES
+    """RL of other origin: other scenes, longer and fuller, of which only one-hop questions are asked."""
+    return curriculum.rl_rows(index + RL_SCENES // 2, partial(scene, config=FULLER), ("detail", "word"))
 
 
 def new_model() -> AudioLM:

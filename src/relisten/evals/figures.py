@@ -13,7 +13,7 @@ import numpy as np
 
 from relisten import records
 from relisten.evals.reading import Status
-from relisten.evals.scoring import iou, is_right, wilson, word_match
+from relisten.evals.scoring import best_iou, is_right, wilson, word_match
 from relisten.types import Format, Segment
 
 Failed = Literal["wrong", "first-choice"]
@@ -111,8 +111,8 @@ def tally(answers: Iterable[Record], failed: Failed = "wrong") -> Tally:
         exact=sum(is_right(r.get("choice", r["answer_prediction"]), r["answer"]) for r in answers),
         right_answered=sum(ok for ok, status in zip(rights, statuses, strict=True) if status == "answered"),
         counts={status: statuses.count(status) for status in get_args(Status)},
-        chance=_mean(1 / len(r["choices"]) for r in chosen) or 0.0,
-        first_choice=_mean(first) or 0.0,
+        chance=mean(1 / len(r["choices"]) for r in chosen) or 0.0,
+        first_choice=mean(first) or 0.0,
         known=any(r["answer"] is not None for r in answers),
     )
 
@@ -143,27 +143,31 @@ def summary(answers: Sequence[Record], format: Format = "interleaved", failed: F
         "samples": _samples(answers, failed),
         "failed_are": failed,
         "mean_iou": mean_iou(answers, format),
-        "segments_per_answer": _mean(len(r["named"]) for r in asked if "named" in r),
-        "listens_per_answer": _mean(len(r["heard"]) for r in asked if "heard" in r),
-        "well_formed": _mean(r["well_formed"] for r in asked if "well_formed" in r),
-        "words": _mean(r["words"] for r in asked if "words" in r),
-        "seconds": _mean(r["seconds"] for r in asked if "seconds" in r),
+        "segments_per_answer": mean(len(r["named"]) for r in asked if "named" in r),
+        "listens_per_answer": mean(len(r["heard"]) for r in asked if "heard" in r),
+        "well_formed": mean(r["well_formed"] for r in asked if "well_formed" in r),
+        "words": mean(r["words"] for r in asked if "words" in r),
+        "seconds": mean(r["seconds"] for r in asked if "seconds" in r),
     }
 
 
 def mean_iou(answers: Iterable[Record], format: Format = "interleaved") -> float | None:
-    """Mean, over gold segments, of the best overlap with a named one; None where there are none to count.
+    """Mean of `gold_overlaps`; None where there are none to count."""
+    return mean(gold_overlaps(answers, format))
+
+
+def gold_overlaps(answers: Iterable[Record], format: Format = "interleaved") -> list[float]:
+    """For each gold segment the best overlap (IoU, 0 to 1) with a named one.
 
     A format that asks for segments counts every question that was asked, naming nothing as 0. A conditioned answer
     is not asked for any: only those that name some count.
     """
-    found = [
-        max((iou(Segment(*gold), Segment(*named)) for named in r["named"]), default=0.0)
+    return [
+        best_iou(Segment(*gold), [Segment(*pair) for pair in r["named"]])
         for r in answers
         if r.get("named") or (format != "conditioned" and "error" not in r and "named" in r)
-        for gold in r["gold"]
+        for gold in r.get("gold") or []
     ]
-    return float(np.mean(found)) if found else None
 
 
 def write_summary(path: Path, what: dict[str, Any]) -> None:
@@ -207,7 +211,7 @@ def _macro(rows: dict[str, dict[str, Any]]) -> float | None:
 
     Questions of which nothing is said are no group.
     """
-    return _mean(row["accuracy"] for name, row in rows.items() if name != "none" and row["accuracy"] is not None)
+    return mean(row["accuracy"] for name, row in rows.items() if name != "none" and row["accuracy"] is not None)
 
 
 def _samples(answers: Sequence[Record], failed: Failed) -> dict[str, Any] | None:
@@ -222,11 +226,11 @@ def _samples(answers: Sequence[Record], failed: Failed) -> dict[str, Any] | None
     several = [_agreement(group) for group in groups if len(group) > 1]
     return {
         "k": most,
-        "avg": _mean(by_question(answers, failed).values()),
-        "majority": _mean(right(majority(group), failed) for group in groups),
-        "any": _mean(any(right(r, failed) for r in group) for group in groups),
-        "agreement": _mean(several),
-        "unanimous": _mean(share == 1 for share in several),
+        "avg": mean(by_question(answers, failed).values()),
+        "majority": mean(right(majority(group), failed) for group in groups),
+        "any": mean(any(right(r, failed) for r in group) for group in groups),
+        "agreement": mean(several),
+        "unanimous": mean(share == 1 for share in several),
         "shuffled": any("order" in r for r in answers),
         "chose_shown_first": _shown_first(answers),
     }
@@ -251,13 +255,14 @@ def _agreement(group: Sequence[Record]) -> float:
 
 def _shown_first(answers: Sequence[Record]) -> float | None:
     """Of the answers to shuffled choices, the share that is the choice shown first; beside `chance`, a bias."""
-    return _mean(
+    return mean(
         r["answer_prediction"] == r["choices"][r["order"][0]]
         for r in answers
         if "order" in r and status_of(r) == "answered"
     )
 
 
-def _mean(values: Iterable[float]) -> float | None:
+def mean(values: Iterable[float]) -> float | None:
+    """None of nothing."""
     found = list(values)
     return float(np.mean(found)) if found else None
