@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "relisten.answer", "relisten.naive",
     ),
     (
-        "relisten.rewards", "relisten.losses", "relisten.batch", "relisten.sft", "relisten.grpo",
+        "relisten.rewards", "relisten.losses", "relisten.batch", "relisten.sft", "relisten.grpo", "relisten.localisation",
         "relisten.training", "relisten.rollout", "relisten.checkpoint", "relisten.optimizer", "relisten.data",
         "relisten.evals", "relisten.analysis",
         "relisten.report", "relisten.study", "relisten.plots", "relisten.comparison", "relisten.attention",

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from relisten import cli
+from relisten import cli, study
 from relisten.commands.study import read
 from relisten.data import curriculum, small_world
-from relisten.study import STAGES, StudyConfig, check, train
+from relisten.data.scenes import bank, make_scene
+from relisten.localisation import located
+from relisten.models import load
+from relisten.study import STAGES, StudyConfig, check, gate, train
+from relisten.types import Clip
 
 
 def test_the_shipped_study_can_be_used() -> None:
@@ -30,6 +36,7 @@ def test_the_shipped_study_can_be_used() -> None:
         ("cold: {steps: 1.5}", "steps: 1.5"),
         ("seeds: many", "whole numbers"),
         ("seeds: 0", "at least 1"),
+        ("located: 95", "no share from 0 to 1"),
         ("scenes: 5", "unknown setting 'scenes'"),
         ("[a, b]", "holds a list, not settings"),
         ("clips: {", "cannot be read as YAML"),
@@ -79,3 +86,31 @@ def test_there_is_one_question_for_every_index_of_rl(world: ModuleType) -> None:
         [example] = world.rl_rows(index)
         assert example.answer in example.choices and example.cot is None
         assert world.rl_rows(index)[0].question == example.question
+
+
+def test_a_base_that_does_not_know_where_things_are_ends_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[int] = []
+
+    def six_of_ten(model: object, clips: Sequence[Clip]) -> float:
+        measured.append(len(clips))
+        return 0.6
+
+    monkeypatch.setattr(study, "load", lambda folder: None)
+    monkeypatch.setattr(study, "located", six_of_ten)
+    with pytest.raises(
+        ValueError, match=r"the base locates 0\.60 of the events, less than 0\.75; give base more steps"
+    ):
+        gate(tmp_path, StudyConfig(located=0.75))
+    assert gate(tmp_path, StudyConfig(located=0.5)) == 0.6
+    assert measured == [200]  # once; the second time it is read
+
+
+def test_events_are_located_by_name_and_onset() -> None:
+    """nano tells most of its own world; of scenes told to it under other labels, nothing."""
+    clips = [make_scene(seed, bank("heldout")) for seed in range(6)]
+    model = load("nano")
+    assert located(model, clips) > 0.6
+    renamed = [replace(c, events=tuple(replace(e, label="nothing", labels={}) for e in c.events)) for c in clips]
+    assert located(model, renamed) == 0

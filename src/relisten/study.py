@@ -6,6 +6,7 @@ goes on where it was. All rows share data, budgets and seeds, fixed beforehand i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from relisten import run
+from relisten import records, run
 from relisten.data import small_world
 from relisten.evals.hearing import Hears
 from relisten.evals.runner import Asking, evaluate
 from relisten.grpo import GrpoConfig, train_grpo
+from relisten.localisation import located
 from relisten.models import load
 from relisten.row import GenerationConfig
 from relisten.sft import SftConfig, train_sft
@@ -43,6 +45,9 @@ class StudyConfig:
     base: dict[str, Any] = field(default_factory=dict)
     cold: dict[str, Any] = field(default_factory=dict)
     grpo: dict[str, Any] = field(default_factory=dict)
+    located: float = 0.0
+    """Least share of events that the base must locate (`localisation.located`); below it a study stops and says so, for
+    a model that does not know where things are cannot gain from hearing them again."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,8 @@ def make(config: StudyConfig) -> list[Path]:
         for name, stage in STAGES.items():
             tqdm.write(f"{folder.name}: {name}")
             train(stage, folder / "models", name, getattr(config, stage.settings), seed)
+            if name == "base":
+                gate(folder, config)
         for key, arm in ARMS.items():
             tqdm.write(f"{folder.name}: row {key}, {arm.title}")
             read(arm, folder, key, config)
@@ -159,6 +166,8 @@ def check(config: StudyConfig) -> None:
     """Raises ValueError on settings that cannot be used, before anything is made."""
     if not all(isinstance(n, int) for n in (config.seeds, config.num_scenes, config.questions_seed)):
         raise ValueError("seeds, num_scenes and questions_seed must be whole numbers")
+    if not isinstance(config.located, int | float) or not 0 <= config.located <= 1:
+        raise ValueError(f"located: {config.located!r} is no share from 0 to 1")
     if config.seeds < 1 or config.num_scenes < 2 or config.questions_seed < 0:
         raise ValueError("seeds must be at least 1, num_scenes at least 2, questions_seed not negative")
     for name, kind in (("clips", SftConfig), ("base", SftConfig), ("cold", SftConfig), ("grpo", GrpoConfig)):
@@ -170,6 +179,22 @@ def check(config: StudyConfig) -> None:
         if unknown := sorted(set(map(str, settings)) - {field.name for field in fields(kind)}):
             raise ValueError(f"{name}: holds the setting {unknown[0]!r}, which `relisten train` does not know")
         _typed(kind, settings)
+
+
+def gate(folder: Path, config: StudyConfig) -> float:
+    """What the base locates, kept in `located.json`. Raises ValueError where it is less than the study asks for."""
+    kept = folder / "located.json"
+    if not kept.is_file():
+        clips = small_world.heldout_scenes(200, config.questions_seed)
+        share = located(load(str(folder / "models" / "base" / "model")), clips)
+        records.write_atomic(kept, json.dumps({"located": round(share, 4), "scenes": len(clips)}) + "\n")
+    share = float(json.loads(kept.read_text())["located"])
+    if share < config.located:
+        raise ValueError(
+            f"{folder}: the base locates {share:.2f} of the events, less than {config.located:g}; give base more steps"
+            " and choose a new output, or lower `located`"
+        )
+    return share
 
 
 OWN = {"data", "model", "output", "seed", "format"}

@@ -67,9 +67,13 @@ def mixed_rows(index: int) -> list[Row]:
 
 def heldout(num: int, seed: int = 0) -> list[Example]:
     """Two questions about each of `num` scenes, from waveforms and voices that training never has."""
-    sounds = small_bank("heldout")
-    clips = (make_scene(seed + index, sounds, SCENES) for index in range(num))
+    sounds, clips = small_bank("heldout"), heldout_scenes(num, seed)
     return [question for i, clip in enumerate(clips) for question in make_questions(seed + i, clip, sounds, 2)]
+
+
+def heldout_scenes(num: int, seed: int = 0) -> list[Clip]:
+    """The scenes of `heldout`."""
+    return [make_scene(seed + index, small_bank("heldout"), SCENES) for index in range(num)]
 
 
 def rl_rows(index: int) -> list[Example]:
