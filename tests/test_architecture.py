@@ -31,9 +31,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "relisten.answer", "relisten.naive",
     ),
     (
-        "relisten.rewards", "relisten.losses", "relisten.batch", "relisten.sft", "relisten.grpo", "relisten.localisation",
+        "relisten.rewards", "relisten.losses", "relisten.batch", "relisten.sft", "relisten.grpo",
         "relisten.training", "relisten.rollout", "relisten.checkpoint", "relisten.optimizer", "relisten.data",
-        "relisten.evals", "relisten.analysis",
+        "relisten.evals", "relisten.analysis", "relisten.localisation",
         "relisten.report", "relisten.study", "relisten.plots", "relisten.comparison", "relisten.attention",
         "relisten.charts", "relisten.dynamics",
     ),
