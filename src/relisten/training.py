@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import fnmatch
 import importlib.util
 import math
 import os
+import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -251,10 +253,25 @@ def check_examples(examples: Sequence[Example], data: str) -> None:
         raise ValueError(f"{data}: {len(absent)} examples have no recording, {first} for one; check the paths")
 
 
+def keep_freed_memory() -> bool:
+    """Under glibc, let freed memory stay with this process; whether that could be set.
+
+    By default every large tensor is mapped and unmapped anew, and the kernel clears its pages each time: on a CPU that
+    was a third of a training step (LAB.md).
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mmap_max, trim_threshold, top_pad = -4, -1, -2  # malloc.h
+    options = ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**28))
+    return all(ctypes.CDLL(None).mallopt(option, value) for option, value in options)
+
+
 def prepare(config: TrainingConfig) -> AudioLM:
     """The model to train, its run folder begun, what is frozen frozen."""
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # where this process's copies belong
+    else:
+        keep_freed_memory()
     model: AudioLM = run.resolve(config.model)() if ":" in config.model else load(config.model, dtype=config.dtype)
     model.module.set_attn_implementation(config.attention)
     for name, parameter in model.module.named_parameters():
