@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tiny import TINY
 from relisten import training
 from relisten.bench import ScriptedEngine
 from relisten.data.scene_files import write_scenes
+from relisten.engine import Engine
 from relisten.grpo import Forward, GrpoConfig, GrpoTrainer, Questions, read_questions, together, train_grpo
 from relisten.models import load, nano
 from relisten.models.base import AudioLM
@@ -294,6 +296,38 @@ def test_nan_stops_the_run_before_it_is_written(work: Path, tmp_path: Path) -> N
     with pytest.raises(ValueError, match="step 0 the loss is not a finite number"):
         made.train()
     assert not list((tmp_path / "run" / "checkpoints").glob("*"))
+
+
+def test_a_question_that_cannot_be_asked_does_not_end_a_run(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(work / "scenes", tmp_path / "scenes")
+    questions = [json.loads(line) for line in (tmp_path / "scenes" / "questions.jsonl").read_text().splitlines()]
+    (tmp_path / "scenes" / questions[1]["audio_path"]).write_bytes(b"no sound")
+    questions[2]["question"] = "word " * 5000  # longer than the context
+    data = tmp_path / "scenes" / "questions.jsonl"
+    data.write_text("".join(json.dumps(q) + "\n" for q in questions))
+    train_grpo(config(work, tmp_path / "run", data=str(data)))
+    assert [row["failed_questions"] for row in lines(tmp_path / "run")][-1] == 2
+    said = capsys.readouterr().out
+    assert said.count(" is left out: ") == 2 and said.count("has room for") == 1
+    assert load(str(tmp_path / "run" / "model")).rate
+
+
+def test_a_rollout_without_a_question_that_can_be_asked_is_one_line(work: Path, tmp_path: Path) -> None:
+    made = trainer(work, tmp_path / "run")
+    example = replace(made.train_dataset[0], question="word " * 5000)
+    with pytest.raises(ValueError, match=r"none of a rollout's 2 questions can be asked; .* has room for"):
+        made._roll_out([example, replace(example, id="other")], 0, {})
+
+
+def test_a_question_asked_in_anothers_place_is_answered_anew(work: Path, tmp_path: Path) -> None:
+    made = trainer(work, tmp_path / "run")
+    made.engine = Engine(made.audio_lm)
+    able = made.train_dataset[0]
+    [first, second] = made._roll_out([able, replace(able, id="long", question="word " * 5000)], 0, {})
+    assert second[0].example.id == f"{able.id}#1" and len(second) == made.config.group_size
+    assert [one.trace.token_ids for one in first] != [one.trace.token_ids for one in second]
 
 
 def test_a_collapse_is_said_once(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

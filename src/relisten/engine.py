@@ -79,11 +79,15 @@ class Engine:
         """Of the latest run: prefill, listen (encoding and forwarding inserted audio), decode."""
 
     def generate(
-        self, examples: Sequence[Example], config: GenerationConfig | None = None, num_samples: int = 1
+        self,
+        examples: Sequence[Example],
+        config: GenerationConfig | None = None,
+        num_samples: int = 1,
+        failed: Callable[[int, str], None] | None = None,
     ) -> list[list[Trace]]:
-        """For each example, `num_samples` answers."""
+        """For each example, `num_samples` answers; none where `failed` was told why, as in `run`."""
         traces: list[list[Trace | None]] = [[None] * num_samples for _ in examples]
-        for index, sample, trace in self.run(examples, config, num_samples):
+        for index, sample, trace in self.run(examples, config, num_samples, failed):
             traces[index][sample] = trace
         return [[trace for trace in group if trace is not None] for group in traces]
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from relisten import audio, records, rewards, rollout, run, training
+from relisten import audio, rewards, rollout, training
 from relisten.batch import Encoded, pack, replay
 from relisten.engine import Engine, GenerationConfig
 from relisten.losses import grpo_loss, token_weights
@@ -108,7 +108,12 @@ class Questions(Dataset[Example]):
         if len(found) != 1:
             raise ValueError(f"the function that `data` names gave {len(found)} examples for {index}; it must give one")
         [example], heard = found, found[0].audio
-        return example if isinstance(heard, Audio) else replace(example, audio=audio.load(heard, self.rate))
+        if isinstance(heard, Audio):
+            return example
+        try:
+            return replace(example, audio=audio.load(heard, self.rate))
+        except (ValueError, OSError):
+            return example  # the engine will say why it cannot be asked; one file does not end a run
 
 
 def together(examples: list[Example]) -> dict[str, list[Example]]:
@@ -142,6 +147,8 @@ class GrpoTrainer(PackedTrainer):
         self.reference = _frozen_copy(audio_lm) if config.kl and not config.lora else None
         super().__init__(audio_lm, config, **kwargs)
         self._figures: list[dict[str, float]] = []
+        self._failed: dict[str, str] = {}
+        """Why a question could not be asked, by its id; said once."""
         self._best = {"well_formed": 0.0, "segments": 0.0}
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
@@ -155,6 +162,7 @@ class GrpoTrainer(PackedTrainer):
         total = perf_counter() - started
         figures |= {f"share_{name}": value / total for name, value in seconds.items()}
         figures |= {"seconds": total, "equal_groups": sum(_equal(group) for group in groups) / len(groups)}
+        figures["failed_questions"] = self._sum(torch.tensor(float(len(self._failed))))
         gathered = gather_object([rollout.measure(one) for group in groups for one in group])
         figures |= rollout.averages(gathered) | {"traces_per_minute": 60 * len(gathered) / total}
         self._figures.append(figures)
@@ -167,15 +175,16 @@ class GrpoTrainer(PackedTrainer):
         config = self.config
         # An answer depends on the seed, the step and its question alone: not on processes, and not on being resumed.
         sampling = GenerationConfig(
-            config.format,
-            config.temperature,
-            seed=config.seed * 1_000_000 + step,
-            max_new_tokens=config.max_new_tokens,
-            max_listens=config.max_listens,
-            min_segment=config.min_segment,
-        )
+            config.format, config.temperature, seed=config.seed * 1_000_000 + step,
+            max_new_tokens=config.max_new_tokens, max_listens=config.max_listens, min_segment=config.min_segment,
+        )  # fmt: skip
         with self.accelerator.autocast():  # around it all, so that weights are cast once, not at every token
-            groups = rollout.roll_out(self.engine, examples, sampling, config.group_size, self.functions, seconds)
+            groups, failed = rollout.roll_out(
+                self.engine, examples, sampling, config.group_size, self.functions, seconds
+            )
+        for name in failed.keys() - self._failed.keys():
+            tqdm.write(f"step {step}: {name} is left out: {failed[name]}")
+        self._failed |= failed
         rollout.set_advantages(groups, config.normalise, config.leave_one_out)
         return groups
 
@@ -332,12 +341,9 @@ def _equal(group: Sequence[Rollout]) -> bool:
 
 def read_questions(config: GrpoConfig) -> tuple[Callable[[int], Sequence[Example]], int]:
     """The questions of `config.data`, a list of one by index, and how many. Raises ValueError on unusable data."""
-    if ":" in config.data and not Path(config.data).exists():
-        if config.steps < 1:
-            raise ValueError(f"data {config.data} has no end: give `steps`")
-        return run.resolve(config.data), config.steps * config.batch_size
-    examples = records.read_examples(Path(config.data))
-    training.check_examples(examples, config.data)
+    examples = training.read_data(config)
+    if callable(examples):
+        return examples, config.steps * config.batch_size
     if len(examples) < config.batch_size:
         raise ValueError(f"{config.data}: {len(examples)} questions are fewer than batch_size {config.batch_size}")
     return partial(_file_question, examples), len(examples)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from time import perf_counter
@@ -42,19 +42,35 @@ def roll_out(
     group_size: int,
     functions: Mapping[str, RewardFunction],
     seconds: dict[str, float],
-) -> list[list[Rollout]]:
-    """A group of answers to each example, rewarded; `seconds` gains the time of `rollout` and of `reward`."""
+) -> tuple[list[list[Rollout]], dict[str, str]]:
+    """A group of answers to each example, rewarded, and why an example could not be asked, by its id.
+
+    Another example of `examples` is asked once more in place of such a one, so that there are as many groups as ever.
+    Raises ValueError where none can be asked. `seconds` gains the time of `rollout` and of `reward`.
+    """
     started = perf_counter()
-    groups = engine.generate(examples, config, group_size)
+    asked, failed = list(examples), dict[int, str]()
+    groups = engine.generate(asked, config, group_size, failed.__setitem__)
+    if failed:
+        able = [example for index, example in enumerate(examples) if index not in failed]
+        if not able:
+            raise ValueError(
+                f"none of a rollout's {len(examples)} questions can be asked; {next(iter(failed.values()))}"
+            )
+        for turn, index in enumerate(failed):
+            other = able[turn % len(able)]
+            asked[index] = replace(other, id=f"{other.id}#{index}")  # a row draws by its id: other answers
+        for index, traces in zip(failed, engine.generate([asked[i] for i in failed], config, group_size), strict=True):
+            groups[index] = traces
     sampled = perf_counter()
     rolled = []
-    for example, traces in zip(examples, groups, strict=True):
+    for example, traces in zip(asked, groups, strict=True):
         responses = [rewards.traced(engine.model, trace, config) for trace in traces]
         scores = [rewards.score(functions, response, example) for response in responses]
         rolled.append([Rollout(example, t, r, s) for t, r, s in zip(traces, responses, scores, strict=True)])
     seconds["rollout"] = seconds.get("rollout", 0.0) + sampled - started
     seconds["reward"] = seconds.get("reward", 0.0) + perf_counter() - sampled
-    return rolled
+    return rolled, {examples[index].id: reason for index, reason in failed.items()}
 
 
 def set_advantages(groups: Sequence[Sequence[Rollout]], normalise: bool, leave_one_out: bool) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from relisten import records, run, training
+from relisten import training
 from relisten.batch import Encoded, encode, pack
 from relisten.losses import sft_loss
 from relisten.models.base import AudioLM
@@ -71,12 +71,9 @@ def collate(rows: list[list[Encoded]]) -> dict[str, Any]:
 
 def read_rows(config: SftConfig) -> tuple[Callable[[int], Sequence[Row]], int]:
     """The rows of `config.data` and how many indices there are. Raises ValueError on data that cannot be used."""
-    if ":" in config.data and not Path(config.data).exists():
-        if config.steps < 1:
-            raise ValueError(f"data {config.data} has no end: give `steps`")
-        return run.resolve(config.data), config.steps * config.batch_size
-    examples = records.read_examples(Path(config.data))
-    training.check_examples(examples, config.data)
+    examples = training.read_data(config)
+    if callable(examples):
+        return examples, config.steps * config.batch_size
     return partial(_file_row, examples, config.format), len(examples)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import ProgressCallback, SchedulerType, Trainer, TrainerCallback, TrainingArguments
 
-from relisten import checkpoint, plots, run
+from relisten import checkpoint, plots, records, run
 from relisten.losses import token_scores
 from relisten.models import load
 from relisten.models.base import AudioLM
@@ -242,6 +242,17 @@ def check(config: TrainingConfig) -> None:
         if importlib.util.find_spec(name) is None:
             package = "'relisten[tensorboard]'" if name == "tensorboard" else name
             raise ValueError(f"report_to {name}: it is not installed; pip install {package}")
+
+
+def read_data(config: TrainingConfig) -> Callable[[int], Any] | list[Example]:
+    """What `config.data` names: a function of an index, or a file's examples. ValueError where it cannot be used."""
+    if ":" in config.data and not Path(config.data).exists():
+        if config.steps < 1:
+            raise ValueError(f"data {config.data} has no end: give `steps`")
+        return run.resolve(config.data)
+    examples = records.read_examples(Path(config.data))
+    check_examples(examples, config.data)
+    return examples
 
 
 def check_examples(examples: Sequence[Example], data: str) -> None:
