@@ -420,3 +420,13 @@ def test_the_module_runs_as_a_script(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
+
+
+def test_a_flag_takes_several_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    from relisten.commands import train
+
+    given: list[Any] = []
+    monkeypatch.setattr(train, "train_grpo", given.append)
+    lists = ["--rewards", "format", "accuracy", "--freeze", "a", "--freeze", "b"]
+    cli.run(["train", "grpo", "--data", "d.jsonl", "--output", "out", *lists])
+    assert given[0].rewards == ("format", "accuracy") and given[0].freeze == ("a", "b")

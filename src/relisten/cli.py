@@ -67,7 +67,8 @@ app.command(
     usage="Usage: relisten study SETTINGS.yaml [OPTIONS]\n",
     help="Make the paper's ablation at a small scale, from nothing.",
 )
-train = App(name="train", help="Train a model.", config=from_yaml)
+lists = Parameter(consume_multiple=True, negative_iterable=())  # --rewards format accuracy
+train = App(name="train", help="Train a model.", config=from_yaml, default_parameter=lists)
 train.command(
     "relisten.commands.train:sft",
     name="sft",
@@ -82,7 +83,7 @@ train.command(
     "A stopped run goes on when it is started again.",
 )
 app.command(train)
-data = App(name="data", help="Make training sets, and look at them.", config=from_yaml)
+data = App(name="data", help="Make training sets, and look at them.", config=from_yaml, default_parameter=lists)
 data.command(
     "relisten.commands.data_build:build",
     name="build",
