@@ -113,6 +113,14 @@ def test_the_mean_over_groups_leaves_out_what_has_none() -> None:
     assert figures.summary(rows)["macro"]["modality"] == 0.5
 
 
+def test_a_kind_called_all_is_not_taken_for_the_total() -> None:
+    row = {"answer": "a", "choices": ["a", "b"], "status": "answered"}
+    rows = [row | {"id": "1", "kind": "all", "answer_prediction": "a"}]
+    rows += [row | {"id": "2", "kind": "word", "answer_prediction": "b"}]
+    found = figures.summary(rows)["rows"]
+    assert {name: found[name]["accuracy"] for name in found} == {"all": 0.5, "all (kind)": 1.0, "word": 0.0}
+
+
 def constant(seconds: int) -> Example:
     return Example(f"q{seconds}", Audio(np.full(16_000 * seconds, seconds / 10, np.float32)), "?")
 

@@ -130,12 +130,13 @@ def summary(answers: Sequence[Record], format: Format = "interleaved", failed: F
 
     Errors are wrong answers in the accuracy; the figures on segments, form and length leave them out.
     """
-    kinds = sorted({r["kind"] for r in answers if r.get("kind")})
+    kinds = {kind: kind if kind != "all" else "all (kind)" for kind in sorted({r.get("kind") or "" for r in answers})}
+    kinds.pop("", None)
     rows = {"all": _row(answers, failed)}
-    rows |= {kind: _row([r for r in answers if r["kind"] == kind], failed) for kind in kinds}
+    rows |= {name: _row([r for r in answers if r.get("kind") == kind], failed) for kind, name in kinds.items()}
     grouped = {group: found for group in GROUPS if (found := _grouped(answers, group, failed))}
     asked = [r for r in answers if "error" not in r]
-    everything = {"kind": {kind: rows[kind] for kind in kinds}, **grouped}
+    everything = {"kind": {kind: rows[name] for kind, name in kinds.items()}, **grouped}
     return {
         "rows": rows,
         "groups": grouped,
