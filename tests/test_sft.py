@@ -25,7 +25,7 @@ from relisten.checkpoint import latest, prune, staged
 from relisten.cli import app
 from relisten.data.scene_files import write_scenes
 from relisten.models import load, nano
-from relisten.optimizer import MuonWithAdamW
+from relisten.optimizer import Muon, MuonWithAdamW
 from relisten.sft import SftConfig, read_rows, train_sft
 
 
@@ -107,6 +107,22 @@ def test_gradients_gathered_over_parts_are_those_of_the_whole_batch(work: Path, 
     for name, size in (("whole", 4), ("parts", 1)):
         train_sft(config(work, tmp_path / name, steps=2, batch_size=4, device_batch_size=size, optimizer="adamw"))
     assert losses(tmp_path / "whole") == pytest.approx(losses(tmp_path / "parts"), abs=2e-4)
+
+
+def test_muon_steps_as_torchs_does_but_for_the_rounding_of_bfloat16() -> None:
+    torch.manual_seed(0)
+    tall, wide = torch.randn(12, 4), torch.randn(5, 9)
+    ours, theirs = ([tall.clone().requires_grad_(), wide.clone().requires_grad_()] for _ in range(2))
+    options = {"lr": 1e-2, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+    optimizers = Muon(ours, **options), torch.optim.Muon(theirs, **options)
+    for _ in range(3):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, atol=5e-4, rtol=1e-3)
 
 
 def test_muon_takes_the_matrices_and_restores_its_memory() -> None:

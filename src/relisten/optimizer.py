@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """`torch.optim.Muon` on the weights of linear layers; AdamW on embeddings, convolutions, norms and biases.
+    """Muon on the weights of linear layers; AdamW on embeddings, convolutions, norms and biases.
 
     Muon's step is scaled to AdamW's (`match_rms_adamw`), so that one learning rate serves both.
     """
@@ -23,7 +23,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         }
         trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         self._parts: tuple[torch.optim.Optimizer, ...] = (
-            torch.optim.Muon(
+            Muon(
                 [p for name, p in trained if name in matrices],
                 lr=learning_rate,
                 weight_decay=weight_decay,
@@ -54,3 +54,36 @@ class MuonWithAdamW(torch.optim.Optimizer):
         for part, saved, index in zip(self._parts, state_dict["parts"], range(2), strict=True):
             part.load_state_dict(saved)
             self.param_groups[index] = part.param_groups[0]
+
+
+class Muon(torch.optim.Muon):
+    """`torch.optim.Muon` that orthogonalises in the precision of the weights.
+
+    torch's own does it in bfloat16, which most CPUs only emulate: two thirds of a training step went there (LAB.md).
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step; there is no closure."""
+        for group in self.param_groups:
+            for parameter in (p for p in group["params"] if p.grad is not None):
+                state = self.state[parameter]
+                buffer = state.setdefault("momentum_buffer", torch.zeros_like(parameter))
+                buffer.lerp_(parameter.grad, 1 - group["momentum"])
+                update = parameter.grad.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
+                size = 0.2 * max(parameter.shape) ** 0.5  # match_rms_adamw
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(
+                    orthogonalised(update, group["ns_coefficients"], group["ns_steps"]), alpha=-size * group["lr"]
+                )
+
+
+def orthogonalised(matrix: Tensor, coefficients: tuple[float, float, float], steps: int) -> Tensor:
+    """The matrix [N, M] with its singular values brought near 1, by `steps` of the quintic Newton-Schulz iteration."""
+    a, b, c = coefficients
+    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    wide = wide / wide.norm().clamp(min=1e-7)
+    for _ in range(steps):
+        gram = wide @ wide.T
+        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+    return wide.T if matrix.shape[0] > matrix.shape[1] else wide
