@@ -26,6 +26,8 @@ from relisten.types import Audio, Clip, Event, Example, Format, Segment
 Row = tuple[Example, Format]
 Scene = Callable[[int], tuple[Clip, Bank, np.random.Generator]]
 """The scene of a number, the bank it was made from, and what draws its rows."""
+Ask = Callable[[int, Clip, Bank, int], list[Example]]
+"""Up to so many questions about a scene, the same for the same seed (its first argument)."""
 TRAINING_SEED = 1_000_000
 """Scenes of training are numbered from here; held-out scenes from 0."""
 RL_SCENES = 5_000_000
@@ -57,7 +59,9 @@ def sft_rows(index: int) -> list[Row]:
     return chain_rows(index, nano_scene, ("interleaved", "interleaved", "grounded"), num_asked=1, num_clips=1)
 
 
-def rl_rows(index: int, scene: Scene = nano_scene, kinds: Sequence[str] = ()) -> list[Example]:
+def rl_rows(
+    index: int, scene: Scene = nano_scene, kinds: Sequence[str] = (), ask: Ask = make_questions
+) -> list[Example]:
     """For GRPO: one question (of one of the kinds) about a scene that no other stage has, without its chain.
 
     Where a scene allows none, one that stands far behind it comes in.
@@ -66,15 +70,17 @@ def rl_rows(index: int, scene: Scene = nano_scene, kinds: Sequence[str] = ()) ->
     while not found:
         number += RL_SCENES
         clip, sounds, _ = scene(number)
-        questions = make_questions(number, clip, sounds, 4)
+        questions = ask(number, clip, sounds, 4)
         found = [q for q in questions if not kinds or q.labels["kind"] in kinds]
     return [replace(found[0], cot=None)]
 
 
-def chain_rows(index: int, scene: Scene, formats: Sequence[Format], num_asked: int, num_clips: int) -> list[Row]:
+def chain_rows(
+    index: int, scene: Scene, formats: Sequence[Format], num_asked: int, num_clips: int, ask: Ask = make_questions
+) -> list[Row]:
     """One scene: a chain in each of the formats, questions answered at once, a caption, a time, clips."""
     clip, sounds, rng = scene(index)
-    questions = make_questions(index, clip, sounds, len(formats) + num_asked)
+    questions = ask(index, clip, sounds, len(formats) + num_asked)
     rows: list[Row] = list(zip(questions, formats, strict=False))
     kept = [replace(question, cot=None) for question in questions[len(formats) :]]
     kept += [tell(clip), what_at(rng, clip), *(close_listen(rng, clip) for _ in range(num_clips))]

@@ -135,6 +135,17 @@ def word(rng: np.random.Generator, clip: Clip, bank: Bank) -> Draft | None:
     return question, [target.label, *wrong], target.label, steps, ""
 
 
+def which_word(rng: np.random.Generator, clip: Clip, bank: Bank) -> Draft | None:
+    """Which word is spoken, or spoken first or last? Not among KINDS: one place in the scene answers it."""
+    words = [e for e in clip.events if name(e) == "word"]
+    if not words or len(bank.words) < 4:
+        return None
+    last = len(words) > 1 and rng.random() < 0.5
+    target, order = words[-1 if last else 0], "" if len(words) == 1 else " last" if last else " first"
+    wrong = [str(w) for w in rng.permutation([w for w in bank.words if w != target.label])[:3]]
+    return f"Which word is spoken{order}?", [target.label, *wrong], target.label, [(str(rng.choice(FIND)), target)], ""
+
+
 def detail(rng: np.random.Generator, clip: Clip, bank: Bank) -> Draft | None:
     """An attribute of one event, often a quiet or a short one."""
     from relisten.data import synth
@@ -222,13 +233,16 @@ def make_question(rng: np.random.Generator, clip: Clip, bank: Bank, kind: str | 
     names, shares = [*KINDS], np.array([share for _, share in KINDS.values()])
     drawn = kind or str(rng.choice(names, p=shares / shares.sum()))
     draft = KINDS[drawn][0](rng, clip, bank)
-    if draft is None:
-        return None
+    return None if draft is None else from_draft(rng, clip, drawn, draft)
+
+
+def from_draft(rng: np.random.Generator, clip: Clip, kind: str, draft: Draft) -> Example:
+    """The question with its choices in a drawn order, and its chain."""
     question, choices, answer, steps, conclusion = draft
     choices = [str(c) for c in rng.permutation(choices)]
     gold = [segment(e, clip.duration) for _, e in steps]
     labels = {
-        "kind": drawn,
+        "kind": kind,
         "segments": [[s.start, s.end] for s in gold],
         "events": [[e.label, round(e.start, 3), round(e.end, 3)] for _, e in steps],
     }

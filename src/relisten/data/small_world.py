@@ -12,14 +12,13 @@ from functools import cache, partial
 
 import numpy as np
 
-from relisten import tags
 from relisten.data import curriculum, synth
 from relisten.data.curriculum import RL_SCENES, TRAINING_SEED, Row, chain_rows, tell
-from relisten.data.questions import AGAIN, BEFORE, FIND, HEARD, NEXT, heard, make_questions, name, segment
+from relisten.data.questions import detail, from_draft, heard, name, segment, which_word
 from relisten.data.scenes import Bank, SceneConfig, bank, make_scene
 from relisten.models import nano
 from relisten.models.base import AudioLM
-from relisten.types import Clip, Example
+from relisten.types import Clip, Example, Format
 
 LABELS = frozenset({
     "zero", "one", "two", "three", "four", "five", "six", "seven", "bell", "clap", "cow", "horn", "crow",
@@ -54,23 +53,18 @@ def clip_rows(index: int) -> list[Row]:
 
 def base_rows(index: int) -> list[Row]:
     """A caption, a time, two clips, two questions answered at once; no chain."""
-    return chain_rows(index, scene, (), num_asked=2, num_clips=2)
+    return chain_rows(index, scene, (), num_asked=2, num_clips=2, ask=one_hop)
 
 
 def paper_rows(index: int) -> list[Row]:
-    """The paper's cold start: three grounded chains; the base's rows are kept alive.
-
-    One clip is heard in the middle of text: Qwen's own pretraining has sound between words, this base's has none, and
-    without it a first insertion ends the text in disorder.
-    """
-    clip, _, _ = scene(index)
-    rng = np.random.default_rng([TRAINING_SEED + index, 43])
-    return [*chain_rows(index, scene, ("grounded",) * 3, num_asked=1, num_clips=1), (along(rng, clip), "interleaved")]
+    """The paper's cold start: grounded chains alone; the base's rows are kept alive."""
+    return chain_rows(index, scene, ("grounded",) * 3, num_asked=1, num_clips=2, ask=one_hop)
 
 
 def mixed_rows(index: int) -> list[Row]:
-    """Beyond the paper: two of the three chains are truly interleaved."""
-    return chain_rows(index, scene, ("interleaved", "interleaved", "grounded"), num_asked=1, num_clips=2)
+    """Beyond the paper: two of three chains are truly interleaved."""
+    formats: tuple[Format, ...] = ("interleaved", "grounded", "interleaved")
+    return chain_rows(index, scene, formats, num_asked=1, num_clips=2, ask=one_hop)
 
 
 def fine_base_rows(index: int) -> list[Row]:
@@ -95,21 +89,27 @@ def _fine(index: int, rows: list[Row]) -> list[Row]:
     return [(replace(e, answer=told.get(e.question, e.answer)), format) for e, format in rows]
 
 
-def along(rng: np.random.Generator, clip: Clip) -> Example:
-    """Two or three events in any order, each heard after its tag and then named. No question: nothing to find out."""
-    chosen = [clip.events[int(i)] for i in rng.permutation(len(clip.events))[: int(rng.integers(2, 4))]]
-    leads = [str(rng.choice((*FIND, *NEXT, *BEFORE, *AGAIN))) for _ in chosen]
-    parts = [
-        f"{lead} {tags.write_segment(segment(event, clip.duration))}{str(rng.choice(HEARD)).format(heard(event))}"
-        for lead, event in zip(leads, chosen, strict=True)
-    ]
-    return Example(f"{clip.id}-along", clip.audio, "Listen again.", (), heard(chosen[-1]), " ".join(parts))
+def one_hop(seed: int, clip: Clip, sounds: Bank, num: int) -> list[Example]:
+    """Up to `num` different questions that one place in the scene answers: a word that is spoken, an attribute.
+
+    Harder kinds need a model to find its way among several places, which this one does not learn in the time.
+    """
+    rng = np.random.default_rng([seed, 43])
+    made: dict[str, Example] = {}
+    for _ in range(num * 12):
+        kind, maker = (("word", which_word), ("detail", detail))[int(rng.integers(2))]
+        draft = maker(rng, clip, sounds)
+        if draft is not None and draft[0] not in made:
+            made[draft[0]] = replace(from_draft(rng, clip, kind, draft), id=f"{clip.id}-{len(made)}")
+        if len(made) == num:
+            break
+    return list(made.values())
 
 
 def heldout(num: int, seed: int = 0) -> list[Example]:
-    """Two questions about each of `num` scenes, from waveforms and voices that training never has."""
+    """Up to two questions about each of `num` scenes, from waveforms and voices that training never has."""
     sounds, clips = small_bank("heldout"), heldout_scenes(num, seed)
-    return [question for i, clip in enumerate(clips) for question in make_questions(seed + i, clip, sounds, 2)]
+    return [question for i, clip in enumerate(clips) for question in one_hop(seed + i, clip, sounds, 2)]
 
 
 def heldout_scenes(num: int, seed: int = 0) -> list[Clip]:
@@ -119,12 +119,12 @@ def heldout_scenes(num: int, seed: int = 0) -> list[Clip]:
 
 def rl_rows(index: int) -> list[Example]:
     """For RL: one question about a scene that no other stage has, without its chain."""
-    return curriculum.rl_rows(index, scene)
+    return curriculum.rl_rows(index, scene, ask=one_hop)
 
 
 def other_rl_rows(index: int) -> list[Example]:
-    """RL of other origin: other scenes, longer and fuller, of which only one-hop questions are asked."""
-    return curriculum.rl_rows(index + RL_SCENES // 2, partial(scene, config=FULLER), ("detail", "word"))
+    """RL of other origin: other scenes, longer and fuller, and other questions: what came before, after, how often."""
+    return curriculum.rl_rows(index + RL_SCENES // 2, partial(scene, config=FULLER), ("after", "before", "count"))
 
 
 def new_model() -> AudioLM:
