@@ -23,9 +23,10 @@ from relisten import training
 from relisten.bench import ScriptedEngine
 from relisten.data.scene_files import write_scenes
 from relisten.engine import Engine
-from relisten.grpo import Forward, GrpoConfig, GrpoTrainer, Questions, read_questions, together, train_grpo
+from relisten.grpo import Forward, GrpoConfig, GrpoTrainer, train_grpo
 from relisten.models import load, nano
 from relisten.models.base import AudioLM
+from relisten.questions import Questions, read_questions, together
 from relisten.rollout import Rollout
 from relisten.training import token_logprobs_of
 

@@ -8,7 +8,7 @@ import sys
 
 FAULTS = """
 import resource, torch
-from relisten.training import keep_freed_memory
+from relisten.cpu import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
