@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from relisten.sft import SftConfig, train_sft
 
 SHARED = {
     "steps": 2, "batch_size": 4, "device_batch_size": 2, "learning_rate": 1e-3, "bf16": False, "workers": 0,
-    "save_steps": 2, "log_steps": 1, "data": "scenes/questions.jsonl", "model": "tiny",
+    "save_steps": 1, "log_steps": 1, "data": "scenes/questions.jsonl", "model": "tiny",
 }  # fmt: skip
 GRPO = {"mini_batch_size": 4, "group_size": 4, "max_new_tokens": 8, "rewards": ("own_rewards:shortness",)}
 # As torchrun starts two processes, but split after the imports, which are most of the time.
@@ -34,7 +35,8 @@ from pathlib import Path
 import torch
 from accelerate import DistributedType, PartialState
 from torch.distributed.tensor import DTensor
-from relisten import losses, training
+from transformers import TrainerCallback
+from relisten import grpo, losses, training
 from relisten.grpo import GrpoConfig, train_grpo
 from relisten.sft import SftConfig, train_sft
 
@@ -59,8 +61,27 @@ def watched(trainer):
     return folder
 training.train = watched
 losses.CHUNK = 4096  # log-probabilities in several chunks
-train_sft(SftConfig(output=Path(name + "-sft"), format="interleaved", **{SHARED!r}))
-train_grpo(GrpoConfig(output=Path(name + "-grpo"), **{SHARED!r}, **{GRPO!r}))
+class Stopped(Exception): pass
+def stop(self, arguments, state, control, **_):
+    if state.global_step == 1:
+        training.Report.on_step_begin = TrainerCallback.on_step_begin
+        raise Stopped
+def stopped_once(train, config):
+    training.Report.on_step_begin = stop
+    try:
+        train(config)
+    except Stopped:
+        train(config)
+stopped_once(train_sft, SftConfig(output=Path(name + "-sft"), format="interleaved", **{SHARED!r}))
+scored = grpo.token_logprobs_of
+def in_full(*arguments, **more):
+    scores = scored(*arguments, **more)
+    assert all(score.dtype == torch.float32 for score in scores)
+    return scores
+grpo.token_logprobs_of = in_full
+stopped_once(train_grpo, GrpoConfig(output=Path(name + "-grpo"), **{SHARED!r}, **{GRPO!r}))
+if name == "fsdp":
+    train_grpo(GrpoConfig(output=Path("fsdp-bf16"), **{SHARED | {"bf16": True}!r}, **{GRPO!r}))
 torch.distributed.destroy_process_group()
 if child:
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
@@ -99,7 +120,9 @@ def train_twice(folder: Path, name: str, more: dict[str, str]) -> None:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": port, **more}
-    done = subprocess.run([sys.executable, "train.py", name], cwd=folder, capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "train.py", name], cwd=folder, capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -137,5 +160,33 @@ def test_two_processes_train_as_one(work: Path, monkeypatch: pytest.MonkeyPatch,
         one, other = (load_file(folder / "model" / "model.safetensors") for folder in (output, two))
         assert set(one) == set(other)
         for key, value in one.items():
-            torch.testing.assert_close(other[key], value, atol=2e-4, rtol=0, msg=key)
+            torch.testing.assert_close(other[key], value, atol=1e-5, rtol=0, msg=f"{name}: {key}")
         assert (two / "checkpoints" / "checkpoint-2" / "rng_state_1.pth").exists()
+    if how == "fsdp":
+        assert 1e-6 < max(figures(work / "fsdp-bf16", "logprob_difference")) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"FSDP_VERSION": "1"}, "fsdp_version to 2"),
+        ({"FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params"),
+        ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, "gradient_checkpointing"),
+        ({"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, "fsdp_cpu_ram_efficient_loading"),
+        ({"optimizer": "muon"}, "adamw"),
+        ({"lora": 4}, "torchrun"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "FSDP2"),
+        ({}, "on GPUs alone"),  # accelerate would train without sharding, and say nothing
+    ],
+)
+def test_what_does_not_work_sharded_is_said_in_one_line(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any], said: str
+) -> None:
+    monkeypatch.chdir(work)
+    for name, value in (sharded() | more).items():
+        if name.isupper():
+            monkeypatch.setenv(name, value)
+    settings = SHARED | {name: value for name, value in more.items() if name.islower()}
+    with pytest.raises(ValueError, match=said) as caught:
+        train_sft(SftConfig(output=tmp_path / "run", **settings))
+    assert "\n" not in str(caught.value)

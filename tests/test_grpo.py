@@ -222,6 +222,12 @@ def test_a_run_explains_itself(work: Path, tmp_path: Path) -> None:
     load(tmp_path / "run" / "model")
 
 
+def test_rollouts_under_gradient_checkpointing_are_the_trainers(work: Path, tmp_path: Path) -> None:
+    """In training mode it drops the cache without a word: a token would be sampled from itself alone."""
+    training.train(trainer(work, tmp_path / "run", steps=1, gradient_checkpointing=True))
+    assert lines(tmp_path / "run")[0]["logprob_difference"] < 1e-5
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -99,7 +99,7 @@ class PackedTrainer(Trainer):
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = sharding.precision(config.bf16)
 
     def precision(self) -> AbstractContextManager[None]:
-        """Forwards that Trainer does not make itself are in the same precision; sharded weights see to it themselves."""
+        """What forwards are in that Trainer does not make itself; sharded weights see to it on their own."""
         return nullcontext() if self.is_fsdp_enabled else self.accelerator.autocast()
 
     def whole_weights(self) -> AbstractContextManager[None]:
@@ -326,6 +326,8 @@ def prepare(config: TrainingConfig) -> AudioLM:
         raise ValueError(f"freeze {', '.join(config.freeze)}: leaves nothing to train; name fewer patterns")
     if int(os.environ.get("RANK", "0")) == 0:
         run.start(config.output, config)
+        if config.bf16 and model.module.device.type == "cpu" and not torch.cuda.is_available():
+            cpu.tell_of_bfloat16("set bf16 to false (--no-bf16)")
     return model
 
 

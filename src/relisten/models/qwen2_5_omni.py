@@ -180,9 +180,7 @@ class Qwen2_5Omni:  # noqa: N801 (named after the model)
         finally:
             handle.remove()
 
-    def save(
-        self, folder: Path, dtype: torch.dtype | None = None, weights: Mapping[str, Tensor] | None = None
-    ) -> None:
+    def save(self, folder: Path, dtype: torch.dtype | None = None, weights: Mapping[str, Tensor] | None = None) -> None:
         """Write the model in the ordinary layout, prompts included; see `AudioLM.save`."""
         folder.mkdir(parents=True, exist_ok=True)
         own = self.module.state_dict() if weights is None else weights
