@@ -20,6 +20,7 @@ from relisten.commands.settings import from_yaml
 
 USAGE_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+HELP = {"--help", "-h"}
 
 app = App(
     name="relisten",
@@ -116,8 +117,8 @@ def run(tokens: Sequence[str]) -> int:
     debug = "--debug" in given or os.environ.get("RELISTEN_DEBUG", "0") not in ("", "0")
     given = [token for token in given if token != "--debug"]
     try:
-        if {"--help", "-h"} & set(given):
-            _tell_all(given)
+        if HELP & set(given):
+            _tell_all([token for token in given if token not in HELP])
         code = app(given, exit_on_error=False, print_error=False, result_action="print_non_int_return_int_as_exit_code")
         sys.stdout.flush()
         return int(code)
