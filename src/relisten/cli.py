@@ -68,7 +68,16 @@ app.command(
     usage="Usage: relisten study SETTINGS.yaml [OPTIONS]",
     help="Make the paper's ablation at a small scale, from nothing.",
 )
-lists = Parameter(consume_multiple=True, negative_iterable=())  # --rewards format accuracy
+
+
+def _shown(default: Any) -> str:
+    """As one would type it."""
+    if isinstance(default, tuple):
+        return " ".join(map(str, default)) or "none"
+    return "none" if default is None else str(default) or '""'
+
+
+lists = Parameter(consume_multiple=True, negative_iterable=(), show_default=_shown)  # --rewards format accuracy
 train = App(name="train", help="Train a model.", config=from_yaml, default_parameter=lists)
 train.command(
     "relisten.commands.train:sft",

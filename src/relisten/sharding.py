@@ -103,7 +103,8 @@ def whole_weights(module: Any) -> dict[str, Tensor]:
     """All weights, each once, gathered in the first process; the others get an empty dict, but must ask as well."""
     names = {name for name, _ in module.named_parameters()}
     tied = {name for name, _ in module.named_parameters(remove_duplicate=False)} - names
-    return {name: v for name, v in get_model_state_dict(module, options=_WHOLE).items() if name not in tied}
+    weights: dict[str, Any] = get_model_state_dict(module, options=_WHOLE)
+    return {name: weight for name, weight in weights.items() if name not in tied}
 
 
 def set_weights(module: Any, weights: Mapping[str, Any]) -> None:

@@ -123,12 +123,13 @@ class PackedTrainer(Trainer):
 
             set_peft_model_state_dict(self.model, load_file(Path(resume_from_checkpoint) / "adapter_model.safetensors"))
             return
-        if self.is_fsdp_enabled and not self.is_world_process_zero():
-            sharding.set_weights(self.audio_lm.module, {})
-            return
-        saved = type(self.audio_lm.module).from_pretrained(resume_from_checkpoint, local_files_only=True)
-        put = sharding.set_weights if self.is_fsdp_enabled else type(self.audio_lm.module).load_state_dict
-        put(self.audio_lm.module, saved.state_dict())
+        module, weights = self.audio_lm.module, dict[str, Any]()
+        if self.is_world_process_zero() or not self.is_fsdp_enabled:
+            weights = type(module).from_pretrained(resume_from_checkpoint, local_files_only=True).state_dict()
+        if self.is_fsdp_enabled:
+            sharding.set_weights(module, weights)
+        else:
+            module.load_state_dict(weights)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Weights of a checkpoint, whole whether they are sharded or not."""
@@ -141,10 +142,9 @@ class PackedTrainer(Trainer):
         if not self.is_fsdp_enabled:
             super()._save_optimizer_and_scheduler(output_dir)
             return
-        folder = Path(output_dir)
-        sharding.save_optimizer(self.model, self.optimizer, folder / "optimizer.pt", self.args.should_save)
+        sharding.save_optimizer(self.model, self.optimizer, Path(output_dir) / "optimizer.pt", self.args.should_save)
         if self.args.should_save:
-            torch.save(self.lr_scheduler.state_dict(), folder / "scheduler.pt")
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if not self.is_fsdp_enabled or checkpoint is None:
@@ -315,8 +315,7 @@ def prepare(config: TrainingConfig) -> AudioLM:
     else:
         cpu.keep_freed_memory()
     device = "cpu" if sharding.enabled() else "auto"  # sharded, a part of it alone goes on to a GPU
-    named = ":" in config.model
-    model: AudioLM = run.resolve(config.model)() if named else load(config.model, dtype=config.dtype, device=device)
+    model: AudioLM = run.resolve(config.model)() if ":" in config.model else load(config.model, config.dtype, device)
     model.module.set_attn_implementation(config.attention)
     for name, parameter in model.module.named_parameters():
         parameter.requires_grad = not _matches(name, (*config.freeze, *NO_GRADIENT))
@@ -394,6 +393,8 @@ def arguments(config: TrainingConfig, model: AudioLM, **more: Any) -> TrainingAr
         dataloader_num_workers=config.workers,
         remove_unused_columns=False,
         report_to=list(config.report_to),
+        run_name=config.output.resolve().name,
+        project="relisten",  # trackio's; W&B takes its own from WANDB_PROJECT
         use_cpu=model.module.device.type == "cpu" and not (sharding.enabled() and torch.cuda.is_available()),
         **more,
     )
