@@ -35,8 +35,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "relisten.training", "relisten.rollout", "relisten.checkpoint", "relisten.optimizer", "relisten.data",
         "relisten.sharding", "relisten.questions",
         "relisten.evals", "relisten.analysis", "relisten.localisation",
-        "relisten.report", "relisten.study", "relisten.plots", "relisten.comparison", "relisten.attention",
-        "relisten.charts", "relisten.dynamics",
+        "relisten.report", "relisten.study", "relisten.side_by_side", "relisten.plots", "relisten.comparison",
+        "relisten.attention", "relisten.charts", "relisten.dynamics",
     ),
     (
         "relisten.strip", "relisten.page", "relisten.report_page", "relisten.report_examples",

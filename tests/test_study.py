@@ -12,6 +12,7 @@ import pytest
 from relisten import cli, study
 from relisten.commands.study import read
 from relisten.data import curriculum, small_world
+from relisten.data.questions import heard
 from relisten.data.scenes import bank, make_scene
 from relisten.localisation import located
 from relisten.models import load
@@ -34,8 +35,10 @@ def test_the_shipped_study_can_be_used() -> None:
         ("grpo: {format: grounded}", "grpo: format is set by the study itself"),
         ("cold: {learning_rate: fast}", "learning_rate: 'fast'"),
         ("cold: {steps: 1.5}", "steps: 1.5"),
-        ("seeds: many", "whole numbers"),
+        ("seeds: many", "seeds: 'many' is no whole number"),
         ("seeds: 0", "at least 1"),
+        ("jobs: 0", "at least 1"),
+        ("{num_scenes: 5, num_control_scenes: 6}", "num_scenes no fewer"),
         ("located: 95", "no share from 0 to 1"),
         ("scenes: 5", "unknown setting 'scenes'"),
         ("[a, b]", "holds a list, not settings"),
@@ -114,3 +117,15 @@ def test_events_are_located_by_name_and_onset() -> None:
     assert located(model, clips) > 0.6
     renamed = [replace(c, events=tuple(replace(e, label="nothing", labels={}) for e in c.events)) for c in clips]
     assert located(model, renamed) == 0
+
+
+def test_fine_captions_tell_what_clips_tell() -> None:
+    """Chains and questions stay as they are."""
+    for index in range(40):
+        plain, fine = small_world.mixed_rows(index), small_world.fine_mixed_rows(index)
+        clip, _, _ = small_world.scene(index)
+        changed = [(a, b) for (a, _), (b, _) in zip(plain, fine, strict=True) if a.answer != b.answer]
+        assert all(a.question.startswith(("Tell what", "What is heard at")) for a, _ in changed)
+        told = next(e for e, _ in fine if e.question == "Tell what is heard.")
+        assert str(told.answer).count(",") == len(clip.events) - 1
+        assert all(heard(event) in str(told.answer) for event in clip.events)

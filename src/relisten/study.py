@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from relisten import records, run
+from relisten import records, run, side_by_side
 from relisten.data import small_world
 from relisten.evals.hearing import Hears
 from relisten.evals.runner import Asking, evaluate
@@ -37,8 +36,14 @@ class StudyConfig:
     """A folder for each seed, and the report."""
     seeds: int = 1
     """How often it is made from nothing, with another seed."""
+    fine_seeds: int = 1
+    """How many of them have the arm in which scenes' captions tell all that clips tell, too."""
+    jobs: int = 2
+    """How many models are trained or read at a time, each in a process of its own with its share of the cores."""
     num_scenes: int = 600
     """Held-out scenes; about two questions each."""
+    num_control_scenes: int = 300
+    """The first of them, on which the controls are read."""
     questions_seed: int = 0
     """Of the held-out scenes; choose settings on another one."""
     clips: dict[str, Any] = field(default_factory=dict)
@@ -72,6 +77,13 @@ class Arm:
     paper: str = ""
     """The key of the paper's row that it repeats."""
     hears: Hears = "own"
+    fine: bool = False
+    """Of the arm in which scenes' captions tell all that clips tell."""
+
+    @property
+    def control(self) -> bool:
+        """Whether something is changed to see what a row rests on."""
+        return self.fine or self.hears != "own"
 
 
 STAGES = {
@@ -85,7 +97,12 @@ STAGES = {
     "rl-direct": Stage("grpo", "rl_rows", "base", "conditioned"),
     "rl-direct-other": Stage("grpo", "other_rl_rows", "base", "conditioned"),
     "rl-mixed": Stage("grpo", "rl_rows", "cold-f", "interleaved"),
+    "rl-mixed-grounded": Stage("grpo", "rl_rows", "cold-f", "grounded"),
+    "base-fine": Stage("base", "fine_base_rows", "clips"),
+    "cold-fine": Stage("cold", "fine_mixed_rows", "base-fine"),
 }
+FINE = ("base-fine", "cold-fine")
+"""Stages of the arm with fine captions."""
 
 ARMS = {
     "A": Arm("base model", "base", "conditioned", "A"),
@@ -98,6 +115,7 @@ ARMS = {
     "E'": Arm("the same, on other questions", "rl-direct-other", "conditioned", "E'"),
     "BF": Arm("cold start F, grounded", "cold-f", "grounded"),
     "CF": Arm("cold start F, interleaved", "cold-f", "interleaved"),
+    "B'F": Arm("F, then RL, grounded", "rl-mixed-grounded", "grounded"),
     "DF": Arm("F, then RL, interleaved", "rl-mixed", "interleaved"),
     "D other": Arm("D, another recording heard", "rl-echo", "interleaved", hears="other"),
     "D silence": Arm("D, silence heard", "rl-echo", "interleaved", hears="silence"),
@@ -111,6 +129,8 @@ ARMS = {
     "DF oracle": Arm("DF, the right stretch heard", "rl-mixed", "interleaved", hears="oracle"),
     "C oracle": Arm("C, the right stretch heard", "cold-p", "interleaved", hears="oracle"),
     "CF oracle": Arm("CF, the right stretch heard", "cold-f", "interleaved", hears="oracle"),
+    "BF fine": Arm("BF, captions tell all that clips tell", "cold-fine", "grounded", fine=True),
+    "CF fine": Arm("CF, captions tell all that clips tell", "cold-fine", "interleaved", fine=True),
 }
 """P is the paper's cold start, grounded chains alone; F, beyond the paper, holds truly interleaved ones too."""
 
@@ -119,16 +139,35 @@ def make(config: StudyConfig) -> list[Path]:
     """Train and read everything that is not there yet; the folder of each seed, with `models/` and `arms/` in it."""
     check(config)
     folders = [config.output / f"seed-{seed}" for seed in range(config.seeds)]
+    tasks: dict[str, side_by_side.Task] = {}
+    needs: dict[str, list[str]] = {}
     for seed, folder in enumerate(folders):
-        for name, stage in STAGES.items():
-            tqdm.write(f"{folder.name}: {name}")
-            train(stage, folder / "models", name, getattr(config, stage.settings), seed)
-            if name == "base":
-                gate(folder, config)
-        for key, arm in ARMS.items():
-            tqdm.write(f"{folder.name}: row {key}, {arm.title}")
-            read(arm, folder, key, config)
+        for name, stage in stages_of(config, seed).items():
+            tasks[f"{folder.name} {name}"] = partial(make_model, name, folder, seed, config)
+            needs[f"{folder.name} {name}"] = [f"{folder.name} {stage.start}"] if stage.start else []
+        for key, arm in arms_of(config, seed).items():
+            tasks[f"{folder.name} row {key}"] = partial(read, arm, folder, key, config)
+            needs[f"{folder.name} row {key}"] = [f"{folder.name} {arm.model}"]
+    side_by_side.run(tasks, needs, config.jobs, config.output / "logs")
     return folders
+
+
+def stages_of(config: StudyConfig, seed: int) -> dict[str, Stage]:
+    """The stages that a seed has: the first `fine_seeds` alone have those of the arm with fine captions."""
+    return {name: stage for name, stage in STAGES.items() if name not in FINE or seed < config.fine_seeds}
+
+
+def arms_of(config: StudyConfig, seed: int) -> dict[str, Arm]:
+    """The rows that a seed has."""
+    return {key: arm for key, arm in ARMS.items() if not arm.fine or seed < config.fine_seeds}
+
+
+def make_model(name: str, folder: Path, seed: int, config: StudyConfig) -> None:
+    """A stage's model; a base that locates too little raises ValueError."""
+    stage = STAGES[name]
+    train(stage, folder / "models", name, getattr(config, stage.settings), seed)
+    if name == "base":
+        gate(folder, config)
 
 
 def train(stage: Stage, models: Path, name: str, settings: Mapping[str, Any], seed: int) -> Path:
@@ -164,12 +203,15 @@ def _like(default: Any, name: str, value: Any) -> Any:
 
 def check(config: StudyConfig) -> None:
     """Raises ValueError on settings that cannot be used, before anything is made."""
-    if not all(isinstance(n, int) for n in (config.seeds, config.num_scenes, config.questions_seed)):
-        raise ValueError("seeds, num_scenes and questions_seed must be whole numbers")
+    for name in ("seeds", "fine_seeds", "jobs", "num_scenes", "num_control_scenes", "questions_seed"):
+        if not isinstance(getattr(config, name), int):
+            raise ValueError(f"{name}: {getattr(config, name)!r} is no whole number")
     if not isinstance(config.located, int | float) or not 0 <= config.located <= 1:
         raise ValueError(f"located: {config.located!r} is no share from 0 to 1")
-    if config.seeds < 1 or config.num_scenes < 2 or config.questions_seed < 0:
-        raise ValueError("seeds must be at least 1, num_scenes at least 2, questions_seed not negative")
+    if min(config.seeds, config.jobs) < 1 or min(config.questions_seed, config.fine_seeds) < 0:
+        raise ValueError("seeds and jobs must be at least 1, questions_seed and fine_seeds not negative")
+    if not 2 <= config.num_control_scenes <= config.num_scenes:
+        raise ValueError("num_control_scenes must be at least 2, and num_scenes no fewer")
     for name, kind in (("clips", SftConfig), ("base", SftConfig), ("cold", SftConfig), ("grpo", GrpoConfig)):
         settings = getattr(config, name)
         if not isinstance(settings, dict):
@@ -205,11 +247,12 @@ def read(arm: Arm, folder: Path, key: str, config: StudyConfig) -> None:
     """Answer the held-out questions as an arm does, greedily."""
     out = arm_folder(folder, key)
     generation = GenerationConfig(format=arm.format, max_new_tokens=200)
-    examples = small_world.heldout(config.num_scenes, config.questions_seed)
+    num = config.num_control_scenes if arm.control else config.num_scenes
+    examples = small_world.heldout(num, config.questions_seed)
     settings = {"study": key, "title": arm.title, "format": arm.format, "hears": arm.hears}
-    run.start(out, settings | {"num_scenes": config.num_scenes, "questions_seed": config.questions_seed})
+    run.start(out, settings | {"num_scenes": num, "questions_seed": config.questions_seed})
     evaluate(load(str(folder / "models" / arm.model / "model")), examples, out / "answers.jsonl", generation,
-             Asking(hears=arm.hears))  # fmt: skip
+             Asking(hears=arm.hears), max_rows=64)  # fmt: skip
 
 
 def arm_folder(folder: Path, key: str) -> Path:

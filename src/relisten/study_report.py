@@ -1,94 +1,232 @@
-"""A study's tables: the rows beside the paper's, each seed by itself, and the differences that decide."""
+"""A study's tables: the rows beside the paper's, the differences that decide and how they vary from seed to seed."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from math import sqrt
 from pathlib import Path
+from statistics import fmean, stdev
 
 from relisten import charts, records, report_page
-from relisten.analysis import Run, read_run
+from relisten.analysis import Run, analyse, read_run
 from relisten.comparison import Change, compare
-from relisten.report import PAPER, Table, changes_table, row
+from relisten.dynamics import Series, read_metrics
+from relisten.report import (
+    PAPER,
+    Row,
+    Table,
+    bins_table,
+    changes_table,
+    interval,
+    listening_table,
+    number,
+    paper_table,
+    percent,
+    row,
+)
 from relisten.report_page import Chart, Report, Section
-from relisten.study import ARMS, STAGES, StudyConfig, arm_folder
+from relisten.study import ARMS, STAGES, StudyConfig, arm_folder, arms_of, stages_of
 
 DIFFERENCES = (
     ("A", "B", "the cold start"),
-    ("B", "C", "listening without having learnt to"),
+    ("B", "C", "hearing without having learnt to"),
     ("B", "B'", "RL, grounded"),
+    ("C", "D", "RL, interleaved"),
     ("B", "D", "RL, interleaved, over the cold start"),
     ("B'", "D", "hearing again, after RL (the paper's claim)"),
+    ("B'F", "D", "the same, against RL on the other cold start"),
     ("A", "E", "RL without cold start"),
-    ("B", "CF", "interleaved chains in the cold start, no RL"),
-    ("B'", "CF", "the same, against grounded RL"),
+    ("E", "D", "the whole, against RL alone"),
+    ("BF", "CF", "hearing again, after the cold start F"),
+    ("B'F", "DF", "the same, after RL"),
     ("CF", "DF", "RL over that"),
+    ("D", "D'", "other questions for RL"),
     ("D other", "D", "what is heard, in D"),
     ("DF other", "DF", "what is heard, in DF"),
-    ("DF", "DF oracle", "the right stretch, in DF"),
+    ("BF fine", "CF fine", "hearing again, where captions tell all that clips tell"),
 )
 """From row, to row, what the difference shows."""
+LISTENING = ("B", "B'", "C", "D", "CF", "DF")
+"""Rows whose way of listening is shown beside Echo's."""
+DYNAMICS = (
+    "reward", "reward_accuracy", "reward_segment", "reward_format", "reward_consistency", "segments", "heard_once",
+    "heard_twice", "segment_seconds", "segment_overlap", "tokens", "kl",
+)  # fmt: skip
+T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Student's t at 97.5 % for 1 to 9 degrees of freedom."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """From one row to another: over all questions and seeds, and each seed by itself."""
+
+    change: Change
+    seeds: list[float]
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % of the mean over seeds (Student's t); None with fewer than two."""
+        if len(self.seeds) < 2:
+            return None
+        half = T95[min(len(self.seeds) - 1, len(T95)) - 1] * stdev(self.seeds) / sqrt(len(self.seeds))
+        return fmean(self.seeds) - half, fmean(self.seeds) + half
 
 
 def write(config: StudyConfig, folders: Sequence[Path], command: str) -> list[Path]:
     """The report of the seeds that are complete: study.html, study.md and its charts; what was written."""
-    runs = {key: _pooled(folders, key) for key in ARMS}
-    papers = {key: PAPER[arm.paper] for key, arm in ARMS.items() if arm.paper}
+    runs = {key: [read_run(arm_folder(f, key)) for f in folders if _has(config, folders, f, key)] for key in ARMS}
+    runs = {key: found for key, found in runs.items() if found}
+    pooled = {key: _pooled(key, found) for key, found in runs.items()}
+    main = [key for key in pooled if not ARMS[key].control]
     title = "What hearing again gives: the paper's ablation at a small scale"
-    report = report_page.build(list(runs.values()), title, command, papers)
-    titles = Table(["row", "what it is", "format"], [[k, arm.title, arm.format] for k, arm in ARMS.items()])
-    first = Section("Rows", "P: grounded chains alone. F: two of three chains truly interleaved.", [titles])
-    added = [first, _differences(runs), _seeds(folders), _stages(folders)]
-    lead = f"{report.lead} Seeds: {len(folders)}. All rows share data and budgets, fixed beforehand (config.json)."
-    whole = Report(report.title, lead, [*added, *report.sections], report.runs[:1], report.command)
-    return report_page.write(whole, config.output / "study.html", num_examples=0)
+    lead = (
+        f"{len(folders)} seeds, each from random weights; greedy answers to held-out questions, other waveforms and"
+        " voices than in training. All rows share data and budgets (config.json). Intervals are 95 %."
+    )
+    sections = [
+        _rows(main, pooled, runs),
+        _differences(pooled, runs),
+        _controls([key for key in pooled if ARMS[key].control], pooled, runs),
+        _kinds(main, pooled),
+        *_listening([pooled[key] for key in LISTENING if key in pooled]),
+        *_dynamics(folders),
+        _stages(config, folders, runs),
+        Section("The paper's figures", "For orientation, as published.", [paper_table()]),
+    ]
+    report = Report(title, lead, sections, [pooled["A"]], command)
+    return report_page.write(report, config.output / "study.html", num_examples=0)
 
 
-def _pooled(folders: Sequence[Path], key: str) -> Run:
+def _has(config: StudyConfig, folders: Sequence[Path], folder: Path, key: str) -> bool:
+    return key in arms_of(config, folders.index(folder))
+
+
+def _pooled(key: str, runs: Sequence[Run]) -> Run:
     """A row's answers of all seeds, as one run named by its key."""
-    runs = [read_run(arm_folder(folder, key)) for folder in folders]
-    records = [r | {"id": f"{folder.name}/{r['id']}"} for folder, run in zip(folders, runs, strict=True)
-               for r in run.records]  # fmt: skip
-    return replace(runs[0], name=key, records=records)
+    found = [r | {"id": f"{run.folder.parent.parent.name}/{r['id']}"} for run in runs for r in run.records]
+    return replace(runs[0], name=key, records=found)
 
 
-def _differences(runs: dict[str, Run]) -> Section:
-    changes = [Change(f"{a} to {b}: {what}", compare(runs[a], runs[b]).total.paired) for a, b, what in DIFFERENCES]
+def _rows(keys: Sequence[str], pooled: dict[str, Run], runs: dict[str, list[Run]]) -> Section:
+    rows = [row(pooled[key], PAPER.get(ARMS[key].paper)) for key in keys]
+    found = [_line(r, pooled[r.name], [row(run).accuracy for run in runs[r.name]]) for r in rows]
+    columns = ["row", "what it is", "format", "n", "accuracy", "95 %", "seeds", "segments", "events met", "words"]
+    note = (
+        "n: answers of all seeds. Seeds: the least and the greatest accuracy of a seed. Events met: labelled events"
+        " that a named segment meets at IoU 0.5. ms: a thousandth of a second an answer, in batches of 64. The paper's:"
+        " accuracy, words, seconds of Qwen2.5-Omni-7B on MMAR."
+    )
+    caption = "Accuracy with Wilson's interval; the tick is what guessing gives, the ring the paper's row."
+    text = (
+        "P: the paper's cold start, grounded chains alone. F, beyond the paper: two of three chains truly interleaved."
+    )
+    chart = Chart("accuracy", caption, charts.svg(charts.accuracy_figure(rows)))
+    return Section("Rows", text, [Table([*columns, "ms", "the paper's"], found, note), chart])
+
+
+def _line(r: Row, run: Run, seeds: Sequence[float]) -> list[str]:
+    hits, paper = analyse(run).hit_rate, PAPER.get(ARMS[r.name].paper)
+    return [
+        r.name, ARMS[r.name].title, r.format, f"{r.num:,}", f"{r.accuracy:.3f}", interval(r.interval),
+        f"{min(seeds):.3f} to {max(seeds):.3f}", f"{r.references:.2f}", "-" if hits is None else percent(hits),
+        number(r.words, 0), number(1000 * (r.seconds or 0), 0),
+        "-" if paper is None else f"{paper.key}: {paper.accuracy:.3f}, {paper.words:.0f}, {paper.seconds:.2f}",
+    ]  # fmt: skip
+
+
+def _differences(pooled: dict[str, Run], runs: dict[str, list[Run]]) -> Section:
+    found = [
+        Difference(
+            Change(f"{a} to {b}: {what}", compare(pooled[a], pooled[b]).total.paired),
+            [compare(x, y).total.paired.difference for x, y in zip(runs[a], runs[b], strict=True)],
+        )
+        for a, b, what in DIFFERENCES
+        if a in pooled and b in pooled
+    ]
+    changes = [difference.change for difference in found]
     picture = charts.svg(charts.changes_figure(changes, "the first row", "the second"))
     caption = "Differences, paired by question and seed: orange is worse, blue better, grey unsure."
-    text = "The interval is over questions: how far seeds differ, the next table shows."
-    table = changes_table(changes, "first", "second")
-    return Section("What decides", text, [table, Chart("decides", caption, picture)])
+    seeds = [
+        [d.change.name, *(f"{x:+.3f}" for x in d.seeds), *[""] * (max(len(d.seeds) for d in found) - len(d.seeds)),
+         f"{fmean(d.seeds):+.3f}", "-" if d.interval is None else interval(d.interval, "+.3f")]
+        for d in found
+    ]  # fmt: skip
+    columns = ["", *(f"seed {n}" for n in range(max(len(d.seeds) for d in found))), "mean", "95 %"]
+    note = "95 %: over seeds, Student's t. So few seeds make it wide; the table above is over questions."
+    text = "Over all questions first, then each seed by itself."
+    parts: list[Table | Chart] = [
+        changes_table(changes, "first", "second"),
+        Chart("decides", caption, picture),
+        Table(columns, seeds, note),
+    ]
+    return Section("What decides", text, parts)
 
 
-def _seeds(folders: Sequence[Path]) -> Section:
+def _controls(keys: Sequence[str], pooled: dict[str, Run], runs: dict[str, list[Run]]) -> Section:
+    rows = [row(pooled[key]) for key in keys]
+    found = [
+        [r.name, ARMS[r.name].title, f"{r.num:,}", f"{r.accuracy:.3f}", interval(r.interval),
+         ", ".join(f"{row(run).accuracy:.3f}" for run in runs[r.name]), str(r.unparsed)]
+        for r in rows
+    ]  # fmt: skip
+    columns = ["row", "what it is", "n", "accuracy", "95 %", "each seed", "none of the choices"]
+    caption = "The same models, where what is heard, or when, is changed."
+    chart = Chart("controls", caption, charts.svg(charts.accuracy_figure(rows)))
+    text = "Is it hearing that helps? On the first of the held-out scenes."
+    return Section("Controls", text, [Table(columns, found), chart])
+
+
+def _kinds(keys: Sequence[str], pooled: dict[str, Run]) -> Section:
+    """A row each, a kind of question a column."""
+    rows = [row(pooled[key]) for key in keys]
+    kinds = {b.name: b.num for r in rows for b in r.groups.get("kind", [])}
     found = []
-    for key in ARMS:
-        rows = [row(read_run(arm_folder(folder, key))) for folder in folders]
-        shares = [r.accuracy for r in rows]
-        spread = f"{min(shares):.3f} to {max(shares):.3f}"
-        found.append([key, *(f"{share:.3f}" for share in shares), f"{sum(shares) / len(shares):.3f}", spread])
-    return Section("Seed by seed", "", [Table(["row", *(f.name for f in folders), "mean", "range"], found)])
+    for r in rows:
+        by_kind = {b.name: b.accuracy for b in r.groups.get("kind", [])}
+        found.append([r.name, *(number(by_kind.get(kind), 3) for kind in kinds)])
+    return Section("By kind of question", "", [Table(["row", *(f"{k} (n {n:,})" for k, n in kinds.items())], found)])
 
 
-def _stages(folders: Sequence[Path]) -> Section:
+def _listening(runs: Sequence[Run]) -> list[Section]:
+    analyses = [analyse(run) for run in runs]
+    found = [Section("How it listens", "", [listening_table(analyses)])]
+    caption = "Accuracy by how well the named segments meet the events that hold the answer."
+    chart = Chart("by-iou", caption, charts.svg(charts.bins_figure(analyses, "by_iou")))
+    return [*found, Section("Finding the event, and being right", "", [bins_table(analyses, "by_iou"), chart])]
+
+
+def _dynamics(folders: Sequence[Path]) -> list[Section]:
+    """The paper's curves, from D's RL, the first seed's."""
+    series = {s.name: s for s in read_metrics(folders[0] / "models" / "rl-echo")}
+    shown: list[Series] = [series[name] for name in DYNAMICS if name in series]
+    chart = Chart(
+        "dynamics", f"RL of row D, {folders[0].name}, step by step.", charts.svg(charts.dynamics_figure(shown))
+    )
+    return [Section("During RL", "", [chart])]
+
+
+def _stages(config: StudyConfig, folders: Sequence[Path], runs: dict[str, list[Run]]) -> Section:
     """How each model came about, and how long it took: what a second study would cost."""
-    found = []
-    for name, stage in STAGES.items():
-        lines = [list(records.read(folder / "models" / name / "metrics.jsonl")) for folder in folders]
+    found, total = [], 0.0
+    for name in stages_of(config, 0):
+        lines = [list(records.read(f / "models" / name / "metrics.jsonl")) for n, f in enumerate(folders)
+                 if name in stages_of(config, n)]  # fmt: skip
         minutes = [next((r["train_runtime"] / 60 for r in reversed(of) if "train_runtime" in r), 0.0) for of in lines]
+        total += sum(minutes)
         steps = max((int(r["step"]) for r in lines[0]), default=0)
+        stage = STAGES[name]
         start = stage.start or "random weights"
-        found.append([name, start, stage.format, stage.data, str(steps), *(f"{m:.1f}" for m in minutes)])
-    answering = []
-    for folder in folders:
-        runs = [read_run(arm_folder(folder, key)) for key in ARMS]
-        answering.append(sum(float(r.get("seconds") or 0) for run in runs for r in run.records) / 60)
+        cells = [f"{m:.1f}" for m in minutes] + ["-"] * (len(folders) - len(minutes))
+        found.append([name, start, stage.format, stage.data, str(steps), *cells])
+    answering = [sum(float(r.get("seconds") or 0) for of in runs.values() for run in of for r in run.records
+                     if run.folder.parent.parent == folder) / 60 for folder in folders]  # fmt: skip
     found.append(["all rows read", "", "", "", "", *(f"{minutes:.1f}" for minutes in answering)])
     shares = [json.loads((folder / "located.json").read_text())["located"] for folder in folders]
     text = (
-        "Minutes of each stage (its last start, where it was stopped). Events that the base locates by name, within"
+        f"Minutes of each stage (its last start, where it was stopped), {config.jobs} side by side;"
+        f" {(total + sum(answering)) / 60:.1f} hours of a process in all. Events that the base locates by name, within"
         f" 0.2 s: {', '.join(f'{share:.2f}' for share in shares)}."
     )
     columns = ["stage", "starts from", "format", "data", "steps", *(f"{folder.name}, min" for folder in folders)]

@@ -6,6 +6,7 @@ the study measures.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import cache, partial
 
@@ -13,8 +14,8 @@ import numpy as np
 
 from relisten import tags
 from relisten.data import curriculum, synth
-from relisten.data.curriculum import RL_SCENES, TRAINING_SEED, Row, chain_rows
-from relisten.data.questions import AGAIN, BEFORE, FIND, HEARD, NEXT, heard, make_questions, segment
+from relisten.data.curriculum import RL_SCENES, TRAINING_SEED, Row, chain_rows, tell
+from relisten.data.questions import AGAIN, BEFORE, FIND, HEARD, NEXT, heard, make_questions, name, segment
 from relisten.data.scenes import Bank, SceneConfig, bank, make_scene
 from relisten.models import nano
 from relisten.models.base import AudioLM
@@ -70,6 +71,28 @@ def paper_rows(index: int) -> list[Row]:
 def mixed_rows(index: int) -> list[Row]:
     """Beyond the paper: two of the three chains are truly interleaved."""
     return chain_rows(index, scene, ("interleaved", "interleaved", "grounded"), num_asked=1, num_clips=2)
+
+
+def fine_base_rows(index: int) -> list[Row]:
+    """The base's rows where a scene's captions tell all that clips tell: words, pitches, counts, directions."""
+    return _fine(index, base_rows(index))
+
+
+def fine_mixed_rows(index: int) -> list[Row]:
+    """`mixed_rows`, with such captions."""
+    return _fine(index, mixed_rows(index))
+
+
+def _fine(index: int, rows: list[Row]) -> list[Row]:
+    """What "Tell what is heard" and "What is heard at" are answered with is made as exact as a close listen."""
+    clip, _, _ = scene(index)
+    told = {tell(clip).question: ", ".join(f"{segment(e, clip.duration).start} {heard(e)}" for e in clip.events)}
+    for example, _ in rows:
+        if found := re.fullmatch(r"What is heard at ([\d.]+)\?", example.question):
+            time = float(found[1])
+            [event, *_] = [e for e in clip.events if name(e) == example.answer and e.start <= time <= e.end]
+            told[example.question] = heard(event)
+    return [(replace(e, answer=told.get(e.question, e.answer)), format) for e, format in rows]
 
 
 def along(rng: np.random.Generator, clip: Clip) -> Example:
