@@ -4,7 +4,8 @@
 #   MASTER=10.0.0.1 MACHINES=2 RANK_OF_MACHINE=0 sh runs/several_machines.sh grpo runs/paper_grpo.yaml
 # With FSDP=1 before it, weights are sharded over all processes (FSDP2), and settings may leave LoRA out:
 #   FSDP=1 MASTER=... sh runs/several_machines.sh grpo runs/paper_grpo.yaml --lora 0 --dtype float32
-# Not tested on several machines, nor on GPUs; docs/training.md says what was.
+# Tested with DDP as two "machines" of one process (GPUS=1) on one CPU; not tested on machines apart, on GPUs, or with
+# FSDP=1 here.
 set -eu
 : "${MASTER:?the address of the first machine}" "${MACHINES:?how many machines}" "${RANK_OF_MACHINE:?0 on the first}"
 gpus=${GPUS:-8} port=${PORT:-29500}
