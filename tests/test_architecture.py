@@ -24,7 +24,7 @@ MAX_FUNCTION = 60
 # fits a module decides, so a package's layer holds for what lies in it.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("relisten", "relisten.types"),
-    ("relisten.audio", "relisten.tags", "relisten.choices", "relisten.records", "relisten.run"),
+    ("relisten.audio", "relisten.tags", "relisten.choices", "relisten.records", "relisten.run", "relisten.cpu"),
     ("relisten.operations", "relisten.models"),
     (
         "relisten.listener", "relisten.cache", "relisten.sampling", "relisten.row", "relisten.engine",
@@ -33,6 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "relisten.rewards", "relisten.losses", "relisten.batch", "relisten.sft", "relisten.grpo",
         "relisten.training", "relisten.rollout", "relisten.checkpoint", "relisten.optimizer", "relisten.data",
+        "relisten.sharding", "relisten.questions",
         "relisten.evals", "relisten.analysis", "relisten.localisation",
         "relisten.report", "relisten.study", "relisten.side_by_side", "relisten.plots", "relisten.comparison",
         "relisten.attention", "relisten.charts", "relisten.dynamics",

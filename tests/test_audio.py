@@ -254,6 +254,12 @@ def test_a_crop_is_exact() -> None:
         assert len(audio.crop(whole, nothing).samples) == 0
 
 
+def test_a_crop_copies_nothing() -> None:
+    """Release 9: the whole waveform was copied at every turn."""
+    whole = Audio(np.zeros(3 * RATE, dtype=np.float32), RATE)
+    assert np.shares_memory(audio.crop(whole, Segment(1.0, 2.5)).samples, whole.samples)
+
+
 @pytest.mark.parametrize("name", ["a.wav", "a.FLAC", "new folder/a.wav"])
 def test_what_is_saved_is_loaded(tmp_path: Path, name: str) -> None:
     pcm = np.random.default_rng(1).integers(-32768, 32768, 5000).astype(np.float32) / 32768

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields
-from inspect import signature
+from inspect import getdoc, signature
 from pathlib import Path
 from typing import Any
 
@@ -337,6 +337,11 @@ def commands() -> Iterator[tuple[str, ...]]:
     yield from walk(cli.app, ())
 
 
+def plain(text: str) -> str:
+    """Without line breaks and marks."""
+    return " ".join(text.replace("`", "").replace("**", "").split())
+
+
 def test_help_of_every_command_names_and_explains_every_option(run: Run) -> None:
     for names in commands():
         code, out, err = run(*names, "--help")
@@ -344,6 +349,9 @@ def test_help_of_every_command_names_and_explains_every_option(run: Run) -> None
         app: Any = cli.app
         for name in names:
             app = app[name]
+        if app.default_command:
+            told = str(getdoc(app.default_command)).partition("\nParameters\n")[0]
+            assert plain(told) in plain(out), f"{' '.join(names)} --help leaves out a part of what is known"
         for option in app.assemble_argument_collection(parse_docstring=True) if app.default_command else []:
             assert option.name in out
             # Settings of training whose name says all (seed, epochs) have no more than their default.

@@ -1,4 +1,5 @@
-"""Two processes train as one does: the same weights in both, the same loss as one process with the whole batch."""
+"""Two processes train as one does, each with the whole model (DDP) or with half of it (FSDP2): the same weights in
+both, the same loss as one process with the whole batch."""
 
 from __future__ import annotations
 
@@ -8,9 +9,11 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from tiny import TINY
 
@@ -21,7 +24,7 @@ from relisten.sft import SftConfig, train_sft
 
 SHARED = {
     "steps": 2, "batch_size": 4, "device_batch_size": 2, "learning_rate": 1e-3, "bf16": False, "workers": 0,
-    "save_steps": 2, "log_steps": 1, "data": "scenes/questions.jsonl", "model": "tiny",
+    "save_steps": 1, "log_steps": 1, "data": "scenes/questions.jsonl", "model": "tiny",
 }  # fmt: skip
 GRPO = {"mini_batch_size": 4, "group_size": 4, "max_new_tokens": 8, "rewards": ("own_rewards:shortness",)}
 # As torchrun starts two processes, but split after the imports, which are most of the time.
@@ -30,22 +33,55 @@ import os
 import sys
 from pathlib import Path
 import torch
-from relisten import training
+from accelerate import DistributedType, PartialState
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
+from relisten import grpo, losses, training
 from relisten.grpo import GrpoConfig, train_grpo
 from relisten.sft import SftConfig, train_sft
 
 child = os.fork()
 rank = "1" if child == 0 else "0"
 os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
+name = sys.argv[1]
+made = PartialState.__init__
+def as_on_gpus(self, *arguments, **more):
+    made(self, *arguments, **more)
+    if self.distributed_type == DistributedType.MULTI_CPU:
+        self.distributed_type = DistributedType.MULTI_GPU
+if name == "fsdp":  # which accelerate has for GPUs alone: it is told that these processes are on some
+    PartialState.__init__ = as_on_gpus
 whole = training.train
 def watched(trainer):
     folder = whole(trainer)
-    mine = torch.cat([p.detach().flatten() for p in trainer.audio_lm.module.parameters()])
+    parameters = list(trainer.audio_lm.module.parameters())
+    assert any(isinstance(p, DTensor) for p in parameters) == (name == "fsdp")
+    mine = torch.cat([(p.full_tensor() if isinstance(p, DTensor) else p).detach().flatten() for p in parameters])
     torch.save(mine, f"{{trainer.config.output.name}}-{{trainer.args.process_index}}.pt")
     return folder
 training.train = watched
-train_sft(SftConfig(output=Path("two-sft"), format="interleaved", **{SHARED!r}))
-train_grpo(GrpoConfig(output=Path("two-grpo"), **{SHARED!r}, **{GRPO!r}))
+losses.CHUNK = 4096  # log-probabilities in several chunks
+class Stopped(Exception): pass
+def stop(self, arguments, state, control, **_):
+    if state.global_step == 1:
+        training.Report.on_step_begin = TrainerCallback.on_step_begin
+        raise Stopped
+def stopped_once(train, config):
+    training.Report.on_step_begin = stop
+    try:
+        train(config)
+    except Stopped:
+        train(config)
+stopped_once(train_sft, SftConfig(output=Path(name + "-sft"), format="interleaved", **{SHARED!r}))
+scored = grpo.token_logprobs_of
+def in_full(*arguments, **more):
+    scores = scored(*arguments, **more)
+    assert all(score.dtype == torch.float32 for score in scores)
+    return scores
+grpo.token_logprobs_of = in_full
+stopped_once(train_grpo, GrpoConfig(output=Path(name + "-grpo"), **{SHARED!r}, **{GRPO!r}))
+if name == "fsdp":
+    train_grpo(GrpoConfig(output=Path("fsdp-bf16"), **{SHARED | {"bf16": True}!r}, **{GRPO!r}))
 torch.distributed.destroy_process_group()
 if child:
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
@@ -53,22 +89,52 @@ if child:
 OWN = "def shortness(response, example):\n    return -0.01 * len(response.text)\n"
 
 
+FSDP = Path(__file__).parent.parent / "runs" / "accelerate_fsdp2.yaml"
+
+
+def sharded() -> dict[str, str]:
+    """What `accelerate launch` makes of the file in runs/ for the processes that it starts."""
+    config = yaml.safe_load(FSDP.read_text())
+    assert config["distributed_type"] == "FSDP"
+    return {"ACCELERATE_USE_FSDP": "true"} | {
+        name.upper().replace("_LAYER", ""): str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in config["fsdp_config"].items()
+    }
+
+
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which two processes have trained."""
+    """A folder with questions and a model."""
     folder = tmp_path_factory.mktemp("two")
     questions = write_scenes(folder / "scenes", num=8, questions=1)
     texts = [str(json.loads(line).get("cot")) for line in questions.read_text().splitlines()]
     nano.create([*texts, "user assistant <think></think><answer></answer>"] * 2, TINY).save(folder / "tiny")
     (folder / "own_rewards.py").write_text(OWN)
     (folder / "train.py").write_text(SCRIPT)
+    return folder
+
+
+def train_twice(folder: Path, name: str, more: dict[str, str]) -> None:
+    """Two processes train there."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": port}
-    done = subprocess.run([sys.executable, "train.py"], cwd=folder, capture_output=True, text=True, env=environment)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": port, **more}
+    done = subprocess.run(
+        [sys.executable, "train.py", name], cwd=folder, capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    return folder
+
+
+def train_once(name: str) -> None:
+    """One process trains, in the folder it is in."""
+    output = Path(f"one-{name}")
+    if output.exists():
+        return
+    if name == "sft":
+        train_sft(SftConfig(output=output, format="interleaved", **SHARED))  # type: ignore[arg-type]
+    else:
+        train_grpo(GrpoConfig(output=output, **SHARED, **GRPO))  # type: ignore[arg-type]
 
 
 def figures(folder: Path, name: str) -> list[float]:
@@ -76,23 +142,53 @@ def figures(folder: Path, name: str) -> list[float]:
     return [row[name] for row in rows if name in row]
 
 
-@pytest.mark.parametrize("name", ["sft", "grpo"])
-def test_two_processes_train_as_one(work: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+@pytest.mark.parametrize("how", ["two", "fsdp"])
+def test_two_processes_train_as_one(work: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     monkeypatch.chdir(work)
-    output = Path(f"one-{name}")
-    if name == "sft":
-        train_sft(SftConfig(output=output, format="interleaved", **SHARED))  # type: ignore[arg-type]
-    else:
-        train_grpo(GrpoConfig(output=output, **SHARED, **GRPO))  # type: ignore[arg-type]
-    ranks = [torch.load(work / f"two-{name}-{rank}.pt") for rank in (0, 1)]
-    assert torch.equal(*ranks), "the processes have drifted apart"
-    two = work / f"two-{name}"
-    assert figures(two, "loss") == pytest.approx(figures(output, "loss"), abs=1e-5)
-    if name == "grpo":
-        assert figures(two, "reward") == pytest.approx(figures(output, "reward"), abs=1e-6)
-        assert figures(two, "kl") == pytest.approx(figures(output, "kl"), abs=1e-5)
-    assert figures(two, "grad_norm") == pytest.approx(figures(output, "grad_norm"), rel=1e-3)
-    one, other = (load_file(work / f / "model" / "model.safetensors") for f in (f"one-{name}", f"two-{name}"))
-    for key, value in one.items():
-        torch.testing.assert_close(other[key], value, atol=2e-4, rtol=0, msg=key)
-    assert (two / "checkpoints" / "checkpoint-2" / "rng_state_1.pth").exists()
+    train_twice(work, how, sharded() if how == "fsdp" else {})
+    for name in ("sft", "grpo"):
+        train_once(name)
+        output, two = work / f"one-{name}", work / f"{how}-{name}"
+        ranks = [torch.load(work / f"{how}-{name}-{rank}.pt") for rank in (0, 1)]
+        assert torch.equal(*ranks), "the processes have drifted apart"
+        assert figures(two, "loss") == pytest.approx(figures(output, "loss"), abs=1e-5)
+        if name == "grpo":
+            assert figures(two, "reward") == pytest.approx(figures(output, "reward"), abs=1e-6)
+            assert figures(two, "kl") == pytest.approx(figures(output, "kl"), abs=1e-5)
+            assert max(figures(two, "logprob_difference")) < 1e-5
+        assert figures(two, "grad_norm") == pytest.approx(figures(output, "grad_norm"), rel=1e-3)
+        one, other = (load_file(folder / "model" / "model.safetensors") for folder in (output, two))
+        assert set(one) == set(other)
+        for key, value in one.items():
+            torch.testing.assert_close(other[key], value, atol=1e-5, rtol=0, msg=f"{name}: {key}")
+        assert (two / "checkpoints" / "checkpoint-2" / "rng_state_1.pth").exists()
+    if how == "fsdp":
+        assert max(figures(work / "fsdp-bf16", "logprob_difference")) < 0.1
+        full, rounded = (figures(work / name, "entropy")[0] for name in ("fsdp-grpo", "fsdp-bf16"))
+        assert 1e-6 < abs(full - rounded) < 0.1, "bfloat16 has rounded something, and not much"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"FSDP_VERSION": "1"}, "fsdp_version to 2"),
+        ({"FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params"),
+        ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, "gradient_checkpointing"),
+        ({"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, "fsdp_cpu_ram_efficient_loading"),
+        ({"optimizer": "muon"}, "adamw"),
+        ({"lora": 4}, "torchrun"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "FSDP2"),
+        ({}, "on GPUs alone"),  # accelerate would train without sharding, and say nothing
+    ],
+)
+def test_what_does_not_work_sharded_is_said_in_one_line(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any], said: str
+) -> None:
+    monkeypatch.chdir(work)
+    for name, value in (sharded() | more).items():
+        if name.isupper():
+            monkeypatch.setenv(name, value)
+    settings = SHARED | {name: value for name, value in more.items() if name.islower()}
+    with pytest.raises(ValueError, match=said) as caught:
+        train_sft(SftConfig(output=tmp_path / "run", **settings))
+    assert "\n" not in str(caught.value)

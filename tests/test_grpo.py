@@ -23,9 +23,10 @@ from relisten import training
 from relisten.bench import ScriptedEngine
 from relisten.data.scene_files import write_scenes
 from relisten.engine import Engine
-from relisten.grpo import Forward, GrpoConfig, GrpoTrainer, Questions, read_questions, together, train_grpo
+from relisten.grpo import Forward, GrpoConfig, GrpoTrainer, train_grpo
 from relisten.models import load, nano
 from relisten.models.base import AudioLM
+from relisten.questions import Questions, read_questions, together
 from relisten.rollout import Rollout
 from relisten.training import token_logprobs_of
 
@@ -219,6 +220,12 @@ def test_a_run_explains_itself(work: Path, tmp_path: Path) -> None:
     [events] = (tmp_path / "run" / "checkpoints" / "runs").rglob("events.out.tfevents.*")
     assert b"reward_segment" in events.read_bytes(), "TensorBoard is told what metrics.jsonl is"
     load(tmp_path / "run" / "model")
+
+
+def test_rollouts_under_gradient_checkpointing_are_the_trainers(work: Path, tmp_path: Path) -> None:
+    """In training mode it drops the cache without a word: a token would be sampled from itself alone."""
+    training.train(trainer(work, tmp_path / "run", steps=1, gradient_checkpointing=True))
+    assert lines(tmp_path / "run")[0]["logprob_difference"] < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditio
 
 import relisten
 from relisten.cache import Prefix, Slab, Window
+from relisten.models import nano
 from relisten.models.base import Prompts, lay_out_for_cpu
 from relisten.models.qwen2_5_omni import Qwen2_5Omni, pick_device
 from relisten.types import Audio
@@ -226,6 +227,15 @@ def test_positions_are_plain_counting_and_masks_may_be_left_out(implementation: 
         keep = (torch.tensor([0, 0]), torch.tensor([3, length - 1]))
         kept = model.forward(tokens, positions, features, causal, keep=keep)
         torch.testing.assert_close(kept, own[0, [3, length - 1]], atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("hidden_size", "num_heads"), [(32, 2), (96, 4), (192, 4), (256, 2)])
+def test_rotary_sections_fit_the_head(hidden_size: int, num_heads: int) -> None:
+    """Their sum is half a head's width; transformers' default fits a width of 128 alone."""
+    size = nano.NanoConfig(hidden_size=hidden_size, num_heads=num_heads)
+    text = nano.config(size, nano.tokenizer(["a word"] * 2)).text_config
+    assert sum(text.rope_parameters["mrope_section"]) == hidden_size // num_heads // 2
+    assert min(text.rope_parameters["mrope_section"]) > 0
 
 
 # --- text -----------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import yaml
 from safetensors.torch import load_file
 from tiny import TINY
 
-from relisten import records
+from relisten import records, training
 from relisten.checkpoint import latest, prune, staged
 from relisten.cli import app
 from relisten.data.scene_files import write_scenes
@@ -261,6 +261,13 @@ def test_settings_that_cannot_be_used_begin_no_run(work: Path, tmp_path: Path, w
     with pytest.raises(ValueError, match=next(iter(wrong))):
         train_sft(config(work, tmp_path / "run", **wrong))
     assert not (tmp_path / "run").exists()
+
+
+def test_what_never_gets_a_gradient_is_frozen_whatever_is_asked(work: Path, tmp_path: Path) -> None:
+    """A process group would wait for it for ever."""
+    module = training.prepare(config(work, tmp_path / "run", freeze=())).module
+    frozen = {name for name, p in module.named_parameters() if not p.requires_grad}
+    assert frozen == {n for n, _ in module.named_parameters() if "visual" in n or "audio_bos_eos_token" in n} != set()
 
 
 @pytest.mark.parametrize("name", ["sft nano_clips", "sft paper_sft", "grpo nano_grpo", "grpo paper_grpo"])

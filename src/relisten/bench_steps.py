@@ -19,12 +19,13 @@ from relisten import bench, training
 from relisten.batch import Encoded, replay
 from relisten.bench import ScriptedEngine
 from relisten.engine import GenerationConfig
-from relisten.grpo import GrpoConfig, GrpoTrainer, together
+from relisten.grpo import GrpoConfig, GrpoTrainer
 from relisten.models import nano
 from relisten.models.base import AudioLM, lay_out_for_cpu
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
 from relisten.naive import Script, naive
 from relisten.operations import crop
+from relisten.questions import together
 from relisten.sft import SftConfig, SftTrainer, collate
 from relisten.types import Audio, Example, Trace
 

@@ -20,6 +20,7 @@ from relisten.commands.settings import from_yaml
 
 USAGE_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+HELP = {"--help", "-h"}
 
 app = App(
     name="relisten",
@@ -33,7 +34,7 @@ app = App(
 app.command(
     "relisten.commands.ask:ask",
     name="ask",
-    usage="Usage: relisten ask AUDIO QUESTION [OPTIONS]\n       relisten ask QUESTIONS.jsonl [OPTIONS]\n",
+    usage="Usage: relisten ask AUDIO QUESTION [OPTIONS]\n       relisten ask QUESTIONS.jsonl [OPTIONS]",
     help="Ask a question about a recording (or many, from a JSONL).",
 )
 app.command(
@@ -44,50 +45,58 @@ app.command(
 app.command(
     "relisten.commands.evaluate:eval_file",
     name="eval",
-    usage="Usage: relisten eval QUESTIONS|mmar|mmau-mini|mmau OUT [OPTIONS]\n",
+    usage="Usage: relisten eval QUESTIONS|mmar|mmau-mini|mmau OUT [OPTIONS]",
     help="Answer a benchmark, or questions whose answers are known, and score.",
 )
 app.command("relisten.commands.score:score", name="score", help="Score anybody's predictions, or a run's shards.")
 app.command(
     "relisten.commands.analyse:analyse",
     name="analyse",
-    usage="Usage: relisten analyse RUN... [OPTIONS]\n",
+    usage="Usage: relisten analyse RUN... [OPTIONS]",
     help="Say how runs listened, and what their accuracy depends on.",
 )
 app.command("relisten.commands.compare:compare", name="compare", help="Compare two runs on the same questions.")
 app.command(
     "relisten.commands.report:report",
     name="report",
-    usage="Usage: relisten report RUN... [OPTIONS]\n",
+    usage="Usage: relisten report RUN... [OPTIONS]",
     help="Put runs on one page: tables, charts, examples to listen to.",
 )
 app.command(
     "relisten.commands.study:study",
     name="study",
-    usage="Usage: relisten study SETTINGS.yaml [OPTIONS]\n",
+    usage="Usage: relisten study SETTINGS.yaml [OPTIONS]",
     help="Make the paper's ablation at a small scale, from nothing.",
 )
-lists = Parameter(consume_multiple=True, negative_iterable=())  # --rewards format accuracy
+
+
+def _shown(default: Any) -> str:
+    """As one would type it."""
+    if isinstance(default, tuple):
+        return " ".join(map(str, default)) or "none"
+    return "none" if default is None else str(default) or '""'
+
+
+lists = Parameter(consume_multiple=True, negative_iterable=(), show_default=_shown)  # --rewards format accuracy
 train = App(name="train", help="Train a model.", config=from_yaml, default_parameter=lists)
 train.command(
     "relisten.commands.train:sft",
     name="sft",
-    usage="Usage: relisten train sft [SETTINGS.yaml] [OPTIONS]\n",
-    help="Supervised fine-tuning on chains of thought.\n\nA stopped run goes on when it is started again.",
+    usage="Usage: relisten train sft [SETTINGS.yaml] [OPTIONS]",
+    help="Supervised fine-tuning on chains of thought.",
 )
 train.command(
     "relisten.commands.train:grpo",
     name="grpo",
-    usage="Usage: relisten train grpo [SETTINGS.yaml] [OPTIONS]\n",
-    help="Reinforcement learning in which the segments are really heard.\n\n"
-    "A stopped run goes on when it is started again.",
+    usage="Usage: relisten train grpo [SETTINGS.yaml] [OPTIONS]",
+    help="Reinforcement learning in which the segments are really heard.",
 )
 app.command(train)
 data = App(name="data", help="Make training sets, and look at them.", config=from_yaml, default_parameter=lists)
 data.command(
     "relisten.commands.data_build:build",
     name="build",
-    usage="Usage: relisten data build [SETTINGS.yaml] [OPTIONS]\n",
+    usage="Usage: relisten data build [SETTINGS.yaml] [OPTIONS]",
     help="Make sets for SFT and RL from recordings with times.",
 )
 data.command("relisten.commands.data_build:stats", name="stats", help="Say and draw what a built folder holds.")
@@ -117,6 +126,8 @@ def run(tokens: Sequence[str]) -> int:
     debug = "--debug" in given or os.environ.get("RELISTEN_DEBUG", "0") not in ("", "0")
     given = [token for token in given if token != "--debug"]
     try:
+        if HELP & set(given):
+            _tell_all([token for token in given if token not in HELP])
         code = app(given, exit_on_error=False, print_error=False, result_action="print_non_int_return_int_as_exit_code")
         sys.stdout.flush()
         return int(code)
@@ -136,6 +147,13 @@ def run(tokens: Sequence[str]) -> int:
         if type(error).__name__ != "OutOfMemoryError":  # torch's own, named so that torch is not imported for it
             raise
         return _fail(error, debug)
+
+
+def _tell_all(tokens: Sequence[str]) -> None:
+    """A command's own page gives its whole docstring; lists of commands, which import none, the lines above."""
+    _, apps, _ = app.parse_commands(tokens)
+    if apps[-1].default_command is not None:
+        apps[-1].help = None
 
 
 def _fail(error: BaseException, debug: bool, explain: Callable[[Any], str] = str) -> int:

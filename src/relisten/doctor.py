@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from relisten import cpu
 from relisten.types import Audio
 
 Health = Literal["good", "missing", "bad"]
@@ -96,7 +97,8 @@ def _device() -> Finding:
         return Finding("device", f"cuda: {torch.cuda.get_device_name(0)}, {memory:.0f} GiB; {threads}")
     if torch.backends.mps.is_available():
         return Finding("device", f"mps; {threads}")
-    return Finding("device", f"cpu; {threads}")
+    slow = "; bfloat16 is emulated: float32 is many times faster" if cpu.emulates_bfloat16() else ""
+    return Finding("device", f"cpu; {threads}{slow}")
 
 
 def _model(name: str, device: str, dtype: str) -> Iterator[Finding]:

@@ -11,10 +11,9 @@ sampled, never their text tokenised anew.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -22,14 +21,14 @@ from typing import Any, Literal
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from relisten import audio, rewards, rollout, training
+from relisten import rewards, rollout, sharding, training
 from relisten.batch import Encoded, pack, replay
 from relisten.engine import Engine, GenerationConfig
 from relisten.losses import grpo_loss, token_weights
 from relisten.models.base import AudioLM
+from relisten.questions import Questions, read_questions, together
 from relisten.rollout import Rollout
 from relisten.training import PackedTrainer, Report, TrainingConfig, token_logprobs_of
 from relisten.types import Audio, Example, Format
@@ -94,33 +93,6 @@ class GrpoConfig(TrainingConfig):
     """Rollouts between lines of metrics.jsonl."""
 
 
-class Questions(Dataset[Example]):
-    """Examples by index, their recordings in memory."""
-
-    def __init__(self, rate: int, make: Callable[[int], Sequence[Example]], num: int) -> None:
-        self.rate, self.make, self.num = rate, make, num
-
-    def __len__(self) -> int:
-        return self.num
-
-    def __getitem__(self, index: int) -> Example:
-        found = self.make(index)
-        if len(found) != 1:
-            raise ValueError(f"the function that `data` names gave {len(found)} examples for {index}; it must give one")
-        [example], heard = found, found[0].audio
-        if isinstance(heard, Audio):
-            return example
-        try:
-            return replace(example, audio=audio.load(heard, self.rate))
-        except (ValueError, OSError):
-            return example  # the engine will say why it cannot be asked; one file does not end a run
-
-
-def together(examples: list[Example]) -> dict[str, list[Example]]:
-    """A batch of questions, as `Trainer` passes it on."""
-    return {"examples": examples}
-
-
 @dataclass(slots=True)
 class Forward:
     """Answers that go through the model together; K sampled tokens, in the order of the answers."""
@@ -146,6 +118,8 @@ class GrpoTrainer(PackedTrainer):
         self.engine = Engine(audio_lm, max_rows=config.rollout_rows)
         self.reference = _frozen_copy(audio_lm) if config.kl and not config.lora else None
         super().__init__(audio_lm, config, **kwargs)
+        if self.reference is not None and self.is_fsdp_enabled:
+            sharding.shard(self.reference, self.accelerator)
         self._figures: list[dict[str, float]] = []
         self._failed: dict[str, str] = {}
         """Why a question could not be asked, by its id; said once."""
@@ -178,7 +152,8 @@ class GrpoTrainer(PackedTrainer):
             config.format, config.temperature, seed=config.seed * 1_000_000 + step,
             max_new_tokens=config.max_new_tokens, max_listens=config.max_listens, min_segment=config.min_segment,
         )  # fmt: skip
-        with self.accelerator.autocast():  # around it all, so that weights are cast once, not at every token
+        # Around it all, so that weights are cast, and gathered, once and not at every token.
+        with self.precision(), self.whole_weights():
             groups, failed = rollout.roll_out(
                 self.engine, examples, sampling, config.group_size, self.functions, seconds
             )
@@ -290,7 +265,7 @@ class GrpoTrainer(PackedTrainer):
 
     @torch.no_grad()
     def _scores(self, model: AudioLM, forward: Forward) -> Tensor:
-        with self.accelerator.autocast():
+        with self.precision():
             return token_logprobs_of(model, forward.inputs)[0]
 
     def _kept(self, forward: Forward) -> Tensor:
@@ -337,20 +312,6 @@ def _frozen_copy(model: AudioLM) -> AudioLM:
 
 def _equal(group: Sequence[Rollout]) -> bool:
     return all(one.reward == group[0].reward for one in group)
-
-
-def read_questions(config: GrpoConfig) -> tuple[Callable[[int], Sequence[Example]], int]:
-    """The questions of `config.data`, a list of one by index, and how many. Raises ValueError on unusable data."""
-    examples = training.read_data(config)
-    if callable(examples):
-        return examples, config.steps * config.batch_size
-    if len(examples) < config.batch_size:
-        raise ValueError(f"{config.data}: {len(examples)} questions are fewer than batch_size {config.batch_size}")
-    return partial(_file_question, examples), len(examples)
-
-
-def _file_question(examples: Sequence[Example], index: int) -> list[Example]:
-    return [examples[index]]  # a function of the module, since processes that prepare data may pickle it
 
 
 def train_grpo(config: GrpoConfig) -> Path:

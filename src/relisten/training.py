@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import fnmatch
 import importlib.util
 import math
 import os
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import ProgressCallback, SchedulerType, Trainer, TrainerCallback, TrainingArguments
 
-from relisten import checkpoint, plots, records, run
+from relisten import checkpoint, cpu, plots, records, run, sharding
 from relisten.losses import token_scores
 from relisten.models import load
 from relisten.models.base import AudioLM
@@ -95,6 +93,19 @@ class PackedTrainer(Trainer):
         module = with_lora(audio_lm, config) if config.lora else audio_lm.module
         super().__init__(model=module, **kwargs)
         self.model_accepts_loss_kwargs = True  # the loss is divided by the whole batch's tokens, not a part's
+        if sharding.enabled() and not self.is_fsdp_enabled:
+            raise ValueError("accelerate shards models on GPUs alone; without them start with torchrun (DDP)")
+        if self.is_fsdp_enabled:
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = sharding.precision(config.bf16)
+
+    def precision(self) -> AbstractContextManager[None]:
+        """What forwards are in that Trainer does not make itself; sharded weights see to it on their own."""
+        return nullcontext() if self.is_fsdp_enabled else self.accelerator.autocast()
+
+    def whole_weights(self) -> AbstractContextManager[None]:
+        """All weights in each process for a while, where they are sharded."""
+        plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
+        return sharding.whole(self.audio_lm, plugin is None or plugin.reshard_after_forward)
 
     def create_optimizer(self, model: Any = None) -> Any:
         """AdamW as transformers makes it, or Muon for matrices."""
@@ -112,8 +123,36 @@ class PackedTrainer(Trainer):
 
             set_peft_model_state_dict(self.model, load_file(Path(resume_from_checkpoint) / "adapter_model.safetensors"))
             return
-        saved = type(self.audio_lm.module).from_pretrained(resume_from_checkpoint, local_files_only=True)
-        self.audio_lm.module.load_state_dict(saved.state_dict())
+        module, weights = self.audio_lm.module, dict[str, Any]()
+        if self.is_world_process_zero() or not self.is_fsdp_enabled:
+            weights = type(module).from_pretrained(resume_from_checkpoint, local_files_only=True).state_dict()
+        if self.is_fsdp_enabled:
+            sharding.set_weights(module, weights)
+        else:
+            module.load_state_dict(weights)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Weights of a checkpoint, whole whether they are sharded or not."""
+        if self.is_fsdp_enabled:
+            self._save(output_dir, state_dict=sharding.whole_weights(self.model))
+        else:
+            super().save_model(output_dir, _internal_call)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        sharding.save_optimizer(self.model, self.optimizer, Path(output_dir) / "optimizer.pt", self.args.should_save)
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.is_fsdp_enabled or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        folder = Path(checkpoint)
+        sharding.load_optimizer(self.model, self.optimizer, folder / "optimizer.pt", self.is_world_process_zero())
+        self.lr_scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write beside, then rename; where the disk is full the last good checkpoint stays. NaN is not written."""
@@ -232,8 +271,13 @@ def check(config: TrainingConfig) -> None:
             f"there are {torch.cuda.device_count()} GPUs and one process: start with `torchrun --nproc-per-node"
             f" {torch.cuda.device_count()} -m relisten.cli train ...`, or set CUDA_VISIBLE_DEVICES=0"
         )
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true" or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        raise ValueError("FSDP and DeepSpeed are not supported yet; start with torchrun (DDP), or use lora")
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        raise ValueError(
+            "DeepSpeed is not supported; FSDP2 splits a model as ZeRO-3 does:"
+            " accelerate launch --config-file runs/accelerate_fsdp2.yaml -m relisten.cli train ..."
+        )
+    if sharding.enabled():
+        sharding.check(config.optimizer, config.lora)
     if config.lora and importlib.util.find_spec("peft") is None:
         raise ValueError("lora needs peft, which is not installed: pip install 'relisten[lora]'")
     if config.lora and config.optimizer == "muon":
@@ -264,33 +308,25 @@ def check_examples(examples: Sequence[Example], data: str) -> None:
         raise ValueError(f"{data}: {len(absent)} examples have no recording, {first} for one; check the paths")
 
 
-def keep_freed_memory() -> bool:
-    """Under glibc, let freed memory stay with this process; whether that could be set.
-
-    By default every large tensor is mapped and unmapped anew, and the kernel clears its pages each time: on a CPU that
-    was a third of a training step (LAB.md).
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    mmap_max, trim_threshold, top_pad = -4, -1, -2  # malloc.h
-    options = ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**28))
-    return all(ctypes.CDLL(None).mallopt(option, value) for option, value in options)
-
-
 def prepare(config: TrainingConfig) -> AudioLM:
     """The model to train, its run folder begun, what is frozen frozen."""
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # where this process's copies belong
     else:
-        keep_freed_memory()
-    model: AudioLM = run.resolve(config.model)() if ":" in config.model else load(config.model, dtype=config.dtype)
+        cpu.keep_freed_memory()
+    device = "cpu" if sharding.enabled() else "auto"  # sharded, a part of it alone goes on to a GPU
+    model: AudioLM = run.resolve(config.model)() if ":" in config.model else load(config.model, config.dtype, device)
     model.module.set_attn_implementation(config.attention)
     for name, parameter in model.module.named_parameters():
         parameter.requires_grad = not _matches(name, (*config.freeze, *NO_GRADIENT))
+        if sharding.enabled():
+            parameter.data = parameter.data.contiguous()  # rows are what is split
     if not any(parameter.requires_grad for parameter in model.module.parameters()):
         raise ValueError(f"freeze {', '.join(config.freeze)}: leaves nothing to train; name fewer patterns")
     if int(os.environ.get("RANK", "0")) == 0:
         run.start(config.output, config)
+        if config.bf16 and model.module.device.type == "cpu" and not torch.cuda.is_available():
+            cpu.tell_of_bfloat16("set bf16 to false (--no-bf16)")
     return model
 
 
@@ -325,11 +361,12 @@ def train(trainer: PackedTrainer) -> Path:
         trainer.train(resume_from_checkpoint=checkpoint.latest(Path(trainer.args.output_dir)))
     except ValueError as error:  # of a process that prepares data, it holds that process's whole traceback
         raise ValueError(str(error).rpartition("\nValueError: ")[2].strip()) from error
+    weights = sharding.whole_weights(model.module) if trainer.is_fsdp_enabled else None
     if trainer.is_world_process_zero():
         if config.lora:
             trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
         model.module.eval()
-        model.save(config.output / "model")
+        model.save(config.output / "model", weights=weights)
         plots.training_curves(config.output / "metrics.jsonl", config.output / "curves.png")
     trainer.accelerator.wait_for_everyone()
     return config.output / "model"
@@ -356,6 +393,8 @@ def arguments(config: TrainingConfig, model: AudioLM, **more: Any) -> TrainingAr
         dataloader_num_workers=config.workers,
         remove_unused_columns=False,
         report_to=list(config.report_to),
-        use_cpu=model.module.device.type == "cpu",
+        run_name=config.output.resolve().name,
+        project="relisten",  # trackio's; W&B takes its own from WANDB_PROJECT
+        use_cpu=model.module.device.type == "cpu" and not (sharding.enabled() and torch.cuda.is_available()),
         **more,
     )

@@ -8,6 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from relisten import cpu
+
 if TYPE_CHECKING:
     from relisten.models.base import AudioLM
 
@@ -34,6 +36,8 @@ def load(name: str | Path = "nano", dtype: str = "auto", device: str = "auto", d
         raise ValueError(f"{name}: model type {model_type!r} is not supported yet (supported: {', '.join(known)})")
     model: AudioLM = module.load(folder, dtype=dtype, device=device, device_map=device_map)
     model.name = str(name)
+    if "bfloat16" in str(model.module.dtype) and model.module.device.type == "cpu":
+        cpu.tell_of_bfloat16("load it as float32 (--dtype float32)")
     return model
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -91,8 +91,11 @@ class AudioLM(Protocol):
     def features(self, audio: Audio) -> Tensor:
         """Log-mel of one piece of audio: float32 [mel bins, frames], no padding."""
 
-    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """Write weights, tokenizer, feature extractor and prompts so that `relisten.load` reads them back."""
+    def save(self, folder: Path, dtype: torch.dtype | None = None, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write weights, tokenizer, feature extractor and prompts so that `relisten.load` reads them back.
+
+        dtype: of the file (None: the weights' own). weights: by name, where the module does not hold them whole.
+        """
 
     def forward(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -180,11 +180,12 @@ class Qwen2_5Omni:  # noqa: N801 (named after the model)
         finally:
             handle.remove()
 
-    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """Write the model in the ordinary layout, prompts included; `dtype` is the file's (None: the weights')."""
+    def save(self, folder: Path, dtype: torch.dtype | None = None, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write the model in the ordinary layout, prompts included; see `AudioLM.save`."""
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: v.to(dtype or v.dtype).contiguous() for name, v in self.module.state_dict().items()}
-        self.module.save_pretrained(folder, state_dict=weights)
+        own = self.module.state_dict() if weights is None else weights
+        written = {name: v.to(dtype or v.dtype).contiguous() for name, v in own.items()}
+        self.module.save_pretrained(folder, state_dict=written)
         self.tokenizer.save_pretrained(folder)
         self.feature_extractor.save_pretrained(folder)
         prompts = json.dumps(asdict(self.prompts), indent=2)
