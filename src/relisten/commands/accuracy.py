@@ -12,7 +12,7 @@ from rich.text import Text
 from relisten.commands.terminal import printable
 from relisten.types import Format
 
-_GROUP_NAMES = {"sub_category": "sub-category"}
+_GROUP_NAMES = {"sub_category": "sub-category", "length_type": "length"}
 _COUNTS = ("unparsed", "refused", "errors")
 
 

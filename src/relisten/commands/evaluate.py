@@ -57,7 +57,7 @@ def eval_file(
     Parameters
     ----------
     questions
-        mmar, mmau-mini or mmau (then with --data), or a JSONL or JSON in MMAR's form, with answers.
+        mmar, mmau-mini, mmau or mmau-pro (then with --data), or a JSONL or JSON in MMAR's form, with answers.
     out
         Folder for answers.jsonl (one record an answer), summary.json and the settings; for a benchmark also its
         predictions as the official script reads them.
@@ -124,9 +124,14 @@ def eval_file(
     run.start(out, settings | hashes)
     answers = evaluate(loaded, examples, out / "answers.jsonl", config, asking, max_rows, max_seconds)
     result = summary(answers, format, failed)
-    write_summary(out / "summary.json", result | {"questions": str(path), "max_rows": max_rows, **hashes})
+    left = {} if benchmark is None else benchmark.left_out(path.parent)
+    found = {"questions": str(path), "max_rows": max_rows, "not_asked": left, **hashes}
+    write_summary(out / "summary.json", result | found)
     console = Console(markup=False, highlight=False, emoji=False)  # names are shown as they are
     console.print(shown(result, _title(path, model, config.format, asking), format))
+    if left:
+        told = ", ".join(f"{num:,} {reason}" for reason, num in left.items())
+        console.print(f"not asked, and in no figure: {told}", soft_wrap=True)
     console.print(f"{path.name}: sha256 {hashes[f'sha256 of {path.name}']}", soft_wrap=True)
     if benchmark is not None and shard == "0/1":
         to = out / f"predictions.{benchmark.form}"

@@ -21,7 +21,7 @@ def score(
     key: str | None = None,
     failed: Failed = "wrong",
     out: Path | None = None,
-    export_as: Literal["mmar", "mmau-mini", "mmau"] | None = None,
+    export_as: Literal["mmar", "mmau-mini", "mmau", "mmau-pro"] | None = None,
     export_to: Path | None = None,
 ) -> int:
     """Score predictions, or the shards of one run together.
