@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -189,9 +189,13 @@ class OneAtATime(ScriptedEngine):
     """An engine's `generate` as the usual loop has it: one answer after another, all read anew at each pause."""
 
     def generate(
-        self, examples: Sequence[Example], config: GenerationConfig | None = None, num_samples: int = 1
+        self,
+        examples: Sequence[Example],
+        config: GenerationConfig | None = None,
+        num_samples: int = 1,
+        failed: Callable[[int, str], None] | None = None,
     ) -> list[list[Trace]]:
-        """For each example, `num_samples` answers."""
+        """For each example, `num_samples` answers; none of these questions fails."""
         module, settings = self.model.module, config or GenerationConfig()
         learning = module.training
         module.eval()

@@ -112,7 +112,7 @@ class Window:
         self.positions = torch.tensor(lengths, device=device)[:, None] + torch.arange(self.width, device=device)
         """[B, W]"""
         heads = slab.layers[0][0].shape[1]
-        starts = torch.tensor([row * heads for row in rows], device=device)[:, None] + torch.arange(heads, device=device)
+        starts = torch.tensor(self.rows, device=device)[:, None] * heads + torch.arange(heads, device=device)
         # [B, heads, W]: a token of a head in the slab seen as one long list of them
         self._where = (starts[..., None] * slab.capacity + self.positions[:, None]).flatten()
         first = self.rows[0]

@@ -236,9 +236,7 @@ def dynamics_figure(series: Sequence[Series]) -> Figure:
         axis.tick_params(labelsize=7)
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
         if len(together) > 1:
-            axis.legend(
-                fontsize=6.5, loc="best", framealpha=0.85, edgecolor="none", handlelength=1.2, labelspacing=0.2
-            )
+            axis.legend(fontsize=6.5, loc="best", framealpha=0.85, edgecolor="none", handlelength=1.2, labelspacing=0.2)
     for axis in axes[len(shown) :]:
         axis.set_visible(False)
     for axis in axes[max(len(shown) - columns, 0) : len(shown)]:

@@ -15,7 +15,7 @@ from relisten import records, run
 from relisten.commands.accuracy import shown
 from relisten.commands.ask import LIMITS, MACHINE, MAX_SECONDS, SAMPLING, load
 from relisten.evals.benchmarks import BENCHMARKS, Benchmark, export, missing
-from relisten.evals.figures import Failed, summary, write_summary
+from relisten.evals.figures import Failed, Record, summary, write_summary
 from relisten.evals.hearing import Hears, Recording
 from relisten.evals.runner import Asking, check, evaluate
 from relisten.models import find
@@ -134,11 +134,16 @@ def eval_file(
         console.print(f"not asked, and in no figure: {told}", soft_wrap=True)
     console.print(f"{path.name}: sha256 {hashes[f'sha256 of {path.name}']}", soft_wrap=True)
     if benchmark is not None and shard == "0/1":
-        to = out / f"predictions.{benchmark.form}"
-        without = export(benchmark, path, answers, to, failed)
-        sent = "send it in to be scored" if benchmark.withheld else "for the official script"
-        console.print(f"{to}: {sent}; {without} without an answer", soft_wrap=True)
+        console.print(_handed_in(benchmark, path, answers, out, failed), soft_wrap=True)
     return int(result["rows"]["all"]["errors"] > 0)
+
+
+def _handed_in(benchmark: Benchmark, path: Path, answers: Sequence[Record], out: Path, failed: Failed) -> str:
+    """Write the predictions as the benchmark's own script reads them; says where they are."""
+    to = out / f"predictions.{benchmark.form}"
+    without = export(benchmark, path, answers, to, failed)
+    sent = "send it in to be scored" if benchmark.withheld else "for the official script"
+    return f"{to}: {sent}; {without} without an answer"
 
 
 def sums(paths: list[Path]) -> dict[str, str]:

@@ -2,8 +2,8 @@
 
 What is asked here are the multiple-choice questions about one recording: code alone can say whether those are right,
 and a prompt of ours holds one recording. What is left out is counted, by its reason. Their own script takes the choice
-that is nearest to the prediction in an embedding (NV-Embed-v2), so it has no unread answers, and a language model judges
-open answers: its figures and ours are not the same.
+that is nearest to the prediction in an embedding (NV-Embed-v2), so it has no unread answers, and has a language model
+judge the open ones: its figures and ours are not the same.
 """
 
 from __future__ import annotations
