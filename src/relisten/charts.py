@@ -31,8 +31,8 @@ STYLE = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
     "axes.axisbelow": True, "legend.frameon": False, "svg.hashsalt": "relisten", "figure.constrained_layout.use": True,
 }  # fmt: skip
-RARELY = 0.05
-"""Share of answers with a segment below which a run's segments are too few to say where they lie."""
+FEW = 20
+"""Segments of a run; fewer do not say where they lie."""
 PANELS = 24
 """Most panels of a training run that are drawn."""
 
@@ -143,7 +143,7 @@ def bins_figure(analyses: Sequence[Analysis], which: str) -> Figure:
 
 
 def listening_figure(analyses: Sequence[Analysis]) -> Figure:
-    """How many segments an answer has, and where on the timeline they lie (of runs that listen more than rarely)."""
+    """How many segments an answer has, and where on the timeline they lie (of runs with more than a few)."""
     shown = [a for a in analyses if a.references > 0]
     figure, [left, right] = _axes(2.5 + 0.17 * math.ceil((len(shown) + 2) / 4), 2)
     most = min(max((max(a.counts) for a in shown), default=0), 8)
@@ -152,7 +152,7 @@ def listening_figure(analyses: Sequence[Analysis]) -> Figure:
         shares = [sum(n for k, n in a.counts.items() if min(k, most) == count) / a.num for count in range(most + 1)]
         places = np.arange(most + 1) + (index - (len(shown) - 1) / 2) * width
         left.bar(places, shares, width * 0.92, color=COLOURS[index % len(COLOURS)], label=a.name)
-        if a.timeline and a.with_one >= RARELY:
+        if a.timeline and a.references * a.num >= FEW:
             right.plot(_middles(), a.timeline, linewidth=1.5, label=a.name, **_look(index))
     gold = next((a.timeline_gold for a in shown if a.timeline_gold), None)
     if gold:
