@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from transformers import (
     PreTrainedTokenizerFast,
     Qwen2_5OmniThinkerConfig,
@@ -20,6 +21,9 @@ from relisten.types import Audio, Example
 
 FIXTURES = Path(__file__).parent / "fixtures"
 torch.set_num_threads(1)
+# A busy machine is no fault of the code.
+settings.register_profile("relisten", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("relisten")
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

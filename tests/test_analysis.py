@@ -13,7 +13,7 @@ from relisten import analysis, charts, records
 from relisten.analysis import Run, analyse, attention_curve, overlap_rate, read_run, read_runs
 from relisten.cli import run as relisten
 from relisten.comparison import compare
-from relisten.dynamics import dynamics_table, read_metrics
+from relisten.dynamics import Series, dynamics_table, panels, read_metrics
 from relisten.types import Segment
 
 
@@ -125,6 +125,17 @@ def test_training_metrics_of_any_name_are_read_and_a_resumed_step_counts_once(tm
     assert [(s.name, s.values) for s in series] == [("reward/accuracy", [0.1, 0.3]), ("loss", [1.0, 1.0])]
     assert dynamics_table(series).rows[0][2:4] == ["0.1", "0.3"]
     assert "<svg" in charts.svg(charts.dynamics_figure(series))
+
+
+def test_what_belongs_together_shares_a_panel_and_what_never_changes_has_none() -> None:
+    steps, moving = [1, 2, 3], [0.1, 0.2, 0.3]
+    names = ["epoch", "reward_b", "clipped", "reward_a", "heard_once", "mine", "heard_twice", "reward"]
+    series = [Series(n, steps, [0.0] * 3 if n == "clipped" else moving) for n in names]
+    drawn = panels([*series, Series("train_loss", [3], [0.5])])
+    assert [(title, [s.name for s in found]) for title, found in drawn] == [
+        ("reward", ["reward"]), ("rewards", ["reward_a", "reward_b"]),
+        ("share of answers", ["heard_once", "heard_twice"]), ("mine", ["mine"]),
+    ]  # fmt: skip
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from relisten import models, records
 from relisten.audio import save
 from relisten.cli import run
-from relisten.evals import mmar, mmau
+from relisten.evals import mmar, mmau, mmau_pro
 from relisten.evals.benchmarks import BENCHMARKS, missing
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
 from relisten.types import Audio
@@ -159,3 +159,72 @@ def test_where_answers_are_withheld_there_is_a_file_to_send_in_and_no_score(
     [row] = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert row["model_output"] == row["model_prediction"] and row["id"] == "m0" and "answer" not in row
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["rows"]["all"]["accuracy"] is None
+
+
+# --- MMAU-Pro ---------------------------------------------------------------------------------------------------------
+
+
+def pro_row(n: int, **other: Any) -> dict[str, Any]:
+    """As published: recordings are a list, sub-category and length go by names of their own."""
+    return {
+        "id": f"p{n}", "audio_path": [f"data/p{n}.wav"], "question": "Which?", "answer": "bell",
+        "choices": ["cow", "bell"], "length_type": "short", "perceptual_skills": ["a"], "reasoning_skills": [],
+        "category": "sound", "transcription": None, "task_classification": None, "task_identifier": None,
+        "kwargs": None, "sub-cat": "event",
+    } | other  # fmt: skip
+
+
+def parquet(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
+    return path
+
+
+PRO = [
+    pro_row(0),
+    pro_row(1, answer=" Bell"),
+    pro_row(2, audio_path=["data/p0.wav", "data/p1.wav"]),
+    pro_row(3, category="open", choices=[]),
+    pro_row(4, category="instruction following", answer=None, choices=[], kwargs={"N": 3}),
+    pro_row(5, answer="a bell, maybe"),
+    pro_row(6, choices=["bell"]),
+]
+
+
+def test_of_mmau_pro_the_choices_about_one_recording_are_asked_and_the_rest_is_counted(tmp_path: Path) -> None:
+    parquet(tmp_path / mmau_pro.FILE, PRO)
+    examples = mmau_pro.examples(tmp_path)
+    assert [(e.id, e.answer, e.audio) for e in examples] == [
+        ("p0", "bell", tmp_path / "data/p0.wav"), ("p1", "bell", tmp_path / "data/p1.wav"),
+    ]  # fmt: skip
+    assert sorted(mmau_pro.left_out(tmp_path).items()) == [
+        ("about several recordings", 1), ("on following instructions (rules of their own)", 1),
+        ("open-ended (judged by a language model)", 1), ("whose answer is none of the choices", 1),
+        ("without choices", 1),
+    ]  # fmt: skip
+
+
+def test_mmau_pro_tells_what_it_does_not_ask_and_writes_the_table_that_its_script_reads(
+    served: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions = parquet(tmp_path / mmau_pro.FILE, PRO)
+    recordings(tmp_path, ["data/p0.wav", "data/p1.wav"])
+    options = ["--data", str(tmp_path), "--model", str(served), "--max-new-tokens", "4"]
+    assert run(["eval", "mmau-pro", str(tmp_path / "out"), *options]) == 0
+    assert "not asked, and in no figure: 1 about several recordings" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert sum(summary["not_asked"].values()) == 5
+    assert summary["groups"]["sub_category"].keys() == {"event"} and summary["groups"]["length_type"]["short"]["n"] == 2
+    sent = records.table(tmp_path / "out" / "predictions.parquet").to_pylist()
+    assert [row.pop("model_output") is not None for row in sent] == [True, True]
+    assert sent == records.table(questions).slice(0, 2).to_pylist()
+    assert run(["score", str(tmp_path / "out"), "--questions", str(questions)]) == 0
+    assert "5 questions have no prediction, p2 for one: counted as failed" in capsys.readouterr().out
+
+
+def test_a_file_that_is_no_table_is_told(tmp_path: Path) -> None:
+    (tmp_path / mmau_pro.FILE).write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match="cannot be read as Parquet"):
+        mmau_pro.examples(tmp_path)

@@ -68,8 +68,8 @@ def test_growth_keeps_every_row_and_doubles() -> None:
         sizes.append(slab.capacity)
     assert all(b == 2 * a for a, b in pairwise(sizes))
     for row in range(3):
-        assert torch.equal(slab.layers[1][1][row, :10].transpose(0, 1), prompt(10, row).layers[1][1][0])
-        assert not slab.layers[1][1][row, 10:].any()
+        assert torch.equal(slab.layers[1][1][row, :, :10], prompt(10, row).layers[1][1][0])
+        assert not slab.layers[1][1][row, :, 10:].any()
 
 
 def test_growth_is_bounded_and_rows_that_left_give_way() -> None:
@@ -88,7 +88,7 @@ def test_a_row_moves_to_the_front() -> None:
     slab.put(1, prompt(9, 1))
     slab.move(1, 0)
     assert slab.lengths[0] == 9
-    assert torch.equal(slab.layers[0][0][0, :9].transpose(0, 1), prompt(9, 1).layers[0][0][0])
+    assert torch.equal(slab.layers[0][0][0, :, :9], prompt(9, 1).layers[0][0][0])
 
 
 def test_a_fork_is_a_copy() -> None:
@@ -96,8 +96,8 @@ def test_a_fork_is_a_copy() -> None:
     for row in range(2):
         slab.put(row, prompt(3, 0))
     Window(slab, [0], [1], CPU).update(chunk(1, 1, 5), chunk(1, 1, 5), 0)
-    assert torch.equal(slab.layers[0][0][0, :3], slab.layers[0][0][1, :3])
-    assert not slab.layers[0][0][1, 3].any()
+    assert torch.equal(slab.layers[0][0][0, :, :3], slab.layers[0][0][1, :, :3])
+    assert not slab.layers[0][0][1, :, 3].any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -81,6 +81,7 @@ def test_a_table_is_the_same_in_each_rendering_and_escaped() -> None:
     table = Table(["run", "accuracy"], [[EVIL, "0.5"]], "A note.")
     assert markdown_table(table).splitlines()[2] == "| &lt;script>alert(1)&lt;/script> \\| `x` | 0.5 |"
     assert "<script" not in html_table(table) and "A note." in html_table(table)
+    assert "<td>0.5 <small>(0.4–0.6)</small></td>" in html_table(Table(["a", "b"], [["x", "0.5 (0.4–0.6)"]]))
     assert [str(cell) for cell in terminal_table(table).columns[0].cells] == [EVIL]
 
 

@@ -200,6 +200,29 @@ def test_a_short_event_at_the_very_end_has_a_segment_of_two_tenths(duration: flo
     assert s.end == round(duration, 1) and s.end - s.start == pytest.approx(0.2)
 
 
+def test_longer_scenes_with_their_sounds_further_apart(tmp_path: Path) -> None:
+    """Asked for by the accuracy by length: the same few sounds over half a minute, or as many as fit."""
+    write_scenes(tmp_path / "far", num=3, min_seconds=30, max_seconds=30, max_gap=10)
+    write_scenes(tmp_path / "full", num=1, min_seconds=20, max_seconds=20, min_events=15, max_events=15, questions=0)
+    far, full = ([*records.read(tmp_path / name / "events.jsonl")] for name in ("far", "full"))
+    assert {scene["duration"] for scene in far} == {30.0} and max(len(scene["events"]) for scene in far) <= 5
+    assert max(scene["events"][-1]["start"] for scene in far) > 10
+    assert 8 < len(full[0]["events"]) <= 15
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"min_seconds": 9.0}, "min_seconds is 9; use 3 to max_seconds"),
+        ({"min_events": 6}, "min_events is 6, max_events 5"),
+        ({"max_gap": 0.1}, "max_gap is 0.1; use 0.15 to 600"),
+    ],
+)
+def test_options_that_do_not_fit_together(tmp_path: Path, options: dict[str, float], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        write_scenes(tmp_path / "out", num=1, **options)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("max_seconds", [float("nan"), float("inf"), -5.0, 0.0, 2.9])
 def test_a_wrong_length_is_said_in_one_line(tmp_path: Path, max_seconds: float) -> None:
     with pytest.raises(ValueError, match=r"max_seconds is .*; use 3 to 600") as caught:

@@ -390,14 +390,12 @@ def test_predictions_that_fit_no_question(tmp_path: Path, rows: list[dict[str, A
         read_predictions([written(tmp_path / "p.jsonl", rows)], written(tmp_path / "q.jsonl", [question(1)]))
 
 
-def test_the_command_scores_compares_and_exports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_scores_and_exports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     questions = written(tmp_path / "q.jsonl", [question(1), question(2)])
     one = written(tmp_path / "1.jsonl", [{"id": f"q{n}", "model_prediction": "bell"} for n in (1, 2)])
-    two = written(tmp_path / "2.jsonl", [{"id": f"q{n}", "answer_prediction": "cow"} for n in (1, 2)])
-    options = ["--questions", str(questions), "--compare", str(two), "--out", str(tmp_path / "figures.json")]
+    options = ["--questions", str(questions), "--out", str(tmp_path / "figures.json")]
     options += ["--export-as", "mmau-mini", "--export-to", str(tmp_path / "sent.json")]
     assert run(["score", str(one), *options]) == 0
-    assert "only the first right 2, only the second 0, McNemar p = 0.5" in capsys.readouterr().out
     assert json.loads((tmp_path / "figures.json").read_text())["rows"]["all"]["accuracy"] == 1
     sent = json.loads((tmp_path / "sent.json").read_text())
     assert sent == [question(n) | {"model_output": "bell", "model_prediction": "bell"} for n in (1, 2)]
@@ -411,5 +409,24 @@ def test_both_files_of_a_comparison_have_their_predictions_under_the_key(
     one, two = (
         written(tmp_path / f"{said}.jsonl", [question(n) | {"mine": said} for n in (1, 2)]) for said in ("bell", "cow")
     )
-    assert run(["score", str(one), "--key", "mine", "--compare", str(two)]) == 0
-    assert "only the first right 2, only the second 0" in capsys.readouterr().out
+    assert run(["compare", str(one), str(two), "--key", "mine", "--out", str(tmp_path / "out")]) == 0
+    assert "-1.000" in capsys.readouterr().out
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())["total"]["paired"]
+    assert found["better"] == [2, 0] and found["p"] == 0.5
+
+
+def test_predictions_of_ids_alone_are_compared_with_a_run_by_their_questions_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions = written(tmp_path / "q.jsonl", [question(1), question(2)])
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+    one, two = (
+        written(tmp_path / folder / "p.jsonl", [{"id": f"q{n}", "model_output": "bell"} for n in range(1, last)])
+        for folder, last in (("x", 3), ("y", 2))
+    )
+    assert run(["compare", str(one), str(two), "--questions", str(questions)]) == 0
+    told = capsys.readouterr().out
+    assert "1 questions have no prediction, q2 for one: counted as failed" in told and "-0.500" in told
+    assert "x/p.jsonl" in told, "files of one name are told apart by their folders"
+    assert run(["compare", str(one), str(one), "--questions", str(questions)]) == 2

@@ -198,7 +198,11 @@ def read_run(folder: Path) -> Run:
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
     """Several runs; those whose folders have one name are named with their parents' as well."""
-    runs = [read_run(folder) for folder in folders]
+    return told_apart([read_run(folder) for folder in folders])
+
+
+def told_apart(runs: list[Run]) -> list[Run]:
+    """Runs of one name get a longer one, of their folders. ValueError where a run is named twice."""
     if len({run.folder.resolve() for run in runs}) < len(runs):
         raise ValueError("the same run is named twice; name each once")
     while clash := {name for name, num in Counter(run.name for run in runs).items() if num > 1}:

@@ -63,15 +63,23 @@ class ScriptedEngine(Engine):
     ) -> None:
         super().__init__(model, max_rows=max_rows, max_cache_bytes=max_cache_bytes)
         self.scripts = scripts
+        self._made: dict[tuple[int, int], Script] = {}
 
     def _choose(self, config: GenerationConfig, rows: Sequence[Row], logits: Tensor) -> list[tuple[int, float]]:
-        chosen = super()._choose(config, rows, logits)
-        for i, row in enumerate(rows):
-            token_id = self.scripts(row.question.index, row.sample)(row.num_sampled)
-            if token_id is not None:
-                wanted = torch.tensor(token_id, device=logits.device)
-                chosen[i] = token_id, float(token_logprobs(logits[i], wanted, self.model.banned_token_ids))
-        return chosen
+        told = [self._script(row)(row.num_sampled) for row in rows]
+        free = [i for i, token_id in enumerate(told) if token_id is None]
+        made = super()._choose(config, [rows[i] for i in free], logits[free]) if free else []
+        own = dict(zip(free, (token_id for token_id, _ in made), strict=True))
+        token_ids = [own[i] if token_id is None else token_id for i, token_id in enumerate(told)]
+        wanted = torch.tensor(token_ids, device=logits.device)
+        return list(zip(token_ids, token_logprobs(logits, wanted, self.model.banned_token_ids).tolist(), strict=True))
+
+    def _script(self, row: Row) -> Script:
+        """A row's script, made once: what making it takes is no part of an answer."""
+        place = row.question.index, row.sample
+        if place not in self._made:
+            self._made[place] = self.scripts(*place)
+        return self._made[place]
 
 
 def engine(*, repeats: int = 3, threads: int = 1, out: Path | None = None) -> int:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from relisten import records
 from relisten.analysis import IOU_NAMES, NUM_PARTS, SECONDS_NAMES, Analysis, AttentionCurve, Bin
 from relisten.comparison import Change
-from relisten.dynamics import Series
+from relisten.dynamics import Series, panels
 from relisten.report import Row
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -31,6 +31,8 @@ STYLE = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
     "axes.axisbelow": True, "legend.frameon": False, "svg.hashsalt": "relisten", "figure.constrained_layout.use": True,
 }  # fmt: skip
+FEW = 20
+"""Segments of a run; fewer do not say where they lie."""
 PANELS = 24
 """Most panels of a training run that are drawn."""
 
@@ -58,7 +60,8 @@ def _axes(height: float, columns: int = 1, **options: Any) -> tuple[Figure, list
 
 
 def _look(index: int) -> dict[str, Any]:
-    return {"color": COLOURS[index % len(COLOURS)], "marker": MARKS[index % len(MARKS)], "markersize": 5}
+    look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKS[index % len(MARKS)], "markersize": 5}
+    return look | ({} if index < len(COLOURS) else {"markerfacecolor": "white"})
 
 
 def accuracy_figure(rows: Sequence[Row]) -> Figure:
@@ -123,7 +126,7 @@ def bins_figure(analyses: Sequence[Analysis], which: str) -> Figure:
     names = [name for name in order if any(b.name == name for bins in found.values() for b in bins)]
     figure, [axis] = _axes(2.9)
     for index, (run, bins) in enumerate(found.items()):
-        shift = (index - (len(found) - 1) / 2) * 0.1
+        shift = (index - (len(found) - 1) / 2) * min(0.1, 0.6 / len(found))
         x = [names.index(b.name) + shift for b in bins]
         y = [b.accuracy for b in bins]
         spread = [[a - b.interval[0] for a, b in zip(y, bins, strict=True)],
@@ -140,16 +143,16 @@ def bins_figure(analyses: Sequence[Analysis], which: str) -> Figure:
 
 
 def listening_figure(analyses: Sequence[Analysis]) -> Figure:
-    """How many segments an answer has, and where on the timeline they lie."""
+    """How many segments an answer has, and where on the timeline they lie (of runs with more than a few)."""
     shown = [a for a in analyses if a.references > 0]
-    figure, [left, right] = _axes(2.7, 2)
+    figure, [left, right] = _axes(2.5 + 0.17 * math.ceil((len(shown) + 2) / 4), 2)
     most = min(max((max(a.counts) for a in shown), default=0), 8)
     width = 0.8 / max(len(shown), 1)
     for index, a in enumerate(shown):
         shares = [sum(n for k, n in a.counts.items() if min(k, most) == count) / a.num for count in range(most + 1)]
         places = np.arange(most + 1) + (index - (len(shown) - 1) / 2) * width
         left.bar(places, shares, width * 0.92, color=COLOURS[index % len(COLOURS)], label=a.name)
-        if a.timeline:
+        if a.timeline and a.references * a.num >= FEW:
             right.plot(_middles(), a.timeline, linewidth=1.5, label=a.name, **_look(index))
     gold = next((a.timeline_gold for a in shown if a.timeline_gold), None)
     if gold:
@@ -163,8 +166,12 @@ def listening_figure(analyses: Sequence[Analysis]) -> Figure:
     right.set_xlabel("place in the recording (0 start, 1 end)")
     right.set_ylabel("share of the segments")
     left.grid(axis="x", visible=False)
-    for axis in (left, right):
-        _legend(axis, 2)
+    known: dict[str, Any] = {}
+    for axis in (right, left):  # a bar's colour is its line's
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            known.setdefault(label, handle)
+    with matplotlib.rc_context(STYLE):
+        figure.legend(known.values(), known.keys(), loc="outside upper left", ncols=4, fontsize=8)
     return figure
 
 
@@ -212,22 +219,24 @@ def changes_figure(changes: Sequence[Change], a: str, b: str) -> Figure:
 
 
 def dynamics_figure(series: Sequence[Series]) -> Figure:
-    """A training run's metrics over its steps, a panel each; the first `PANELS` of them."""
-    shown = series[:PANELS]
+    """A training run over its steps: what belongs together in a panel, then the rest; at most `PANELS` of them.
+
+    What never changed, and what was logged once, is in no panel: the table has it.
+    """
+    shown = panels(series)[:PANELS]
     columns = min(3, max(len(shown), 1))
     rows = max(math.ceil(len(shown) / columns), 1)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 0.5 + 1.5 * rows))
+        figure = Figure(figsize=(WIDTH, 0.5 + 1.55 * rows))
         axes = list(np.ravel(figure.subplots(rows, columns, sharex=True, squeeze=False)))
-    for axis, metric in zip(axes, shown, strict=False):
-        many = len(metric.values) > 30
-        axis.plot(
-            metric.steps, metric.values, color=COLOURS[0], linewidth=0.8 if many else 1.4, alpha=0.35 if many else 1
-        )
-        if many:
-            axis.plot(metric.steps, _smooth(metric.values), color=COLOURS[0], linewidth=1.6)
-        axis.set_title(metric.name, fontsize=8)
+    for axis, (title, together) in zip(axes, shown, strict=False):
+        for index, metric in enumerate(together):
+            _curve(axis, metric, COLOURS[index % len(COLOURS)])
+        axis.set_title(title, fontsize=8, loc="left")
         axis.tick_params(labelsize=7)
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
+        if len(together) > 1:
+            axis.legend(fontsize=6.5, loc="best", framealpha=0.85, edgecolor="none", handlelength=1.2, labelspacing=0.2)
     for axis in axes[len(shown) :]:
         axis.set_visible(False)
     for axis in axes[max(len(shown) - columns, 0) : len(shown)]:
@@ -236,10 +245,21 @@ def dynamics_figure(series: Sequence[Series]) -> Figure:
     return figure
 
 
+def _curve(axis: Axes, metric: Series, colour: str) -> None:
+    """The values; of a long run pale, with their running mean over them."""
+    label, many = metric.name.removeprefix("reward_").replace("_", " "), len(metric.values) > 30
+    if many:
+        axis.plot(metric.steps, metric.values, color=colour, linewidth=0.7, alpha=0.3)
+        axis.plot(metric.steps, _smooth(metric.values), color=colour, linewidth=1.6, label=label)
+    else:
+        axis.plot(metric.steps, metric.values, color=colour, linewidth=1.4, label=label)
+
+
 def _smooth(values: Sequence[float]) -> NDArray[np.float64]:
-    """Mean over the tenth of the run around each step."""
-    half = max(len(values) // 20, 1)
-    return np.array([np.mean(values[max(0, n - half) : n + half + 1]) for n in range(len(values))])
+    """Mean around each step, near ones counting more (a tenth of the run to either side)."""
+    half = max(len(values) // 10, 1)
+    weights = np.hanning(2 * half + 3)[1:-1]
+    return np.convolve(values, weights, "same") / np.convolve(np.ones(len(values)), weights, "same")
 
 
 def _legend(axis: Axes, columns: int) -> None:

@@ -45,7 +45,7 @@ app.command(
 app.command(
     "relisten.commands.evaluate:eval_file",
     name="eval",
-    usage="Usage: relisten eval QUESTIONS|mmar|mmau-mini|mmau OUT [OPTIONS]",
+    usage="Usage: relisten eval QUESTIONS|mmar|mmau-mini|mmau|mmau-pro OUT [OPTIONS]",
     help="Answer a benchmark, or questions whose answers are known, and score.",
 )
 app.command("relisten.commands.score:score", name="score", help="Score anybody's predictions, or a run's shards.")

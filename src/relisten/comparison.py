@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from relisten.analysis import DIMENSIONS, Run
-from relisten.evals.figures import by_question
+from relisten.evals.figures import Failed, by_question
 from relisten.evals.paired import Paired, paired
 
 
@@ -33,7 +33,7 @@ class Comparison:
     only_b: int
 
 
-def compare(a: Run, b: Run, seed: int = 0) -> Comparison:
+def compare(a: Run, b: Run, seed: int = 0, failed: Failed = "wrong") -> Comparison:
     """Pair two runs by question. ValueError where they share none, or a question is another one in the other run."""
     first, second = ({str(r["id"]): r for r in run.records} for run in (a, b))
     shared = [key for key in first if key in second]
@@ -44,7 +44,7 @@ def compare(a: Run, b: Run, seed: int = 0) -> Comparison:
             raise ValueError(
                 f"question {key!r} of {a.folder} is another one in {b.folder}; compare runs of one file of questions"
             )
-    shares = by_question(a.records), by_question(b.records)
+    shares = by_question(a.records, failed), by_question(b.records, failed)
 
     def change(name: str, keys: Sequence[str]) -> Change:
         return Change(name, paired([shares[0][k] for k in keys], [shares[1][k] for k in keys], seed))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from relisten import records
+from relisten.plots import named_panels
 from relisten.report import Table
 
 FIRST = ("reward", "accuracy", "segment", "listen")
@@ -52,3 +54,15 @@ def dynamics_table(series: list[Series]) -> Table:
         ends = float(np.mean(s.values[:part])), float(np.mean(s.values[-part:]))
         rows.append([s.name, str(len(s.values)), *(f"{x:.4g}" for x in (*ends, min(s.values), max(s.values)))])
     return Table(["metric", "steps", "first tenth", "last tenth", "least", "greatest"], rows)
+
+
+def panels(series: Sequence[Series]) -> list[tuple[str, list[Series]]]:
+    """What is drawn: a title, and the metrics that belong together; what is known by name first, then one by one.
+
+    Of the metrics alone that never change or have one value, none is drawn; nor is what only counts a run's progress.
+    """
+    by_name = {s.name: s for s in series if len(s.values) > 1}
+    known = [(title, [by_name.pop(name) for name in names]) for title, names in named_panels(list(by_name))]
+    rest = [s for s in by_name.values() if s.name != "epoch"]
+    found = known + [(s.name.replace("_", " "), [s]) for s in rest]
+    return [(title, together) for title, together in found if any(min(s.values) < max(s.values) for s in together)]

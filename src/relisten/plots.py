@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("Agg")  # no screen is needed
-
-from matplotlib import pyplot
 
 from relisten import records
 
 PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("loss", ("loss",)),
     ("reward", ("reward",)),
     ("rewards", ("reward_*",)),
     ("share of answers", ("well_formed", "heard_once", "heard_twice", "over_limit")),
@@ -21,6 +15,7 @@ PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("mean segment (s)", ("segment_seconds",)),
     ("overlap of segments (IoU)", ("segment_overlap",)),
     ("sampled tokens an answer", ("tokens",)),
+    ("loss", ("loss",)),
     ("KL to the reference (nats)", ("kl",)),
     ("entropy (nats a token)", ("entropy",)),
     ("groups of equal reward", ("equal_groups",)),
@@ -35,12 +30,16 @@ def training_curves(metrics: Path, picture: Path) -> None:
     """Every figure of a run over its steps, as a PNG; panels for what the run did not measure are left out."""
     if not metrics.exists():
         return
+    import matplotlib
+
+    matplotlib.use("Agg")  # no screen is needed
+    from matplotlib import pyplot
+
     # Where a resumed run logged a step again, its line comes last and counts.
     by_step = {row["step"]: row for row in records.read(metrics, torn=True) if "loss" in row}
     rows = [by_step[step] for step in sorted(by_step)]
     known = {name for row in rows for name, value in row.items() if value is not None}
-    panels = [(label, _names(patterns, known)) for label, patterns in PANELS]
-    panels = [(label, names) for label, names in panels if names]
+    panels = named_panels(known)
     if not panels:
         return
     columns = 1 if len(panels) <= 3 else 2
@@ -64,7 +63,12 @@ def training_curves(metrics: Path, picture: Path) -> None:
     pyplot.close(figure)
 
 
-def _names(patterns: tuple[str, ...], known: set[str]) -> list[str]:
+def named_panels(known: Collection[str]) -> list[tuple[str, list[str]]]:
+    """`PANELS` with those of their names that a run has; empty ones are left out."""
+    return [(label, names) for label, patterns in PANELS if (names := _names(patterns, known))]
+
+
+def _names(patterns: tuple[str, ...], known: Collection[str]) -> list[str]:
     return [
         name
         for pattern in patterns

@@ -73,9 +73,27 @@ def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:
 
 
 def entries(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, object) of each entry of a .json list, or of each line of any other file; ValueError names the place."""
+    """(place, object) of each entry of a .json list, each row of a .parquet, or each line of any other file.
+
+    ValueError names the place.
+    """
     path = Path(path)
+    if path.suffix.lower() == ".parquet":
+        yield from ((f"{path}, row {number}", row) for number, row in enumerate(table(path).to_pylist(), start=1))
+        return
     yield from _listed(path) if path.suffix.lower() == ".json" else _numbered(path, torn=False)
+
+
+def table(path: Path) -> Any:
+    """A Parquet file as a pyarrow.Table. ValueError where it cannot be read."""
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise ValueError(f"{path}: reading Parquet needs pyarrow; pip install 'relisten[data]'") from None
+    try:
+        return pyarrow.parquet.read_table(path)
+    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
+        raise ValueError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0][:120]})") from None
 
 
 def read_examples(path: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None) -> list[Example]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -58,6 +59,9 @@ PAPER = {
 
 
 COUNTS = ("unparsed", "errors")
+LONG = " class='long'"
+"""What a cell is called that may be broken into lines."""
+_BRACKETS, _SMALL = re.compile(r"^(\S+) (\(.+\))$"), r"\1 <small>\2</small>"
 """Shown even where all are 0."""
 
 
@@ -284,11 +288,11 @@ def markdown_table(table: Table) -> str:
 
 
 def html_table(table: Table) -> str:
-    """A <table>, every text escaped."""
+    """A <table>, every text escaped; what a figure has in brackets goes under it, so that many runs find room."""
     head = "".join(f"<th scope='col'>{escape(name)}</th>" for name in table.columns)
     body = ""
     for cells in table.rows:
-        rest = "".join(f"<td>{escape(cell)}</td>" for cell in cells[1:])
+        rest = "".join(f"<td{LONG * (len(c) > 24)}>{_BRACKETS.sub(_SMALL, escape(c))}</td>" for c in cells[1:])
         body += f"<tr><th scope='row'>{escape(cells[0])}</th>{rest}</tr>"
     note = f"<p class='caption'>{escape(table.note)}</p>" if table.note else ""
     return f"<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{note}"

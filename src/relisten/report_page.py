@@ -80,7 +80,7 @@ def build(
     sections.append(Section("The paper's figures", "For orientation, as published.", [paper_table()]))
     num = sorted({r.num for r in rows})
     counted = f"{num[0]:,}" if len(num) == 1 else f"{num[0]:,} to {num[-1]:,}"
-    lead = f"{len(runs)} run{'s' * (len(runs) > 1)}, {counted} answers each. Intervals are 95 %."
+    lead = f"{len(runs)} run{'s' * (len(runs) > 1)}, {counted} answers each. Intervals are 95\u00a0%."
     return Report(title, lead, [s for s in sections if s.parts], list(runs), command)
 
 

@@ -10,10 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from relisten.commands.terminal import printable
-from relisten.evals.paired import Paired
 from relisten.types import Format
 
-_GROUP_NAMES = {"sub_category": "sub-category"}
+_GROUP_NAMES = {"sub_category": "sub-category", "length_type": "length"}
 _COUNTS = ("unparsed", "refused", "errors")
 
 
@@ -101,17 +100,6 @@ def _samples(samples: dict[str, Any]) -> Table:
         table.add_column(name, justify="right")
     table.add_row(*cells.values())
     return table
-
-
-def against(found: Paired, first: str, second: str) -> str:
-    """Two runs on the questions they share, in one sentence."""
-    a, b = found.accuracy
-    low, high = found.interval
-    return (
-        f"{found.num} questions: {printable(first)} {a:.3f}, {printable(second)} {b:.3f}; difference"
-        f" {found.difference:+.3f} (95 % {low:+.3f} to {high:+.3f}, paired bootstrap); only the first right"
-        f" {found.better[0]}, only the second {found.better[1]}, McNemar p = {found.p:.2g}"
-    )
 
 
 def _plural(group: str) -> str:

@@ -15,7 +15,7 @@ from relisten import records, run
 from relisten.commands.accuracy import shown
 from relisten.commands.ask import LIMITS, MACHINE, MAX_SECONDS, SAMPLING, load
 from relisten.evals.benchmarks import BENCHMARKS, Benchmark, export, missing
-from relisten.evals.figures import Failed, summary, write_summary
+from relisten.evals.figures import Failed, Record, summary, write_summary
 from relisten.evals.hearing import Hears, Recording
 from relisten.evals.runner import Asking, check, evaluate
 from relisten.models import find
@@ -57,7 +57,7 @@ def eval_file(
     Parameters
     ----------
     questions
-        mmar, mmau-mini or mmau (then with --data), or a JSONL or JSON in MMAR's form, with answers.
+        mmar, mmau-mini, mmau or mmau-pro (then with --data), or a JSONL or JSON in MMAR's form, with answers.
     out
         Folder for answers.jsonl (one record an answer), summary.json and the settings; for a benchmark also its
         predictions as the official script reads them.
@@ -124,16 +124,26 @@ def eval_file(
     run.start(out, settings | hashes)
     answers = evaluate(loaded, examples, out / "answers.jsonl", config, asking, max_rows, max_seconds)
     result = summary(answers, format, failed)
-    write_summary(out / "summary.json", result | {"questions": str(path), "max_rows": max_rows, **hashes})
+    left = {} if benchmark is None else benchmark.left_out(path.parent)
+    found = {"questions": str(path), "max_rows": max_rows, "not_asked": left, **hashes}
+    write_summary(out / "summary.json", result | found)
     console = Console(markup=False, highlight=False, emoji=False)  # names are shown as they are
     console.print(shown(result, _title(path, model, config.format, asking), format))
+    if left:
+        told = ", ".join(f"{num:,} {reason}" for reason, num in left.items())
+        console.print(f"not asked, and in no figure: {told}", soft_wrap=True)
     console.print(f"{path.name}: sha256 {hashes[f'sha256 of {path.name}']}", soft_wrap=True)
     if benchmark is not None and shard == "0/1":
-        to = out / f"predictions.{benchmark.form}"
-        without = export(benchmark, path, answers, to, failed)
-        sent = "send it in to be scored" if benchmark.withheld else "for the official script"
-        console.print(f"{to}: {sent}; {without} without an answer", soft_wrap=True)
+        console.print(_handed_in(benchmark, path, answers, out, failed), soft_wrap=True)
     return int(result["rows"]["all"]["errors"] > 0)
+
+
+def _handed_in(benchmark: Benchmark, path: Path, answers: Sequence[Record], out: Path, failed: Failed) -> str:
+    """Write the predictions as the benchmark's own script reads them; says where they are."""
+    to = out / f"predictions.{benchmark.form}"
+    without = export(benchmark, path, answers, to, failed)
+    sent = "send it in to be scored" if benchmark.withheld else "for the official script"
+    return f"{to}: {sent}; {without} without an answer"
 
 
 def sums(paths: list[Path]) -> dict[str, str]:

@@ -7,10 +7,9 @@ from typing import Literal
 
 from rich.console import Console
 
-from relisten.commands.accuracy import against, shown
+from relisten.commands.accuracy import shown
 from relisten.evals.benchmarks import BENCHMARKS, export
-from relisten.evals.figures import Failed, by_question, summary, write_summary
-from relisten.evals.paired import paired
+from relisten.evals.figures import Failed, summary, write_summary
 from relisten.evals.predictions import read_predictions
 
 
@@ -21,9 +20,8 @@ def score(
     questions: Path | None = None,
     key: str | None = None,
     failed: Failed = "wrong",
-    compare: Path | None = None,
     out: Path | None = None,
-    export_as: Literal["mmar", "mmau-mini", "mmau"] | None = None,
+    export_as: Literal["mmar", "mmau-mini", "mmau", "mmau-pro"] | None = None,
     export_to: Path | None = None,
 ) -> int:
     """Score predictions, or the shards of one run together.
@@ -43,8 +41,6 @@ def score(
     failed
         What counts where there is no answer. wrong: wrong. first-choice: choices[0], as in the paper's release (free
         points: see docs/evaluation.md).
-    compare
-        Another file or folder: the difference on the questions that both have, with McNemar's test.
     out
         Write the figures here, as JSON.
     export_as
@@ -62,14 +58,6 @@ def score(
     console.print(shown(result, f"{files[0].name} · {given.key}"))
     for note in given.notes:
         console.print(note, soft_wrap=True)
-    if compare is not None:
-        other = read_predictions([compare], questions, None if compare.is_dir() else key)
-        ours, theirs = (by_question(answers, failed) for answers in (given.records, other.records))
-        both = sorted(set(ours) & set(theirs))
-        if not both:
-            raise ValueError(f"{compare}: shares no question with {files[0]}; compare runs over the same file")
-        found = paired([ours[name] for name in both], [theirs[name] for name in both])
-        console.print(against(found, str(files[0]), str(compare)), soft_wrap=True)
     if out is not None:
         write_summary(out, result | {"key": given.key, "notes": given.notes})
     if export_as is not None and export_to is not None and questions is not None:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from relisten import records
 from relisten.audio import save
 from relisten.data.questions import heard, make_questions
-from relisten.data.scenes import SceneConfig, bank, fitted, make_scene
+from relisten.data.scenes import MIN_GAP, SceneConfig, bank, fitted, make_scene
 from relisten.types import Audio, Clip
 
 SECONDS = (3.0, 600.0)
@@ -28,6 +28,10 @@ def write_scenes(
     questions: int = 2,
     sounds: Path | None = None,
     max_seconds: float = SceneConfig.max_seconds,
+    min_seconds: float | None = None,
+    min_events: int = SceneConfig.min_events,
+    max_events: int = SceneConfig.max_events,
+    max_gap: float = SceneConfig.max_gap,
 ) -> Path:
     """Mix scenes of sounds at exact times, with multiple-choice questions and grounded chains of thought.
 
@@ -51,13 +55,28 @@ def write_scenes(
         every fourth (of two or three, the last) is heldout; a single file is in both splits.
     max_seconds
         Longest scene, in seconds; long sounds of your own need more.
+    min_seconds
+        Shortest scene, in seconds; 5, or max_seconds where that is less.
+    min_events
+        Fewest sounds that are drawn for a scene; one that is full before then holds fewer.
+    max_events
+        Most sounds.
+    max_gap
+        Most seconds from one sound to the next. A long scene with few sounds needs more, or its end is empty.
     """
     if num < 1 or questions < 0 or seed < 0:
         raise ValueError("num must be at least 1; seed and questions not negative")
     if not SECONDS[0] <= max_seconds <= SECONDS[1]:
         raise ValueError(f"max_seconds is {max_seconds:g}; use {SECONDS[0]:g} to {SECONDS[1]:g}")
+    shortest = min(SceneConfig.min_seconds, max_seconds) if min_seconds is None else min_seconds
+    if not SECONDS[0] <= shortest <= max_seconds:
+        raise ValueError(f"min_seconds is {shortest:g}; use {SECONDS[0]:g} to max_seconds ({max_seconds:g})")
+    if not 1 <= min_events <= max_events:
+        raise ValueError(f"min_events is {min_events}, max_events {max_events}; the first is 1 to the second")
+    if not MIN_GAP <= max_gap <= SECONDS[1]:
+        raise ValueError(f"max_gap is {max_gap:g}; use {MIN_GAP:g} to {SECONDS[1]:g}")
     sound_bank = bank(split, sounds)
-    config = SceneConfig(max_seconds=max_seconds, min_seconds=min(SceneConfig.min_seconds, max_seconds))
+    config = SceneConfig(shortest, max_seconds, min_events, max_events, max_gap)
     config = fitted(config, sound_bank)
     asked, events = [], []
     for number in tqdm(range(seed, seed + num), desc="scenes", unit="scene"):

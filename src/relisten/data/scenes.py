@@ -26,6 +26,8 @@ MIN_WAVEFORMS = 3
 """Of a shipped label in training, where held-out ones are another."""
 LATEST_ONSET = 0.7
 """Seconds: the first sound of a scene begins no later."""
+MIN_GAP = 0.15
+"""Seconds from the end of a sound to the next one, at least, where they do not overlap."""
 MARGIN = 0.05
 """Seconds from the end of the last sound to the end of the scene, at least."""
 
@@ -39,6 +41,8 @@ class SceneConfig:
     min_events: int = 3
     """What is drawn; a scene that is full before then holds fewer."""
     max_events: int = 5
+    max_gap: float = 0.9
+    """Most seconds from the end of a sound to the next one."""
     overlap: float = 0.1
     """Probability that a sound begins before the one in front of it has ended."""
     repeat: float = 0.3
@@ -126,7 +130,8 @@ def make_scene(seed: int, bank: Bank, config: SceneConfig = SceneConfig(), id: s
             break
         mix[start : start + len(samples)] += samples
         events.append(Event(label, start / RATE, (start + len(samples)) / RATE, event))
-        step = -rng.uniform(0.1, 0.4) * len(samples) / RATE if rng.random() < config.overlap else rng.uniform(0.15, 0.9)
+        over, most = rng.random() < config.overlap, config.max_gap
+        step = -rng.uniform(0.1, 0.4) * len(samples) / RATE if over else rng.uniform(MIN_GAP, most)
         onset = max(onset + 0.25, events[-1].end + float(step))
     if rng.random() < config.reverb:
         mix = synth.room(mix, rng)[: len(mix)]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from relisten import records, tags
-from relisten.evals import mmar, mmau
+from relisten.evals import mmar, mmau, mmau_pro
 from relisten.evals.figures import Failed, Record, majority, prediction
 from relisten.types import Example
 
@@ -26,9 +26,11 @@ class Benchmark:
     keys: tuple[str, ...]
     """What the official script calls a prediction, and what its manual does."""
     form: str
-    """How the script wants predictions: jsonl, or json (a list)."""
+    """How the script wants predictions: jsonl, json (a list) or parquet."""
     withheld: bool = False
     """Whether the right answers are kept back, so that predictions are sent in."""
+    left_out: Callable[[Path], dict[str, int]] = lambda root: {}
+    """How many of the file's questions are not asked, by the reason."""
 
 
 BENCHMARKS = {
@@ -37,6 +39,9 @@ BENCHMARKS = {
         Benchmark("mmar", mmar.file, mmar.examples, ("answer_prediction",), "jsonl"),
         Benchmark("mmau-mini", mmau.mini_file, mmau.mini_examples, ("model_output", "model_prediction"), "json"),
         Benchmark("mmau", mmau.file, mmau.examples, ("model_output", "model_prediction"), "json", withheld=True),
+        Benchmark(
+            "mmau-pro", mmau_pro.file, mmau_pro.examples, ("model_output",), "parquet", left_out=mmau_pro.left_out
+        ),
     )
 }
 
@@ -53,24 +58,44 @@ def export(
     """Write predictions as the benchmark's own script reads them; how many have none that could be read.
 
     Each of the file's entries is kept whole, with the prediction added. One without an answer gets an empty text, which
-    the scripts count as wrong: they leave entries without the key out of the denominator. Of several samples the
-    majority's answer is written.
+    MMAR's and MMAU's scripts count as wrong: they leave entries without the key out of the denominator. Questions that
+    this benchmark does not ask are left out. Of several samples the majority's answer is written.
     """
+    asked = {e.id for e in benchmark.examples(questions.parent)} if benchmark.form == "parquet" else None
     groups: dict[str, list[Record]] = {}
     for record in answers:
         groups.setdefault(str(record["id"]), []).append(record)
     rows, without = [], 0
     for _, row in records.entries(questions):
+        if asked is not None and str(row["id"]) not in asked:
+            continue
         given = majority(groups[str(row["id"])]) if str(row["id"]) in groups else None
         said = None if given is None else prediction(given, failed)
         without += said is None
         rows.append(dict(row) | dict.fromkeys(benchmark.keys, said or "") | _thought(given))
+    if benchmark.form == "parquet":
+        _write_table(questions, {str(row["id"]): str(row[benchmark.keys[0]]) for row in rows}, benchmark.keys[0], out)
+        return without
     if benchmark.form == "jsonl":
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     else:
         text = json.dumps(rows, ensure_ascii=False, indent=2) + "\n"
     records.write_atomic(out, text)
     return without
+
+
+def _write_table(questions: Path, said: Mapping[str, str], key: str, out: Path) -> None:
+    """The rows of a Parquet file that have a prediction, every column as it was, and the predictions."""
+    import pyarrow
+    import pyarrow.parquet
+
+    whole = records.table(questions)
+    names = [str(name) for name in whole.column("id").to_pylist()]
+    kept = whole.take([place for place, name in enumerate(names) if name in said])
+    predictions = pyarrow.array([said[name] for name in names if name in said], pyarrow.string())
+    buffer = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(kept.append_column(key, predictions), buffer)
+    records.write_atomic(out, buffer.getvalue().to_pybytes())
 
 
 def _thought(record: Mapping[str, Any] | None) -> dict[str, str]:

@@ -20,7 +20,7 @@ Failed = Literal["wrong", "first-choice"]
 """What stands in for an answer that is not there: nothing, which is wrong; or choices[0], as in the paper's release,
 where that alone is worth 28 points on MMAR and 40 on MMAU-mini."""
 
-GROUPS = ("modality", "category", "sub_category", "language", "difficulty")
+GROUPS = ("modality", "category", "sub_category", "language", "difficulty", "length_type")
 Record = dict[str, Any]
 
 
@@ -62,13 +62,17 @@ class Tally:
 
 
 def groups(labels: dict[str, Any]) -> dict[str, str]:
-    """What a question is counted under, as MMAR names it (MMAU's `task` is its modality); "" where nothing is said."""
+    """What a question is counted under, as MMAR names it; "" where nothing is said.
+
+    MMAU's `task` is its modality, MMAU-Pro's `sub-cat` its sub-category; its `length_type` is the recording's.
+    """
     found = {
         "modality": labels.get("modality", labels.get("task")),
         "category": labels.get("category"),
-        "sub_category": labels.get("sub-category"),
+        "sub_category": labels.get("sub-category", labels.get("sub-cat")),
         "language": labels.get("language"),
         "difficulty": labels.get("difficulty"),
+        "length_type": labels.get("length_type"),
     }
     return {name: str(value) if value else "" for name, value in found.items()}
 
