@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import itertools
 import json
-from array import array
+import marshal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -96,11 +96,13 @@ class Stopped(Exception):  # noqa: N818
 def fingerprint(clip: Clip, plan: str = "") -> bytes:
     """A name for all that is known of a clip (its audio by its path), under a plan."""
     where = str(clip.audio) if isinstance(clip.audio, Path) else clip.audio.samples.size
-    labels = [e.label for e in clip.events], [e.labels for e in clip.events]
-    # Times as bytes: writing them as text would take most of the time.
-    times = array("d", [clip.duration, *[time for e in clip.events for time in (e.start, e.end)]]).tobytes()
-    known = repr((plan, clip.id, where, labels, clip.descriptions)).encode("utf-8", "surrogateescape")
-    return hashlib.blake2b(known + times, digest_size=16).digest()
+    events = [(e.label, e.start, e.end, e.labels) for e in clip.events]
+    known = (plan, clip.id, where, clip.duration, events, clip.descriptions)
+    try:
+        written = marshal.dumps(known, 2)  # a third of the time of text; version 2 has no references to share
+    except ValueError:  # a label that only its own class can write
+        written = repr(known).encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(written, digest_size=16).digest()
 
 
 class Build:
@@ -139,21 +141,27 @@ class Build:
     async def _feed(self, clips: Iterator[Clip], waiting: asyncio.Queue[Any], bar: tqdm[Any]) -> None:
         """Meets every clip, after a stop too: what came of it before belongs in the sets."""
         position = 0
-        for _ in itertools.count():
-            batch = await asyncio.to_thread(lambda: list(itertools.islice(clips, TOGETHER)))
-            if not batch:
-                break
-            keys = [fingerprint(clip, self.identity) for clip in batch]
-            found = self.store.meet(position, [(key, clip.id) for key, clip in zip(keys, batch, strict=True)])
-            for key, clip, news in zip(keys, batch, found, strict=True):
-                if news == "new" and not self.stopped:
-                    await waiting.put((key, clip))
-                elif news == "twice":
-                    self.left_out(clip.id, "another recording has this id")
-            bar.update(sum(news != "new" for news in found))
-            position += len(batch)
+        while num := (met := await asyncio.to_thread(self._meet, clips, position))[0]:
+            bar.update(num - len(met[1]))
+            for job in met[1]:
+                if not self.stopped:
+                    await waiting.put(job)
+            position += num
         for _ in range(2 * self.limits.in_flight):
             await waiting.put(None)
+
+    def _meet(self, clips: Iterator[Clip], position: int) -> tuple[int, list[tuple[bytes, Clip]]]:
+        """Reads the next clips: how many, and those that have no outcome yet.
+
+        All in the thread that reads the source, so that no call waits for it.
+        """
+        batch = list(itertools.islice(clips, TOGETHER))
+        keys = [fingerprint(clip, self.identity) for clip in batch]
+        found = self.store.meet(position, [(key, clip.id) for key, clip in zip(keys, batch, strict=True)])
+        for clip, news in zip(batch, found, strict=True):
+            if news == "twice":
+                self.left_out(clip.id, "another recording has this id")
+        return len(batch), [(k, clip) for k, clip, news in zip(keys, batch, found, strict=True) if news == "new"]
 
     async def _work(self, waiting: asyncio.Queue[tuple[bytes, Clip] | None], bar: tqdm[Any]) -> None:
         while (job := await waiting.get()) is not None:
