@@ -111,6 +111,7 @@ def test_a_shard_with_a_describer_needs_the_survey_of_the_whole(tmp_path: Path) 
     assert sets(settings.out) == alone(tmp_path, 6, describer="test_pipeline:loud")
 
 
+@pytest.mark.slow
 @needs_ray
 def test_ray_with_two_workers_makes_the_same_sets(tmp_path: Path) -> None:
     with serving() as server:

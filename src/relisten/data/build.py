@@ -17,7 +17,7 @@ from tqdm import tqdm
 from relisten import records, run
 from relisten.data import compose, describe, export, leakage, shards, sources
 from relisten.data.blind import guess
-from relisten.data.pipeline import SURVEYED, USED, Build, Limits, Plan, Rejected, left_out
+from relisten.data.pipeline import SURVEYED, USED, Build, Limits, Plan, Rejected, Stopped, left_out
 from relisten.data.route import Funnel, route
 from relisten.data.store import Spent, Store
 from relisten.data.teachers import Endpoint, open_teacher
@@ -30,6 +30,7 @@ DESCRIBING = 4
 """Recordings sent to a describing server at the same time; models in this process take one after another."""
 NOT_NEGATIVE = (
     "clips", "seed", "repairs", "retries", "workers", "requests_per_minute", "temperature", "max_tokens", "price_in", "price_out",
+    "describer_price_in", "describer_price_out",
     "max_cost", "max_total_tokens",
 )  # fmt: skip
 
@@ -85,6 +86,10 @@ class BuildConfig:
     """Of a million tokens of prompt."""
     price_out: float = 0.0
     """Of a million tokens of reply."""
+    describer_price_in: float = 0.0
+    """As price_in, where a server describes; describing inside this process costs nothing."""
+    describer_price_out: float = 0.0
+    """As price_out, where a server describes."""
     max_cost: float = 0.0
     """Stop when this is spent, over all runs into the folder; 0: no limit. Needs the prices."""
     max_total_tokens: int = 0
@@ -169,6 +174,7 @@ def make_plan(config: BuildConfig, labels: compose.Labels) -> Plan:
         labels=labels,
         describer=describe.find(config.describer) if config.describer else None,
         describer_name=config.describer,
+        describer_prices=(config.describer_price_in, config.describer_price_out),
         benchmarks=leakage.read_benchmarks(config.benchmarks),
         questions=config.questions,
         repairs=config.repairs,
@@ -189,7 +195,9 @@ def _check(config: BuildConfig) -> None:
     if not config.timeout > 0:
         raise ValueError(f"timeout is {config.timeout:g}; give seconds, more than 0")
     compose.read_prompts(config.prompts)
-    if config.max_cost and not (config.price_in or config.price_out):
+    if config.max_cost and not any(
+        (config.price_in, config.price_out, config.describer_price_in, config.describer_price_out)
+    ):
         raise ValueError("max_cost needs price_in and price_out, of a million tokens; give them, or max_total_tokens")
     if unknown := [name for name in config.export if name not in export.EXPORTS]:
         raise ValueError(f"no export {unknown[0]!r}; there are {', '.join(export.EXPORTS)}")
@@ -238,7 +246,7 @@ async def _labels_heard(config: BuildConfig, store: Store, first: list[Clip]) ->
     None where it failed for a reason that may pass: then the next start looks anew.
     """
     plan = make_plan(config, {})
-    runner = Build(plan, Limits(), store, config.out)
+    runner = Build(plan, _limits(config, store), store, config.out)
     described = []
     try:
         for clip in tqdm(first, desc="survey by describer", unit="clip", leave=False):
@@ -247,6 +255,8 @@ async def _labels_heard(config: BuildConfig, store: Store, first: list[Clip]) ->
             except Rejected as rejected:
                 if rejected.again:
                     return None
+            except Stopped:  # the run itself will say so
+                return None
     finally:
         await plan.composer.close()
         await plan.judge.close()

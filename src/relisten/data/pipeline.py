@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import marshal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -66,6 +67,8 @@ class Plan:
     """Of the source, for wrong choices."""
     describer: Describer | None = None
     describer_name: str = ""
+    describer_prices: tuple[float, float] = (0.0, 0.0)
+    """Of a million tokens in and out."""
     benchmarks: leakage.Benchmarks = leakage.NONE
     questions: int = 1
     """About each clip."""
@@ -120,6 +123,7 @@ class Build:
         self.cost, self.tokens, self.calls = spent.cost, spent.tokens, 0
         self._reserved = [0.0, 0.0]
         self._replies = [1, 1_000]
+        self._descriptions = [1, 0]
         self._failures = 0
         self._used: dict[str, dict[str, float]] = {}
         self._calling = asyncio.Semaphore(limits.in_flight)
@@ -220,8 +224,11 @@ class Build:
                 async with self._describing:
                     if self.stopped:
                         raise Stopped(self.stopped)
-                    call = await asyncio.to_thread(_describe, self.plan.describer, clip)
-                    self._book(call)
+                    with self._reserved_for(self._descriptions[1] / self._descriptions[0]):
+                        call = await asyncio.to_thread(_describe, self.plan.describer, clip, self.plan.describer_prices)
+                    self._book(call, described=True)
+                    taken = call.prompt_tokens + call.completion_tokens
+                    self._descriptions = [self._descriptions[0] + 1, self._descriptions[1] + taken]
                 await self.store.keep_call(key, "describe", clip.id, call)
             self._use(clip.id, call)
             if call.failure == "fatal":
@@ -301,8 +308,19 @@ class Build:
 
     @contextmanager
     def _counted(self, messages: Messages) -> Iterator[None]:
-        """A call in flight: it reserves what calls take on average, so that those in flight keep to the budget too."""
-        tokens = sum(len(message["content"]) for message in messages) / 3 + self._replies[1] / self._replies[0]
+        """A teacher's call in flight."""
+        written = sum(len(message["content"]) for message in messages) / 3
+        with self._reserved_for(written + self._replies[1] / self._replies[0]):
+            self.in_flight += 1
+            self.most_in_flight = max(self.most_in_flight, self.in_flight)
+            try:
+                yield
+            finally:
+                self.in_flight -= 1
+
+    @contextmanager
+    def _reserved_for(self, tokens: float) -> Iterator[None]:
+        """Reserves what a call takes on average, so that those in flight keep to the budget too."""
         cost = self.cost / max(self.tokens, 1) * tokens
         limits = self.limits
         if limits.max_total_tokens and self.tokens + self._reserved[1] + tokens > limits.max_total_tokens:
@@ -310,12 +328,9 @@ class Build:
         if limits.max_cost and self.cost + self._reserved[0] + cost > limits.max_cost:
             raise Stopped(f"the budget of {limits.max_cost:g} is spent ({self.cost:.4g} so far)")
         self._reserved = [self._reserved[0] + cost, self._reserved[1] + tokens]
-        self.in_flight += 1
-        self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             yield
         finally:
-            self.in_flight -= 1
             self._reserved = [self._reserved[0] - cost, self._reserved[1] - tokens]
 
     def _use(self, clip: str, call: Call) -> None:
@@ -324,27 +339,33 @@ class Build:
         for name in USED:
             sums[name] += 1 if name == "calls" else getattr(call, name)
 
-    def _book(self, call: Call) -> None:
+    def _book(self, call: Call, described: bool = False) -> None:
         self.calls += 1
         self.cost += call.cost
         self.tokens += call.prompt_tokens + call.completion_tokens
-        if call.completion_tokens:
+        if call.completion_tokens and not described:
             self._replies = [self._replies[0] + 1, self._replies[1] + call.completion_tokens]
         self._failures = self._failures + 1 if call.failure == "passing" else 0
         if self._failures >= IN_A_ROW or call.failure == "fatal":  # those that wait for their turn are not sent
             self.stopped = f"{self._failures} calls in a row failed, the last with: {call.error}"
 
 
-def _describe(describer: Describer, clip: Clip) -> Call:
+def _describe(describer: Describer, clip: Clip, prices: tuple[float, float]) -> Call:
+    begun = time.perf_counter()
+    count = describe.Used()
+    describe.used.set(count)
+    text, error, kind = "", "", ""
     try:
         found = describer(clip)
-    except describe.Failed as error:
-        return Call("", "", str(error), error.failure)
-    except Exception as error:  # decoders and models of all kinds run here; one bad recording stops nothing
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        return Call("", "", reason, "lasting")
-    events = [[e.label, e.start, e.end, e.labels] for e in found.events]
-    return Call(json.dumps({"descriptions": found.descriptions, "events": events}, ensure_ascii=False))
+        events = [[e.label, e.start, e.end, e.labels] for e in found.events]
+        text = json.dumps({"descriptions": found.descriptions, "events": events}, ensure_ascii=False)
+    except describe.Failed as failed:
+        error, kind = str(failed), failed.failure
+    except Exception as failed:  # decoders and models of all kinds run here; one bad recording stops nothing
+        error, kind = " ".join(f"{type(failed).__name__}: {failed}".split())[:300], "lasting"
+    cost = (count.prompt_tokens * prices[0] + count.completion_tokens * prices[1]) / 1e6
+    taken = (count.prompt_tokens, count.completion_tokens, cost, time.perf_counter() - begun)
+    return Call(text, "", error, kind, max(count.requests, 1), *taken)
 
 
 def left_out(path: Path) -> Callable[[str, str], None]:

@@ -6,8 +6,12 @@ worker that dies is begun again on another, and finds in its shard's store what 
 
 from __future__ import annotations
 
+import json
+import logging
 import os
+import pickle
 import sqlite3
+import sys
 import threading
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -35,17 +39,21 @@ def over_ray(config: BuildConfig) -> str:
     from relisten.data.build import survey
 
     survey(config)
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     ours = not ray.is_initialized()
     if ours:
-        # Our own address comes from RAY_ADDRESS alone: a cluster that somebody left running is not ours to use.
+        # By RAY_ADDRESS alone: a cluster that somebody left running is not ours to use.
         address = os.environ.get("RAY_ADDRESS") or "local"
         cpus = {"num_cpus": config.workers} if address == "local" else {}
-        ray.init(address, log_to_driver=False, include_dashboard=False, **cpus)
-    ray.data.DataContext.get_current().enable_progress_bars = False
+        ray.init(address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR, **cpus)
     num = config.workers
-    parts = [{"config": replace(config, workers=0, shard=f"{n}/{num}"), "folder": str(Path.cwd())} for n in range(num)]
+    here = {"folder": str(Path.cwd()), "path": json.dumps(sys.path)}
+    parts = [{"config": pickle.dumps(replace(config, workers=0, shard=f"{n}/{num}"))} | here for n in range(num)]
     try:
-        done = ray.data.from_items(parts, override_num_blocks=num).map(_shard, concurrency=num, num_cpus=1)
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        whole = ray.data.from_items(parts, override_num_blocks=num)
+        done = whole.map(_shard, compute=ray.data.TaskPoolStrategy(size=num), num_cpus=1)
         with _Progress(config.out, num):
             rows = list(done.iter_rows())
     finally:
@@ -58,12 +66,13 @@ def over_ray(config: BuildConfig) -> str:
 
 def _shard(row: dict[str, Any]) -> dict[str, str]:
     """One shard, in a worker of Ray's."""
+    sys.path += [place for place in json.loads(row["path"]) if place not in sys.path]
     from relisten.data.build import build
 
-    os.environ["TQDM_DISABLE"] = "1"  # this process draws one bar for all
+    os.environ["TQDM_DISABLE"] = "1"  # the process that waits for this one draws one bar for all
     os.chdir(row["folder"])  # paths in the settings may be relative to it
     try:
-        return {"stopped": build(row["config"])["stopped"], "error": ""}
+        return {"stopped": build(pickle.loads(row["config"]))["stopped"], "error": ""}
     except ValueError as error:
         return {"stopped": "", "error": str(error)}
 
