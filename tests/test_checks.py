@@ -162,7 +162,8 @@ def test_near_duplicates_are_found_over_all_recordings() -> None:
 
 def test_one_small_change_in_another_recording_is_no_new_question() -> None:
     told = "first the bell <seg>1, 2</seg> rings in the yard and then a dog answers it from far away so it is the dog"
-    found, _ = routed([[outcome("What follows the bell?", cot=told)], [outcome("What follows the bell?", cot=told + " b")]])
+    one, other = (outcome("What follows the bell?", cot=cot) for cot in (told, told + " b"))
+    found, _ = routed([[one], [other]])
     assert [one.set for one in found] == ["sft", ""] and "nearly the same" in found[1].reason
 
 

@@ -35,7 +35,6 @@ def alone(tmp_path: Path, num: int, **more: Any) -> dict[str, str]:
     return sets(settings.out)
 
 
-
 def test_shards_one_after_another_then_a_build_are_as_one_process_alone(tmp_path: Path) -> None:
     settings = config(tmp_path, 30)
     for n in range(3):

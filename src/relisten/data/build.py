@@ -29,9 +29,8 @@ DESCRIBED_FIRST = 40
 DESCRIBING = 4
 """Recordings sent to a describing server at the same time; models in this process take one after another."""
 NOT_NEGATIVE = (
-    "clips", "seed", "repairs", "retries", "workers", "requests_per_minute", "temperature", "max_tokens", "price_in", "price_out",
-    "describer_price_in", "describer_price_out",
-    "max_cost", "max_total_tokens",
+    "clips", "seed", "repairs", "retries", "workers", "requests_per_minute", "temperature", "max_tokens", "price_in",
+    "price_out", "describer_price_in", "describer_price_out", "max_cost", "max_total_tokens",
 )  # fmt: skip
 
 
@@ -263,9 +262,7 @@ async def _labels_heard(config: BuildConfig, store: Store, first: list[Clip]) ->
     return compose.survey(described)
 
 
-async def _run(
-    config: BuildConfig, plan: Plan, store: Store, total: int, sample: int, stopped: str
-) -> Build:
+async def _run(config: BuildConfig, plan: Plan, store: Store, total: int, sample: int, stopped: str) -> Build:
     part = shards.read(config.shard)
     note = sources.LeftOut(None if config.shard else left_out(config.out / LEFT_OUT))
     runner = Build(plan, _limits(config, store), store, config.out, note)

@@ -31,7 +31,9 @@ class Near:
         self._threshold = threshold
         self._file = sqlite3.connect("")  # on the disk where it grows
         self._file.execute("CREATE TABLE texts (number INTEGER PRIMARY KEY, runs BLOB)")
-        self._file.execute("CREATE TABLE bands (band INTEGER, number INTEGER, PRIMARY KEY (band, number)) WITHOUT ROWID")
+        self._file.execute(
+            "CREATE TABLE bands (band INTEGER, number INTEGER, PRIMARY KEY (band, number)) WITHOUT ROWID"
+        )
 
     def again(self, words: Sequence[str]) -> bool:
         """Whether a text like this one was kept; if not, it is kept now."""

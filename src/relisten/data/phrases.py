@@ -165,8 +165,7 @@ REMARKS: dict[str, tuple[str, ...]] = {
     "quiet": ("It is quiet, easy to miss.", "It is soft.", "One has to listen closely, it is faint."),
     "plain": (
         "It stands out well.", "It is easy to tell.", "There is no mistaking it.", "That I can hear well now.",
-        "This time I hear it plainly.", "I am sure of that one.", "With nothing before or after it in the way, I can tell.",
-        "Heard by itself it leaves little doubt.",
+        "This time I hear it plainly.", "I am sure of that one.", "Heard by itself it leaves little doubt.",
     ),
     "unlike": ("No other sound is like it here.", "It comes but once.", "I find it only this one time.",
                "There is just one of these."),
@@ -225,7 +224,8 @@ RULED_OUT: dict[str, tuple[str, ...]] = {
         "It does not sound like {0}.", "{0} would sound quite different.",
     ),
     "unsaid": ("I do not hear {0}.", "It does not sound like {0}.", "What is said is not {0}.", "{0} would differ."),
-    "values": ("It is not {0}.", "I would not call it {0}.", "Listening closely, it cannot be {0}.", "That is not {0}."),
+    "values": ("It is not {0}.", "I would not call it {0}.", "Listening closely, it cannot be {0}.",
+               "That is not {0}."),
 }  # fmt: skip
 """Why a wrong choice falls away. {0}: the choice, or several."""
 
@@ -234,12 +234,13 @@ ORDERED = (
     "On the clock I have {0} seconds.", "The onsets, as I hear them: {0} seconds.",
 )  # fmt: skip
 THIRD = (
-    ("A third of {4} seconds is {0}, and at {3} it has ended.", "It ends at {3}, before the first {0} seconds are over.",
+    ("A third of {4} seconds is {0}, and at {3} it has ended.", "It ends at {3}, before {0} seconds are over.",
      "Of {4} seconds the first third goes up to {0}; it is over by {3}."),
     ("It starts at {2}, after {0} seconds, and ends at {3}, before {1}.",
      "The middle third goes from {0} to {1} seconds, and it lies from {2} to {3}.",
      "From {2} to {3}: that is between {0} and {1}, the middle of {4} seconds."),
-    ("It starts at {2}, when {1} of {4} seconds are over.", "The last third begins at {1} seconds, and it sets in at {2}.",
+    ("It starts at {2}, when {1} of {4} seconds are over.",
+     "The last third begins at {1} seconds, and it sets in at {2}.",
      "Of {4} seconds the last third begins at {1}; it starts only at {2}."),
 )  # fmt: skip
 """{0}, {1}: where the first and the second third end; {2}, {3}: the sound's times; {4}: the recording's length."""

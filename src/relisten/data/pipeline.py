@@ -26,7 +26,7 @@ from relisten import audio, records
 from relisten.data import checks, compose, describe, judge, leakage
 from relisten.data.compose import Draft, Labels, Prompts
 from relisten.data.sources import LeftOut
-from relisten.data.store import TOGETHER, Call, Store
+from relisten.data.store import TOGETHER, Call, Failure, Store
 from relisten.data.teachers import Messages, Teacher, digest
 from relisten.types import Audio, Clip, Event
 
@@ -354,7 +354,8 @@ def _describe(describer: Describer, clip: Clip, prices: tuple[float, float]) -> 
     begun = time.perf_counter()
     count = describe.Used()
     describe.used.set(count)
-    text, error, kind = "", "", ""
+    text = error = ""
+    kind: Failure = ""
     try:
         found = describer(clip)
         events = [[e.label, e.start, e.end, e.labels] for e in found.events]

@@ -153,9 +153,7 @@ def ruled_out(
     return told
 
 
-def _why(
-    kind: str, target: Event, there: Sequence[Event], asked: Asked, heard: Heard
-) -> tuple[str, tuple[str, ...]]:
+def _why(kind: str, target: Event, there: Sequence[Event], asked: Asked, heard: Heard) -> tuple[str, tuple[str, ...]]:
     """A key of phrases.RULED_OUT that holds of a sound that is in the recording, yet not the answer."""
     if kind == "word":
         return "", ()
@@ -177,4 +175,3 @@ def _third(rng: np.random.Generator, asked: Asked, heard: Heard) -> list[str]:
     inside = which * third <= event.start and event.end <= (which + 1) * third
     bounds = f"{third:.1f}", f"{2 * third:.1f}", f"{event.start:.1f}", f"{event.end:.1f}", f"{heard.duration:.1f}"
     return [sentence(pick(rng, THIRD[which]).format(*bounds))] if inside else []
-

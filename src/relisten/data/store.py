@@ -34,7 +34,9 @@ TOGETHER = 512
 """Writes in one commit, at most; clips met together."""
 
 
-PAID = "key, stage, clip, time, text, thought, error, failure, attempts, prompt_tokens, completion_tokens, cost, seconds"
+PAID = (
+    "key, stage, clip, time, text, thought, error, failure, attempts, prompt_tokens, completion_tokens, cost, seconds"
+)
 ADOPT = (
     f"INSERT INTO main.calls ({PAID}) SELECT {PAID} FROM shard.calls AS new WHERE NOT EXISTS"
     " (SELECT 1 FROM main.calls AS known WHERE known.key = new.key AND known.time = new.time) ORDER BY number",
