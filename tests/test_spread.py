@@ -14,6 +14,7 @@ import pytest
 from teacher_server import serving
 from test_pipeline import config, remote, sets
 
+from relisten.commands.data_build import shard
 from relisten.data import shards
 from relisten.data.build import BuildConfig, build
 from relisten.data.store import Call, Store
@@ -38,7 +39,8 @@ def alone(tmp_path: Path, num: int, **more: Any) -> dict[str, str]:
 def test_shards_one_after_another_then_a_build_are_as_one_process_alone(tmp_path: Path) -> None:
     settings = config(tmp_path, 30)
     for n in range(3):
-        build(replace(settings, shard=f"{n}/3"))
+        told = shard(build(replace(settings, shard=f"{n}/3")))
+        assert f"shard {n}/3 is done" in told and "without --shard" in told
         assert not (tmp_path / "out/sft.jsonl").exists()
     made = build(settings)
     assert sets(settings.out) == alone(tmp_path, 30)
@@ -69,14 +71,14 @@ def test_a_shard_that_was_taken_over_before_a_crash_is_not_doubled(tmp_path: Pat
         await store.keep_call(b"k", "compose", "c", Call("fine", prompt_tokens=7))
         await store.keep_outcome(b"1" * 16, "c", {"n": 1})
 
-    shard = shards.place(tmp_path, (0, 2))
-    with Store(shard) as store:
+    part = shards.place(tmp_path, (0, 2))
+    with Store(part) as store:
         asyncio.run(fill(store))
     copy = tmp_path / "copy"
-    shutil.copy(shard, copy)
+    shutil.copy(part, copy)
     with shards.open_store(tmp_path, shards.WHOLE) as store:
         assert store.spent().calls == 1
-    shutil.copy(copy, shard)  # as if the process had died before the shard's file was gone
+    shutil.copy(copy, part)  # as if the process had died before the shard's file was gone
     with shards.open_store(tmp_path, shards.WHOLE) as store:
         assert store.spent().calls == 1 and store.meet(0, [(b"1" * 16, "c")]) == ["done"]
     with shards.open_store(tmp_path, (1, 2)) as store:  # a later shard finds what is known of the whole
@@ -93,10 +95,10 @@ def test_two_builds_in_one_folder_are_refused(tmp_path: Path) -> None:
     build(settings)
 
 
-@pytest.mark.parametrize("shard", ["2/2", "1", "a/b", "-1/2"])
-def test_a_shard_that_cannot_be_is_named(tmp_path: Path, shard: str) -> None:
+@pytest.mark.parametrize("name", ["2/2", "1", "a/b", "-1/2"])
+def test_a_shard_that_cannot_be_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="counted from 0"):
-        build(config(tmp_path, 4, shard=shard))
+        build(config(tmp_path, 4, shard=name))
 
 
 def test_a_shard_with_a_describer_needs_the_survey_of_the_whole(tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ Describer = Callable[[Clip], Clip]
 """The clip with descriptions by the keys sound, speech, music, and with events where it found some."""
 SURVEYED = 5_000
 """Clips from which the labels for wrong choices are counted."""
+AUDIO_TOKENS = 25
+"""A second, as Qwen2.5-Omni counts."""
 IN_A_ROW = 25
 """Calls that fail one after another before the run stops: the server is down, and each clip would wait for it."""
 
@@ -123,7 +125,7 @@ class Build:
         self.cost, self.tokens, self.calls = spent.cost, spent.tokens, 0
         self._reserved = [0.0, 0.0]
         self._replies = [1, 1_000]
-        self._descriptions = [1, 0]
+        self._descriptions = [0, 0]
         self._failures = 0
         self._used: dict[str, dict[str, float]] = {}
         self._calling = asyncio.Semaphore(limits.in_flight)
@@ -224,7 +226,7 @@ class Build:
                 async with self._describing:
                     if self.stopped:
                         raise Stopped(self.stopped)
-                    with self._reserved_for(self._descriptions[1] / self._descriptions[0]):
+                    with self._reserved_for(self._description(clip)):
                         call = await asyncio.to_thread(_describe, self.plan.describer, clip, self.plan.describer_prices)
                     self._book(call, described=True)
                     taken = call.prompt_tokens + call.completion_tokens
@@ -241,6 +243,12 @@ class Build:
         if not clip.events and not clip.descriptions:
             raise Rejected("describe", "nothing is known of this recording; use a describer that finds events")
         return clip
+
+    def _description(self, clip: Clip) -> float:
+        """Tokens that describing a clip will take: the average so far, at first three questions with the audio."""
+        num, tokens = self._descriptions
+        served = "://" in self.plan.describer_name
+        return tokens / num if num else 3 * (AUDIO_TOKENS * clip.duration + 300) * served
 
     async def _question(self, clip: Clip, rng: np.random.Generator) -> dict[str, Any]:
         prompt, messages = compose.ask(clip, self.plan.prompts, self.plan.labels, rng)
