@@ -63,8 +63,7 @@ def summary(manifest: dict[str, Any]) -> Table:
     """How many got how far, and what it took."""
     counts, spent, blind = manifest["counts"], manifest["calls"]["all"], manifest["blind"]
     caption = (
-        f"{_calls(spent)}\n"
-        f"blind guesser {blind['accuracy']:.3f}, chance {blind['chance']:.3f} (n = {blind['num']:,})"
+        f"{_calls(spent)}\nblind guesser {blind['accuracy']:.3f}, chance {blind['chance']:.3f} (n = {blind['num']:,})"
     )
     if blind["num"] and not blind["accuracy"]:
         caption = caption.replace(f"{blind['accuracy']:.3f}", "not measured: too few questions")

@@ -194,8 +194,8 @@ REMARKS: dict[str, tuple[str, ...]] = {
         "The next to start after it is {0}.",
     ),
     "gap": (
-        "Between it and {1} lie about {0}.", "About {0} separate it from {1}.", "From {1} it is about {0} away.",
-        "There are about {0} between the two, this one and {1}.",
+        "Between it and {1} there is about {0}.", "It lies about {0} apart from {1}.", "From {1} it is about {0} away.",
+        "About {0} is what lies between it and {1}.",
     ),
     "meets": ("It overlaps with {0}.", "For a moment it sounds together with {0}.", "It and {0} run into each other."),
     "longer": ("It goes on longer than {0}.", "Compared with {0} it is the longer one.", "{0} was shorter."),
