@@ -147,7 +147,7 @@ WITH_TRANSFORMERS = {"huggingface_hub", "packaging", "safetensors", "tokenizers"
 
 def test_what_is_imported_is_declared() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    declared = {name.lower().replace("-", "_") for name in re.findall(r'"([A-Za-z0-9_-]+)>=', text)} | {
+    declared = {name.lower().replace("-", "_") for name in re.findall(r'"([A-Za-z0-9_-]+)(?:\[[a-z,]+\])?>=', text)} | {
         "yaml",
         "relisten",
     }

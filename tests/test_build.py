@@ -96,7 +96,8 @@ def test_ones_own_events_and_a_server_that_describes(tmp_path: Path) -> None:
     with serving() as (url, asked):
         made = built(tmp_path, "generic", tmp_path / "mine", describer=url)
     assert len(asked) == 3
-    assert made["calls"]["describe"]["calls"] == 1
+    books = made["calls"]["describe"]
+    assert (books["calls"], books["attempts"], books["prompt_tokens"], books["completion_tokens"]) == (1, 3, 900, 60)
     assert made["files"]["sft.jsonl"] > 0
     described = built(tmp_path, "generic", tmp_path / "mine", describer=url)  # the server is gone: nothing is asked
     assert described["calls"]["describe"]["calls"] == 1
@@ -112,6 +113,27 @@ def test_a_describing_server_that_fails_is_asked_again_another_day(
         assert "503" in (tmp_path / "out/rejected.jsonl").read_text(encoding="utf-8")
         again = built(tmp_path, "folder", plain, describer=f"{url}#tiny")
     assert again["calls"]["describe"]["failed"] == 2 * made["calls"]["describe"]["failed"] == 8  # one of the survey
+
+
+def test_what_describing_takes_counts_in_the_budget(tmp_path: Path, plain: Path) -> None:
+    price = {"describer_price_in": 1000.0, "describer_price_out": 1000.0}
+    with serving() as (url, asked):
+        made = built(tmp_path, "folder", plain, describer=url, max_total_tokens=1500, **price)
+        spent = made["calls"]["describe"]
+        assert "budget of 1,500 tokens" in made["stopped"] and 960 <= spent["prompt_tokens"] + 60 <= 1500
+        assert spent["cost"] == pytest.approx(0.96) and len(asked) == 3
+        dearer = built(tmp_path, "folder", plain, describer=url, max_cost=2.5, **price)
+        assert "budget of 2.5 " in dearer["stopped"] and dearer["calls"]["describe"]["cost"] <= 2.5
+        assert len(asked) == 6
+
+
+def test_requests_that_a_client_sends_again_by_itself_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Path
+) -> None:
+    monkeypatch.setattr("relisten.data.describe.RETRIES", 1)
+    with serving(status=503) as (url, _):
+        made = built(tmp_path, "folder", plain, describer=f"{url}#tiny")
+    assert made["calls"]["describe"]["attempts"] == 2 * made["calls"]["describe"]["failed"]
 
 
 def test_a_describing_server_with_a_wrong_key_stops_the_run(tmp_path: Path, plain: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from relisten.data import checks, leakage
 from relisten.data.blind import guess
 from relisten.data.compose import Draft
+from relisten.data.near import Near, jaccard, runs
 from relisten.data.route import Funnel, route
 from relisten.types import Clip, Event, Example
 
@@ -136,6 +137,34 @@ def test_near_duplicates_go_and_are_counted() -> None:
     )
     assert [one.set for one in found] == ["sft", "", "sft", "", "sft"]
     assert (funnel.asked, funnel.judged, funnel.sft) == (5, 5, 3) and sum(funnel.reasons.values()) == 2
+
+
+def test_near_duplicates_are_found_over_all_recordings() -> None:
+    rng = np.random.default_rng(5)
+    bank = [f"w{n}" for n in range(400)]
+
+    def chain(num: int) -> list[str]:
+        return [str(word) for word in rng.choice(bank, num)]
+
+    chains = [chain(80) for _ in range(300)]
+    changed = [[*one[:40], "changed", *one[41:]] for one in chains]  # 75 of 81 runs are shared
+    other = [[*one[:40], *chain(40)] for one in chains]  # less than half of them
+    near = Near(0.8)
+    assert not any(map(near.again, chains))
+    assert sum(map(near.again, changed)) >= 297
+    assert not any(map(near.again, other))
+    assert near.again(chains[0]) and not near.again(["short"]) and near.again(["short"])
+    for one, two in ((chains[0], changed[0]), (chains[0], other[0]), (chains[0], chains[1])):
+        sets = [{tuple(w[n : n + 3]) for n in range(len(w) - 2)} for w in (one, two)]
+        exact = len(sets[0] & sets[1]) / len(sets[0] | sets[1])
+        assert jaccard(runs(one), runs(two)) == pytest.approx(exact, abs=0.02)
+
+
+def test_one_small_change_in_another_recording_is_no_new_question() -> None:
+    told = "first the bell <seg>1, 2</seg> rings in the yard and then a dog answers it from far away so it is the dog"
+    one, other = (outcome("What follows the bell?", cot=cot) for cot in (told, told + " b"))
+    found, _ = routed([[one], [other]])
+    assert [one.set for one in found] == ["sft", ""] and "nearly the same" in found[1].reason
 
 
 def test_right_answers_are_spread_evenly_and_an_rl_example_has_no_chain() -> None:

@@ -118,7 +118,8 @@ class Server(BaseHTTPRequestHandler):
         self.asked.append(body)
         message = {"role": "assistant", "content": "<think>hm</think> A dog barks in a yard."}
         choice = {"index": 0, "finish_reason": "stop", "message": message}
-        self._reply({"id": "1", "object": "chat.completion", "created": 0, "model": "tiny", "choices": [choice]})
+        self._reply({"id": "1", "object": "chat.completion", "created": 0, "model": "tiny", "choices": [choice],
+                     "usage": {"prompt_tokens": 300, "completion_tokens": 20, "total_tokens": 320}})  # fmt: skip
 
     def _reply(self, body: dict[str, Any]) -> None:
         content = json.dumps(body).encode()

@@ -41,10 +41,11 @@ def build(
     if sample < 1:
         raise ValueError(f"sample is {sample}; an estimate needs at least 1 clip")
     made = run_build(config, sample if dry_run else 0)
-    console().print(estimate(made) if dry_run else summary(made))
+    told = estimate if dry_run else shard if config.shard else summary
+    console().print(told(made))
     if made["stopped"]:
         console(stderr=True).print(f"stopped early: {made['stopped']}; start again to go on")
-    elif not dry_run:
+    elif not dry_run and not config.shard:
         if not made["counts"]["sft"] + made["counts"]["rl"]:
             console(stderr=True).print(f"no question was kept; {config.out / 'rejected.jsonl'} says why")
             return 1
@@ -62,13 +63,28 @@ def summary(manifest: dict[str, Any]) -> Table:
     """How many got how far, and what it took."""
     counts, spent, blind = manifest["counts"], manifest["calls"]["all"], manifest["blind"]
     caption = (
-        f"calls {spent['calls']:,} ({spent['failed']:,} failed, {spent['attempts']:,} requests),"
-        f" tokens {spent['prompt_tokens']:,} in, {spent['completion_tokens']:,} out, cost {spent['cost']:.2f}\n"
-        f"blind guesser {blind['accuracy']:.3f}, chance {blind['chance']:.3f} (n = {blind['num']:,})"
+        f"{_calls(spent)}\nblind guesser {blind['accuracy']:.3f}, chance {blind['chance']:.3f} (n = {blind['num']:,})"
     )
     if blind["num"] and not blind["accuracy"]:
         caption = caption.replace(f"{blind['accuracy']:.3f}", "not measured: too few questions")
     return _table("data build", {**{name: counts[name] for name in FUNNEL}, **_reasons(counts["reasons"])}, caption)
+
+
+def _calls(spent: dict[str, Any]) -> str:
+    return (
+        f"calls {spent['calls']:,} ({spent['failed']:,} failed, {spent['attempts']:,} requests),"
+        f" tokens {spent['prompt_tokens']:,} in, {spent['completion_tokens']:,} out, cost {spent['cost']:.2f}"
+    )
+
+
+def shard(made: dict[str, Any]) -> str:
+    """What a shard took, and what comes next."""
+    if made["stopped"]:
+        return f"shard {made['shard']}: {_calls(made['calls'])}"
+    return (
+        f"shard {made['shard']} is done: {_calls(made['calls'])}\n"
+        "When all are, build again without --shard: that takes them together and writes the sets."
+    )
 
 
 FUNNEL = ("left out by the source", "clips", "described", "asked", "composed", "checked", "judged", "sft", "rl")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -14,23 +15,22 @@ from typing import Any
 from tqdm import tqdm
 
 from relisten import records, run
-from relisten.data import compose, describe, export, leakage, sources
+from relisten.data import compose, describe, export, leakage, shards, sources
 from relisten.data.blind import guess
-from relisten.data.pipeline import SURVEYED, USED, Build, Limits, Plan, Rejected, left_out
+from relisten.data.pipeline import SURVEYED, USED, Build, Limits, Plan, Rejected, Stopped, left_out
 from relisten.data.route import Funnel, route
 from relisten.data.store import Spent, Store
 from relisten.data.teachers import Endpoint, open_teacher
 from relisten.types import Clip
 
-STORE = "build.sqlite"
 LEFT_OUT = ".left-out.jsonl"
 DESCRIBED_FIRST = 40
 """Recordings of a source without labels that are described before all else: wrong choices are drawn from theirs."""
 DESCRIBING = 4
 """Recordings sent to a describing server at the same time; models in this process take one after another."""
 NOT_NEGATIVE = (
-    "clips", "seed", "repairs", "retries", "requests_per_minute", "temperature", "max_tokens", "price_in", "price_out",
-    "max_cost", "max_total_tokens",
+    "clips", "seed", "repairs", "retries", "workers", "requests_per_minute", "temperature", "max_tokens", "price_in",
+    "price_out", "describer_price_in", "describer_price_out", "max_cost", "max_total_tokens",
 )  # fmt: skip
 
 
@@ -85,6 +85,10 @@ class BuildConfig:
     """Of a million tokens of prompt."""
     price_out: float = 0.0
     """Of a million tokens of reply."""
+    describer_price_in: float = 0.0
+    """As price_in, where a server describes; describing inside this process costs nothing."""
+    describer_price_out: float = 0.0
+    """As price_out, where a server describes."""
     max_cost: float = 0.0
     """Stop when this is spent, over all runs into the folder; 0: no limit. Needs the prices."""
     max_total_tokens: int = 0
@@ -95,6 +99,11 @@ class BuildConfig:
     """How much above chance a guesser may get that reads the text alone, before the set is called unfit."""
     export: tuple[str, ...] = ()
     """Further forms: parquet, swift (ms-swift), verl."""
+    workers: int = 0
+    """Processes on Ray that share the work, on the machines of RAY_ADDRESS or else on this one; 0: this process alone.
+    Calls in flight, requests a minute and the budget are for all of them together."""
+    shard: str = ""
+    """Which part of the clips, of how many: 0/4. For a machine of several that share the folder; then build without."""
 
 
 def build(config: BuildConfig, sample: int = 0) -> dict[str, Any]:
@@ -103,27 +112,55 @@ def build(config: BuildConfig, sample: int = 0) -> dict[str, Any]:
     sample: only so many clips, for an estimate; no set is written, the calls are kept for the real run.
     """
     _check(config)
-    limits = Limits(
-        in_flight=config.in_flight, max_cost=config.max_cost, max_total_tokens=config.max_total_tokens,
-        describing=DESCRIBING if "://" in config.describer else 1,
-    )  # fmt: skip
     begun = time.perf_counter()
-    with Store(config.out / STORE) as store:
+    part = shards.read(config.shard)
+    stopped = ""
+    if config.workers and not sample:
+        from relisten.data.spread import over_ray
+
+        stopped = over_ray(config)
+    with shards.open_store(config.out, part) as store:
         before = store.spent()
         labels, total = asyncio.run(_survey(config, store))
         plan = make_plan(config, labels)
-        runner = asyncio.run(_run(config, plan, limits, store, sample or total, sample))
+        runner = asyncio.run(_run(config, plan, store, sample or total // part[1], sample, stopped))
         seconds = time.perf_counter() - begun
         if sample:
             return _estimate(config, runner, store, before, total, seconds)
+        if config.shard:
+            return {"stopped": runner.stopped, "shard": config.shard, "calls": asdict(store.spent())}
         return _finish(config, plan, store, runner.stopped, seconds)
+
+
+def survey(config: BuildConfig) -> None:
+    """Note what every shard needs to know of the source as a whole, and take over what earlier shards did."""
+    _check(config)
+    with shards.open_store(config.out, shards.WHOLE) as store:
+        asyncio.run(_survey(config, store))
+
+
+def _limits(config: BuildConfig, store: Store) -> Limits:
+    """How much at once and in all; a shard's share of it."""
+    num = shards.read(config.shard)[1]
+    spent = store.spent_earlier()
+
+    def share(limit: float, used: float) -> float:  # 0 is no limit; what is used up leaves less than any call
+        return max(limit - used, 1e-9) / num if limit else 0.0
+
+    return Limits(
+        in_flight=max(config.in_flight // num, 1),
+        describing=max(DESCRIBING // num, 1) if "://" in config.describer else 1,
+        max_cost=share(config.max_cost, spent.cost),
+        max_total_tokens=math.ceil(share(config.max_total_tokens, spent.tokens)),
+    )
 
 
 def make_plan(config: BuildConfig, labels: compose.Labels) -> Plan:
     """Teachers, prompts and all else that decides what comes of a clip."""
     composer = Endpoint(
         config.teacher, config.url, config.key, config.temperature, config.max_tokens, config.json_mode,
-        config.timeout, config.retries, config.requests_per_minute, config.price_in, config.price_out,
+        config.timeout, config.retries, config.requests_per_minute / shards.read(config.shard)[1],
+        config.price_in, config.price_out,
     )  # fmt: skip
     judge = replace(
         composer, model=config.judge or config.teacher, url=config.judge_url or config.url, temperature=0.0,
@@ -136,6 +173,7 @@ def make_plan(config: BuildConfig, labels: compose.Labels) -> Plan:
         labels=labels,
         describer=describe.find(config.describer) if config.describer else None,
         describer_name=config.describer,
+        describer_prices=(config.describer_price_in, config.describer_price_out),
         benchmarks=leakage.read_benchmarks(config.benchmarks),
         questions=config.questions,
         repairs=config.repairs,
@@ -144,6 +182,9 @@ def make_plan(config: BuildConfig, labels: compose.Labels) -> Plan:
 
 
 def _check(config: BuildConfig) -> None:
+    shards.read(config.shard)
+    if config.shard and config.workers:
+        raise ValueError("workers share out the shards themselves; leave one of the two away")
     for name in ("questions", "in_flight"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be at least 1")
@@ -153,7 +194,9 @@ def _check(config: BuildConfig) -> None:
     if not config.timeout > 0:
         raise ValueError(f"timeout is {config.timeout:g}; give seconds, more than 0")
     compose.read_prompts(config.prompts)
-    if config.max_cost and not (config.price_in or config.price_out):
+    if config.max_cost and not any(
+        (config.price_in, config.price_out, config.describer_price_in, config.describer_price_out)
+    ):
         raise ValueError("max_cost needs price_in and price_out, of a million tokens; give them, or max_total_tokens")
     if unknown := [name for name in config.export if name not in export.EXPORTS]:
         raise ValueError(f"no export {unknown[0]!r}; there are {', '.join(export.EXPORTS)}")
@@ -170,11 +213,13 @@ async def _survey(config: BuildConfig, store: Store) -> tuple[compose.Labels, in
 
     The labels do not depend on `clips`: with other wrong choices every question would be composed and paid for anew.
     """
-    survey = f"survey {config.source} {config.root} {config.describer}"
+    noted = f"survey {config.source} {config.root} {config.describer}"
     count = f"clips {config.source} {config.root} {config.clips}"
-    labels, total = store.fact(survey), store.fact(count)
+    labels, total = store.fact(noted), store.fact(count)
     if labels is not None and total is not None:
         return labels, total
+    if config.shard and config.describer:
+        raise ValueError("a shard with a describer needs what is known of the whole; run once with --dry-run first")
     found = iter(tqdm(clips(replace(config, clips=0)), desc="survey", unit="clip", leave=False))
     first = list(itertools.islice(found, SURVEYED))
     if not first:
@@ -189,7 +234,7 @@ async def _survey(config: BuildConfig, store: Store) -> tuple[compose.Labels, in
             if heard is None:
                 return {}, total
             labels = heard
-        await store.keep_fact(survey, labels)
+        await store.keep_fact(noted, labels)
     await store.keep_fact(count, total)
     return labels, total
 
@@ -200,7 +245,7 @@ async def _labels_heard(config: BuildConfig, store: Store, first: list[Clip]) ->
     None where it failed for a reason that may pass: then the next start looks anew.
     """
     plan = make_plan(config, {})
-    runner = Build(plan, Limits(), store, config.out)
+    runner = Build(plan, _limits(config, store), store, config.out)
     described = []
     try:
         for clip in tqdm(first, desc="survey by describer", unit="clip", leave=False):
@@ -209,16 +254,20 @@ async def _labels_heard(config: BuildConfig, store: Store, first: list[Clip]) ->
             except Rejected as rejected:
                 if rejected.again:
                     return None
+            except Stopped:  # the run itself will say so
+                return None
     finally:
         await plan.composer.close()
         await plan.judge.close()
     return compose.survey(described)
 
 
-async def _run(config: BuildConfig, plan: Plan, limits: Limits, store: Store, total: int, sample: int) -> Build:
-    note = sources.LeftOut(left_out(config.out / LEFT_OUT))
-    runner = Build(plan, limits, store, config.out, note)
-    found = clips(config, note)
+async def _run(config: BuildConfig, plan: Plan, store: Store, total: int, sample: int, stopped: str) -> Build:
+    part = shards.read(config.shard)
+    note = sources.LeftOut(None if config.shard else left_out(config.out / LEFT_OUT))
+    runner = Build(plan, _limits(config, store), store, config.out, note)
+    runner.stopped = stopped
+    found = (clip for clip in clips(config, note) if shards.holds(part, clip.id))
     try:
         await runner.run(itertools.islice(found, sample) if sample else found, total)
     finally:

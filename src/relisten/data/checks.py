@@ -135,7 +135,7 @@ def _plain(text: str) -> str:
 
 def words(text: str) -> list[str]:
     """Words and numbers, in lower case; tags left out."""
-    return re.findall(r"\w+", re.sub(r"<seg>[^<]*</seg>", " ", text).casefold())
+    return re.findall(r"\d+\.\d+|\w+", re.sub(r"<seg>[^<]*</seg>", " ", text).casefold())
 
 
 def alike(first: Iterable[str], second: Iterable[str]) -> float:

@@ -15,7 +15,8 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from string import Template
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,19 @@ KEYS = ("sound", "speech", "music")
 """A1, A2, A3: the keys of `Clip.descriptions`."""
 KEY = "OPENAI_API_KEY"
 """The environment variable with the key of a server."""
+
+
+@dataclass
+class Used:
+    """What a server took for one recording, its failures included."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+used: ContextVar[Used] = ContextVar("used")
+"""Where `server` writes down what it takes; whoever wants to know sets one of its own before it describes."""
 RETRIES = 5
 """Further requests to a server after a passing failure."""
 
@@ -114,6 +128,7 @@ def server(url: str, model: str = "", key: str = KEY) -> Ask:
     names: list[str] = [model] if model else []
 
     def ask(prompt: str, heard: Audio) -> str:
+        count = used.get(None) or Used()
         try:
             if not names:
                 names.extend(found.id for found in client.models.list())
@@ -126,10 +141,19 @@ def server(url: str, model: str = "", key: str = KEY) -> Ask:
                 {"type": "text", "text": prompt},
             ]
             messages: Any = [{"role": "user", "content": content}]
-            reply = client.chat.completions.create(model=names[0], messages=messages, temperature=0.0, max_tokens=512)
+            count.requests += 1
+            raw = client.chat.completions.with_raw_response.create(
+                model=names[0], messages=messages, temperature=0.0, max_tokens=512
+            )
+            count.requests += raw.retries_taken
+            reply = raw.parse()
         except openai.OpenAIError as error:
+            kind = failure(error)
+            count.requests += RETRIES if kind == "passing" else 0
             said = " ".join(str(error).split())[:200]
-            raise Failed(f"{url}: {said}; check that it takes audio", failure(error)) from None
+            raise Failed(f"{url}: {said}; check that it takes audio", kind) from None
+        count.prompt_tokens += int(getattr(reply.usage, "prompt_tokens", 0) or 0)
+        count.completion_tokens += int(getattr(reply.usage, "completion_tokens", 0) or 0)
         said = reply.choices[0].message.content if reply.choices else ""
         return (said or "").rpartition("</think>")[2].strip()  # a reasoning model's thoughts may stand before it
 

@@ -74,6 +74,8 @@ OPENINGS = {
         "On a first hearing there is, in this order: {0}.", "Roughly, the recording goes like this: {0}.",
         "What I notice when it first goes by: {0}.", "From start to end I seem to hear {0}.",
         "As far as one hearing tells, it holds {0}.", "In passing I made out {0}.",
+        "The first time through I noticed {0}.", "Played once, the recording gives {0}.",
+        "A rough list of what goes by: {0}.", "Without going into detail there is {0}.",
     ),
     "guess": (
         "My first guess would be {0}, but that needs a second listen.",
@@ -81,14 +83,20 @@ OPENINGS = {
         "At first I am tempted to say {0}. Let me check that.",
         "Suppose it is {0}. Does that hold when I listen again?",
         "{0} comes to mind, though a first impression is not enough.",
+        "If I had to answer at once I would say {0}; better to listen.", "Is it {0}? Let me find out.",
+        "I have {0} in my ear, but cannot be sure of it yet.", "Perhaps {0}. I had better go and hear.",
     ),
     "choices": (
         "The choices are {0}; listening has to decide.", "It has to be one of {0}.",
         "Between {0} only the recording itself can tell.", "I have to tell apart {0}.",
+        "Open are {0}, and one after another has to go.", "Which of {0} is it? I listen for each.",
+        "There are {0} to choose from, so I look for what rules them out.", "Possible are {0}.",
     ),
     "plain": (
         "This has to be settled by ear.", "Let me go back into the recording.", "I need to hear the place itself.",
-        "A closer listen will tell.", "First I look for the right place.", "",
+        "A closer listen will tell.", "First I look for the right place.", "", "My memory of it is not enough here.",
+        "I would rather hear it again than guess.", "It is worth going back for this one.",
+        "What matters here is a short stretch of the recording.", "To answer I have to hear it once more.",
     ),
 }  # fmt: skip
 
@@ -145,18 +153,103 @@ HEARD = (
     ". This is {0}.", " and there it is, {0}.", ": yes, {0}.", ", which turns out to be {0}.", ": no doubt, {0}.",
 )  # fmt: skip
 
-REMARKS = {
+REMARKS: dict[str, tuple[str, ...]] = {
     "short": ("It is over quickly.", "It is short.", "That takes but a moment.", "It stops almost at once."),
     "long": ("It goes on for quite a while.", "It lasts.", "That is a long stretch.", "It keeps going for some time."),
     "early": ("All this is near the start.", "That lies early on.", "The recording has only just begun there."),
-    "late": ("By then the recording is nearly over.", "That is late in the recording.", "Not much is left after that."),
-    "quiet": ("It is quiet, easy to miss.", "It is softer than the rest.", "One has to listen closely, it is faint."),
-    "plain": (
-        "It stands out well.", "It is easy to tell.", "No other sound is like it here.", "There is no mistaking it.",
-        "That I can hear well now.", "This time I hear it plainly.", "I am sure of that one.",
+    "middle": (
+        "That is around the middle of the recording.", "About half of the recording is over by then.",
+        "It lies well inside, neither at the start nor at the end.",
     ),
+    "late": ("By then the recording is nearly over.", "That is late in the recording.", "Not much is left after that."),
+    "quiet": ("It is quiet, easy to miss.", "It is soft.", "One has to listen closely, it is faint."),
+    "plain": (
+        "It stands out well.", "It is easy to tell.", "There is no mistaking it.", "That I can hear well now.",
+        "This time I hear it plainly.", "I am sure of that one.", "Heard by itself it leaves little doubt.",
+    ),
+    "unlike": ("No other sound is like it here.", "It comes but once.", "I find it only this one time.",
+               "There is just one of these."),
+    "lasts": (
+        "It lasts about {0}.", "From beginning to end that is about {0}.", "It takes up about {0}.",
+        "For about {0} it can be heard.", "About {0} later it has ended.", "Its length is about {0}.",
+    ),
+    "starts": (
+        "It sets in at about {0} seconds.", "That begins some {0} seconds into the recording.",
+        "Its onset is near {0} seconds.", "By the clock it starts around {0} seconds.",
+    ),
+    "alone": (
+        "I make out no other sound at that moment.", "It stands by itself there.", "Around it I notice nothing else.",
+        "It is not covered by anything that I can make out.",
+    ),
+    "over": (
+        "{0} sounds along with it for a while.", "At the same time {0} is going on.", "It shares that place with {0}.",
+        "Part of it lies on top of {0}.",
+    ),
+    "behind": (
+        "Before it there was {0}.", "It comes some time after {0}.", "{0} set in ahead of it.",
+        "The sound that started last before it is {0}.",
+    ),
+    "ahead": (
+        "{0} is still to come.", "After it there will be {0}.", "Only then does {0} set in.",
+        "The next to start after it is {0}.",
+    ),
+    "gap": (
+        "Between it and {1} there is about {0}.", "It lies about {0} apart from {1}.", "From {1} it is about {0} away.",
+        "About {0} is what lies between it and {1}.",
+    ),
+    "meets": ("It overlaps with {0}.", "For a moment it sounds together with {0}.", "It and {0} run into each other."),
+    "longer": ("It goes on longer than {0}.", "Compared with {0} it is the longer one.", "{0} was shorter."),
+    "shorter": ("It is shorter than {0}.", "Compared with {0} it is over sooner.", "{0} went on for longer."),
+    "louder": ("It is clearly louder than {0}.", "{0} was softer.", "Beside {0} it is loud."),
+    "softer": ("It is clearly softer than {0}.", "{0} was louder.", "Beside {0} it is soft."),
 }  # fmt: skip
-"""What may be added about a sound that was heard again, where it holds."""
+"""What may be added about a sound that was heard again, where it holds (remarks.py). {0}, {1}: lengths, or sounds with
+their article."""
+
+RULED_OUT: dict[str, tuple[str, ...]] = {
+    "earlier": (
+        "{0} is there too, but earlier.", "{0} was heard before that, so it falls away.",
+        "As for {0}, that set in earlier.", "I also know {0}, yet it had started before.",
+    ),
+    "later": (
+        "{0} is there too, but later.", "{0} sets in only afterwards, so it falls away.",
+        "As for {0}, that comes later on.", "I also know {0}, yet it starts after this.",
+    ),
+    "over": ("{0} is over after about {1}.", "{0} takes about {1}, which is less.", "With about {1}, {0} is behind."),
+    "elsewhere": (
+        "{0} is there too, but at another moment.", "{0} does not touch it.", "{0} lies elsewhere in the recording.",
+    ),
+    "absent": (
+        "I do not hear {0} there.", "Nothing there sounds like {0}.", "There is no sign of {0} at that place.",
+        "It does not sound like {0}.", "{0} would sound quite different.",
+    ),
+    "unsaid": ("I do not hear {0}.", "It does not sound like {0}.", "What is said is not {0}.", "{0} would differ."),
+    "values": ("It is not {0}.", "I would not call it {0}.", "Listening closely, it cannot be {0}.",
+               "That is not {0}."),
+}  # fmt: skip
+"""Why a wrong choice falls away. {0}: the choice, or several."""
+
+ORDERED = (
+    "By their beginnings that is {0} seconds.", "They set in one by one: {0} seconds.",
+    "On the clock I have {0} seconds.", "The onsets, as I hear them: {0} seconds.",
+)  # fmt: skip
+THIRD = (
+    ("A third of {4} seconds is {0}, and at {3} it has ended.", "It ends at {3}, before {0} seconds are over.",
+     "Of {4} seconds the first third goes up to {0}; it is over by {3}."),
+    ("It starts at {2}, after {0} seconds, and ends at {3}, before {1}.",
+     "The middle third goes from {0} to {1} seconds, and it lies from {2} to {3}.",
+     "From {2} to {3}: that is between {0} and {1}, the middle of {4} seconds."),
+    ("It starts at {2}, when {1} of {4} seconds are over.",
+     "The last third begins at {1} seconds, and it sets in at {2}.",
+     "Of {4} seconds the last third begins at {1}; it starts only at {2}."),
+)  # fmt: skip
+"""{0}, {1}: where the first and the second third end; {2}, {3}: the sound's times; {4}: the recording's length."""
+GUESSED = {
+    "right": ("My first guess holds.", "So the first impression was right.", "That is what I supposed.",
+              "The guess stands."),
+    "wrong": ("So my first guess, {0}, does not hold.", "It is not {0}, as I first thought.", "I take back {0}.",
+              "{0} was a guess too soon.", "The first impression, {0}, was wrong."),
+}  # fmt: skip
 
 CONCLUSIONS = (
     "So the answer is {0}.", "That makes it {0}.", "Hence {0}.", "It must be {0}.", "So it is {0}.",
@@ -165,14 +258,20 @@ CONCLUSIONS = (
 REASONS = {
     "after": ("Nothing else sets in between the two.", "No other sound starts in between.", ""),
     "before": ("Nothing else starts between the two.", "Between them no other sound begins.", ""),
-    "between": ("It starts after the {0} and before the {1}.", "It lies where it should, behind the {0}.", ""),
+    "between": (
+        "The one in the middle starts after the {0} and before the {1}.", "That is what lies behind the {0}.",
+        "So between the {0} and the {1} there is the {3}.",
+    ),
     "count": (
         "That was the last one; I count {2}.",
         "Further ones are not to be found: {2} in all.", "In all that is {2}.",
     ),
     "first": ("Nothing sets in before it.", "All else comes later.", ""),
     "last": ("Nothing starts after it.", "All else began earlier.", ""),
-    "longest": ("No other goes on for that long.", "The others are over sooner.", "It outlasts the rest."),
+    "longest": (
+        "No other goes on for as long as the {3}.", "All others are over sooner than the {3}.",
+        "The {3} outlasts the rest.",
+    ),
     "together": ("Both sound at the same moment.", "They overlap.", "The two lie on top of each other."),
     "when": ("Seen over the whole length, its place is clear.", "Compared with the whole length, that is plain.", ""),
     "order": ("One after another, they are all found.", "That is the sequence.", ""),

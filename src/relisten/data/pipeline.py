@@ -11,7 +11,8 @@ import asyncio
 import hashlib
 import itertools
 import json
-from array import array
+import marshal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ from relisten import audio, records
 from relisten.data import checks, compose, describe, judge, leakage
 from relisten.data.compose import Draft, Labels, Prompts
 from relisten.data.sources import LeftOut
-from relisten.data.store import TOGETHER, Call, Store
+from relisten.data.store import TOGETHER, Call, Failure, Store
 from relisten.data.teachers import Messages, Teacher, digest
 from relisten.types import Audio, Clip, Event
 
@@ -35,6 +36,8 @@ Describer = Callable[[Clip], Clip]
 """The clip with descriptions by the keys sound, speech, music, and with events where it found some."""
 SURVEYED = 5_000
 """Clips from which the labels for wrong choices are counted."""
+AUDIO_TOKENS = 25
+"""A second, as Qwen2.5-Omni counts."""
 IN_A_ROW = 25
 """Calls that fail one after another before the run stops: the server is down, and each clip would wait for it."""
 
@@ -66,6 +69,8 @@ class Plan:
     """Of the source, for wrong choices."""
     describer: Describer | None = None
     describer_name: str = ""
+    describer_prices: tuple[float, float] = (0.0, 0.0)
+    """Of a million tokens in and out."""
     benchmarks: leakage.Benchmarks = leakage.NONE
     questions: int = 1
     """About each clip."""
@@ -96,11 +101,13 @@ class Stopped(Exception):  # noqa: N818
 def fingerprint(clip: Clip, plan: str = "") -> bytes:
     """A name for all that is known of a clip (its audio by its path), under a plan."""
     where = str(clip.audio) if isinstance(clip.audio, Path) else clip.audio.samples.size
-    labels = [e.label for e in clip.events], [e.labels for e in clip.events]
-    # Times as bytes: writing them as text would take most of the time.
-    times = array("d", [clip.duration, *[time for e in clip.events for time in (e.start, e.end)]]).tobytes()
-    known = repr((plan, clip.id, where, labels, clip.descriptions)).encode("utf-8", "surrogateescape")
-    return hashlib.blake2b(known + times, digest_size=16).digest()
+    events = [(e.label, e.start, e.end, e.labels) for e in clip.events]
+    known = (plan, clip.id, where, clip.duration, events, clip.descriptions)
+    try:
+        written = marshal.dumps(known, 2)  # a third of the time of text; version 2 has no references to share
+    except ValueError:  # a label that only its own class can write
+        written = repr(known).encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(written, digest_size=16).digest()
 
 
 class Build:
@@ -118,6 +125,7 @@ class Build:
         self.cost, self.tokens, self.calls = spent.cost, spent.tokens, 0
         self._reserved = [0.0, 0.0]
         self._replies = [1, 1_000]
+        self._descriptions = [0, 0]
         self._failures = 0
         self._used: dict[str, dict[str, float]] = {}
         self._calling = asyncio.Semaphore(limits.in_flight)
@@ -139,21 +147,27 @@ class Build:
     async def _feed(self, clips: Iterator[Clip], waiting: asyncio.Queue[Any], bar: tqdm[Any]) -> None:
         """Meets every clip, after a stop too: what came of it before belongs in the sets."""
         position = 0
-        for _ in itertools.count():
-            batch = await asyncio.to_thread(lambda: list(itertools.islice(clips, TOGETHER)))
-            if not batch:
-                break
-            keys = [fingerprint(clip, self.identity) for clip in batch]
-            found = self.store.meet(position, [(key, clip.id) for key, clip in zip(keys, batch, strict=True)])
-            for key, clip, news in zip(keys, batch, found, strict=True):
-                if news == "new" and not self.stopped:
-                    await waiting.put((key, clip))
-                elif news == "twice":
-                    self.left_out(clip.id, "another recording has this id")
-            bar.update(sum(news != "new" for news in found))
-            position += len(batch)
+        while num := (met := await asyncio.to_thread(self._meet, clips, position))[0]:
+            bar.update(num - len(met[1]))
+            for job in met[1]:
+                if not self.stopped:
+                    await waiting.put(job)
+            position += num
         for _ in range(2 * self.limits.in_flight):
             await waiting.put(None)
+
+    def _meet(self, clips: Iterator[Clip], position: int) -> tuple[int, list[tuple[bytes, Clip]]]:
+        """Reads the next clips: how many, and those that have no outcome yet.
+
+        All in the thread that reads the source, so that no call waits for it.
+        """
+        batch = list(itertools.islice(clips, TOGETHER))
+        keys = [fingerprint(clip, self.identity) for clip in batch]
+        found = self.store.meet(position, [(key, clip.id) for key, clip in zip(keys, batch, strict=True)])
+        for clip, news in zip(batch, found, strict=True):
+            if news == "twice":
+                self.left_out(clip.id, "another recording has this id")
+        return len(batch), [(k, clip) for k, clip, news in zip(keys, batch, found, strict=True) if news == "new"]
 
     async def _work(self, waiting: asyncio.Queue[tuple[bytes, Clip] | None], bar: tqdm[Any]) -> None:
         while (job := await waiting.get()) is not None:
@@ -212,8 +226,11 @@ class Build:
                 async with self._describing:
                     if self.stopped:
                         raise Stopped(self.stopped)
-                    call = await asyncio.to_thread(_describe, self.plan.describer, clip)
-                    self._book(call)
+                    with self._reserved_for(self._description(clip)):
+                        call = await asyncio.to_thread(_describe, self.plan.describer, clip, self.plan.describer_prices)
+                    self._book(call, described=True)
+                    taken = call.prompt_tokens + call.completion_tokens
+                    self._descriptions = [self._descriptions[0] + 1, self._descriptions[1] + taken]
                 await self.store.keep_call(key, "describe", clip.id, call)
             self._use(clip.id, call)
             if call.failure == "fatal":
@@ -226,6 +243,12 @@ class Build:
         if not clip.events and not clip.descriptions:
             raise Rejected("describe", "nothing is known of this recording; use a describer that finds events")
         return clip
+
+    def _description(self, clip: Clip) -> float:
+        """Tokens that describing a clip will take: the average so far, at first three questions with the audio."""
+        num, tokens = self._descriptions
+        served = "://" in self.plan.describer_name
+        return tokens / num if num else 3 * (AUDIO_TOKENS * clip.duration + 300) * served
 
     async def _question(self, clip: Clip, rng: np.random.Generator) -> dict[str, Any]:
         prompt, messages = compose.ask(clip, self.plan.prompts, self.plan.labels, rng)
@@ -293,8 +316,19 @@ class Build:
 
     @contextmanager
     def _counted(self, messages: Messages) -> Iterator[None]:
-        """A call in flight: it reserves what calls take on average, so that those in flight keep to the budget too."""
-        tokens = sum(len(message["content"]) for message in messages) / 3 + self._replies[1] / self._replies[0]
+        """A teacher's call in flight."""
+        written = sum(len(message["content"]) for message in messages) / 3
+        with self._reserved_for(written + self._replies[1] / self._replies[0]):
+            self.in_flight += 1
+            self.most_in_flight = max(self.most_in_flight, self.in_flight)
+            try:
+                yield
+            finally:
+                self.in_flight -= 1
+
+    @contextmanager
+    def _reserved_for(self, tokens: float) -> Iterator[None]:
+        """Reserves what a call takes on average, so that those in flight keep to the budget too."""
         cost = self.cost / max(self.tokens, 1) * tokens
         limits = self.limits
         if limits.max_total_tokens and self.tokens + self._reserved[1] + tokens > limits.max_total_tokens:
@@ -302,12 +336,9 @@ class Build:
         if limits.max_cost and self.cost + self._reserved[0] + cost > limits.max_cost:
             raise Stopped(f"the budget of {limits.max_cost:g} is spent ({self.cost:.4g} so far)")
         self._reserved = [self._reserved[0] + cost, self._reserved[1] + tokens]
-        self.in_flight += 1
-        self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             yield
         finally:
-            self.in_flight -= 1
             self._reserved = [self._reserved[0] - cost, self._reserved[1] - tokens]
 
     def _use(self, clip: str, call: Call) -> None:
@@ -316,27 +347,34 @@ class Build:
         for name in USED:
             sums[name] += 1 if name == "calls" else getattr(call, name)
 
-    def _book(self, call: Call) -> None:
+    def _book(self, call: Call, described: bool = False) -> None:
         self.calls += 1
         self.cost += call.cost
         self.tokens += call.prompt_tokens + call.completion_tokens
-        if call.completion_tokens:
+        if call.completion_tokens and not described:
             self._replies = [self._replies[0] + 1, self._replies[1] + call.completion_tokens]
         self._failures = self._failures + 1 if call.failure == "passing" else 0
         if self._failures >= IN_A_ROW or call.failure == "fatal":  # those that wait for their turn are not sent
             self.stopped = f"{self._failures} calls in a row failed, the last with: {call.error}"
 
 
-def _describe(describer: Describer, clip: Clip) -> Call:
+def _describe(describer: Describer, clip: Clip, prices: tuple[float, float]) -> Call:
+    begun = time.perf_counter()
+    count = describe.Used()
+    describe.used.set(count)
+    text = error = ""
+    kind: Failure = ""
     try:
         found = describer(clip)
-    except describe.Failed as error:
-        return Call("", "", str(error), error.failure)
-    except Exception as error:  # decoders and models of all kinds run here; one bad recording stops nothing
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        return Call("", "", reason, "lasting")
-    events = [[e.label, e.start, e.end, e.labels] for e in found.events]
-    return Call(json.dumps({"descriptions": found.descriptions, "events": events}, ensure_ascii=False))
+        events = [[e.label, e.start, e.end, e.labels] for e in found.events]
+        text = json.dumps({"descriptions": found.descriptions, "events": events}, ensure_ascii=False)
+    except describe.Failed as failed:
+        error, kind = str(failed), failed.failure
+    except Exception as failed:  # decoders and models of all kinds run here; one bad recording stops nothing
+        error, kind = " ".join(f"{type(failed).__name__}: {failed}".split())[:300], "lasting"
+    cost = (count.prompt_tokens * prices[0] + count.completion_tokens * prices[1]) / 1e6
+    taken = (count.prompt_tokens, count.completion_tokens, cost, time.perf_counter() - begun)
+    return Call(text, "", error, kind, max(count.requests, 1), *taken)
 
 
 def left_out(path: Path) -> Callable[[str, str], None]:

@@ -6,7 +6,6 @@ What concerns the set as a whole is seen to here: near-duplicates go, right answ
 from __future__ import annotations
 
 import re
-import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,11 +16,13 @@ import numpy as np
 
 from relisten import tags
 from relisten.data.checks import alike, words
+from relisten.data.near import Near
 from relisten.data.teachers import digest
 from relisten.types import Example
 
 NEAR = 0.8
-"""Similarity (Jaccard, of words) at which two questions with one answer about one recording are the same."""
+"""Similarity (Jaccard, of words) at which two questions with one answer about one recording are the same; and (of runs
+of three words) at which question, choices and chain of thought of any two recordings are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def route(
     outcomes: Iterable[tuple[int, str, dict[str, Any]]], source: str, seed: int, funnel: Funnel
 ) -> Iterator[Routed]:
     """Every question of the outcomes, in their order; the same for the same outcomes. Counts into the funnel."""
-    met = _Met()
+    near = Near(NEAR)
     places = _Places(seed)
     for _, clip, outcome in outcomes:
         funnel.clips += 1
@@ -77,7 +78,7 @@ def route(
         funnel.described += 1
         before: list[tuple[set[str], str]] = []
         for asked in outcome["questions"]:
-            yield _counted(funnel, _question(f"{clip}-{asked['number']}", source, outcome, asked, before, met, places))
+            yield _counted(funnel, _question(f"{clip}-{asked['number']}", source, outcome, asked, before, near, places))
 
 
 def _counted(funnel: Funnel, one: Routed) -> Routed:
@@ -91,7 +92,7 @@ def _question(
     outcome: dict[str, Any],
     asked: dict[str, Any],
     before: list[tuple[set[str], str]],
-    met: _Met,
+    near: Near,
     places: _Places,
 ) -> Routed:
     if "route" not in asked:
@@ -102,8 +103,9 @@ def _question(
     if any(answer == other and alike(said, one) >= NEAR for one, other in before):
         return Routed(id, "", None, "route", "a question nearly the same was asked about this recording")
     told = [word for word in words(draft["cot"]) if not word[0].isdigit()]
-    if met.again([words(draft["question"]), sorted(draft["choices"]), answer, told]):
-        return Routed(id, "", None, "route", "the same question with the same chain of thought is in the set")
+    shown = [word for choice in sorted(draft["choices"]) for word in words(choice)]
+    if near.again([*words(draft["question"]), *shown, *words(answer), *told]):
+        return Routed(id, "", None, "route", "nearly the same question and chain of thought are in the set")
     before.append((said, answer))
     segments = tags.parse(draft["cot"]).segments
     labels: dict[str, Any] = {"kind": draft["kind"], "source": source, "duration": outcome["duration"]}
@@ -116,17 +118,6 @@ def _question(
     cot = draft["cot"] if asked["route"] == "sft" else None
     example = Example(id, Path(outcome["audio"]), draft["question"], choices, draft["answer"], cot, labels)
     return Routed(id, asked["route"], example)
-
-
-class _Met:
-    """Whether something was met before; on the disk, so that memory stays flat."""
-
-    def __init__(self) -> None:
-        self._table = sqlite3.connect("")  # a file of its own that is gone with it
-        self._table.execute("CREATE TABLE met (name BLOB PRIMARY KEY) WITHOUT ROWID")
-
-    def again(self, value: Any) -> bool:
-        return self._table.execute("INSERT OR IGNORE INTO met VALUES (?)", (digest(value),)).rowcount == 0
 
 
 class _Places:

@@ -17,16 +17,19 @@ from relisten import tags
 from relisten.data.asking import SOLVERS, Asked, Heard, Step, draw, is_word, right
 from relisten.data.checks import covered, said, sentences_end, spoken_of
 from relisten.data.compose import HIDDEN, MANNERS, SHARES, unblock
-from relisten.data.phrases import CONCLUSIONS, HEARD, LEADS, OPENINGS, QUESTIONS, REASONS, REMARKS
+from relisten.data.phrases import CONCLUSIONS, GUESSED, HEARD, LEADS, OPENINGS, QUESTIONS, REASONS
 from relisten.data.questions import segment
+from relisten.data.remarks import pick, remarks, ruled_out, sentence
 from relisten.data.store import Call
 from relisten.data.teachers import Messages, digest
 from relisten.types import Event, Segment
 
-VERSION = 1
+VERSION = 2
 """Counts up when what is written changes, so that older replies are not taken for newer ones."""
 COVERS = 0.3
 """Share of a segment that another sound may fill before it is unclear which of the two is meant."""
+REMARKED = ((1, 2, 2, 3, 3), (0, 1, 1))
+"""How many remarks follow a segment, each as often: in most manners, and in the brief one."""
 STYLES = dict(zip(MANNERS, ("overview", "plain", "guess", "choices", "brief", "sure"), strict=True))
 
 
@@ -78,7 +81,7 @@ def write(known: dict[str, Any], request: dict[str, Any], rng: np.random.Generat
             choices = [str(choice) for choice in rng.permutation([asked.answer, *asked.wrong])]
             return {
                 "kind": kind,
-                "question": _pick(rng, QUESTIONS[asked.wording]).format(*asked.about),
+                "question": pick(rng, QUESTIONS[asked.wording]).format(*asked.about),
                 "choices": choices,
                 "answer": asked.answer,
                 "think": chain(rng, str(kind), asked, heard, str(request.get("manner", "")), choices),
@@ -98,53 +101,53 @@ def chain(rng: np.random.Generator, kind: str, asked: Asked, heard: Heard, manne
     steps = list(asked.steps)
     if style == "sure":
         steps.append(replace(steps[int(rng.integers(len(steps)))], lead="sure"))
-    parts = [_opening(rng, style, heard, choices)]
-    # Leads are not repeated within a chain.
-    used: dict[str, list[str]] = {lead: list(rng.permutation(LEADS[lead])) for lead in {step.lead for step in steps}}
-    parts += [_listen(rng, step, heard, used[step.lead].pop() if used[step.lead] else "Again") for step in steps]
-    count = str(len(asked.steps))
-    reason = _pick(rng, REASONS[kind]).format(*(*asked.about, "", "")[:2], count)
-    return " ".join(part for part in (*parts, reason, _pick(rng, CONCLUSIONS).format(asked.answer)) if part)
+    opening, guess = _opening(rng, style, heard, choices)
+    parts = [opening]
+    # Neither leads nor kinds of remarks are repeated within a chain.
+    leads: dict[str, list[str]] = {lead: list(rng.permutation(LEADS[lead])) for lead in {step.lead for step in steps}}
+    used: set[str] = set()
+    last: Event | None = None
+    for step in steps:
+        lead = leads[step.lead].pop() if leads[step.lead] else "Again"
+        num = int(rng.choice(REMARKED[style == "brief"]))
+        parts += [_listen(rng, step, heard, lead), *remarks(rng, num, step.event, last, heard, used)]
+        last = step.event
+    parts.append(pick(rng, REASONS[kind]).format(*(*asked.about, "", "")[:2], str(len(asked.steps)), asked.answer))
+    parts += ruled_out(rng, {"choices": 8, "brief": 0}.get(style, int(rng.integers(2, 4))), kind, asked, heard, choices)
+    if guess:
+        key = "right" if guess == asked.answer else "wrong"
+        parts.append(sentence(pick(rng, GUESSED[key]).format(guess)))
+    return " ".join(part for part in (*parts, pick(rng, CONCLUSIONS).format(asked.answer)) if part)
 
 
-def _opening(rng: np.random.Generator, style: str, heard: Heard, choices: Sequence[str]) -> str:
+def _opening(rng: np.random.Generator, style: str, heard: Heard, choices: Sequence[str]) -> tuple[str, str]:
+    """How a chain begins, and the answer that it supposes, if it does."""
     if style == "brief":
-        return ""
+        return "", ""
     key = {"sure": "plain"}.get(style, style)
+    guess = choices[int(rng.integers(len(choices)))] if key == "guess" else ""
     told = {
-        "overview": ", then ".join(_overview(heard)),
-        "guess": choices[int(rng.integers(len(choices)))],
+        "overview": ", then ".join(_overview(heard, bool(rng.random() < 0.4))),
+        "guess": guess,
         "choices": ", ".join(choices[:-1]) + f" and {choices[-1]}",
     }.get(key, "")
-    text = _pick(rng, OPENINGS[key]).format(told)
-    return text[:1].upper() + text[1:]
+    return sentence(pick(rng, OPENINGS[key]).format(told)), guess
 
 
-def _overview(heard: Heard) -> list[str]:
+def _overview(heard: Heard, timed: bool) -> list[str]:
     """What one hearing gives: names in order, spoken words not understood yet, six at most."""
-    names = ["a spoken word" if is_word(event) else f"the {event.label}" for event in heard.events]
-    kept = [name for n, name in enumerate(names) if n == 0 or name != names[n - 1]]
-    return kept if len(kept) <= 6 else [*kept[:5], "more"]
+    events = [e for n, e in enumerate(heard.events) if n == 0 or _rough(e) != _rough(heard.events[n - 1])]
+    names = [_rough(event) + (f" near {event.start:.1f}" if timed else "") for event in events]
+    return names if len(names) <= 6 else [*names[:5], "more"]
+
+
+def _rough(event: Event) -> str:
+    return "a spoken word" if is_word(event) else f"the {event.label}"
 
 
 def _listen(rng: np.random.Generator, step: Step, heard: Heard, lead: str) -> str:
     written = tags.write_segment(segment(step.event, heard.duration))
-    told = f"{lead.format(step.event.label)} {written}{_pick(rng, HEARD).format(tell(step.event))}"
-    return f"{told} {_remark(rng, step.event, heard)}" if rng.random() < 0.7 else told
-
-
-def _remark(rng: np.random.Generator, event: Event, heard: Heard) -> str:
-    """Something more that holds of an event."""
-    level = event.labels.get("level")
-    holds = {
-        "short": event.end - event.start < 0.5,
-        "long": event.end - event.start > 2.0,
-        "early": event.end < heard.duration / 3,
-        "late": event.start > heard.duration * 0.7,
-        "quiet": isinstance(level, int | float) and level < -7,
-        "plain": True,
-    }
-    return _pick(rng, REMARKS[_pick(rng, [name for name, true in holds.items() if true])])
+    return f"{lead.format(step.event.label)} {written}{pick(rng, HEARD).format(tell(step.event))}"
 
 
 def tell(event: Event) -> str:
@@ -159,10 +162,6 @@ def tell(event: Event) -> str:
     if event.labels.get("attribute") == "count":
         return f"{value} {event.label}{'' if value == 'one' else 's'}"
     return f"the {event.label}, {value}"
-
-
-def _pick(rng: np.random.Generator, texts: Sequence[str]) -> str:
-    return texts[int(rng.integers(len(texts)))]
 
 
 def verdict(known: dict[str, Any], candidate: dict[str, Any]) -> str:

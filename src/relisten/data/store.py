@@ -34,6 +34,19 @@ TOGETHER = 512
 """Writes in one commit, at most; clips met together."""
 
 
+PAID = (
+    "key, stage, clip, time, text, thought, error, failure, attempts, prompt_tokens, completion_tokens, cost, seconds"
+)
+ADOPT = (
+    f"INSERT INTO main.calls ({PAID}) SELECT {PAID} FROM shard.calls AS new WHERE NOT EXISTS"
+    " (SELECT 1 FROM main.calls AS known WHERE known.key = new.key AND known.time = new.time) ORDER BY number",
+    "INSERT OR REPLACE INTO main.outcomes SELECT * FROM shard.outcomes AS new WHERE new.again = 0 OR NOT EXISTS"
+    " (SELECT 1 FROM main.outcomes AS known WHERE known.key = new.key)",
+    "INSERT OR IGNORE INTO main.facts SELECT * FROM shard.facts",
+)
+"""From a shard's store to the whole's."""
+
+
 Failure = Literal["", "passing", "lasting", "fatal"]
 
 
@@ -78,12 +91,19 @@ class Spent:
 class Store:
     """Reads from any thread; writes go through one thread of its own. Close it, or use it in a `with`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, earlier: Path | None = None) -> None:
+        """`earlier`: another store in which replies and outcomes are looked up too, and which is not written to."""
         self.path = path
+        self._places = ["main"]
+        self._claim = _claimed(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             self._reader = self._open()
             self._reader.executescript(TABLES)
+            if earlier is not None and earlier.exists():
+                # Without a log beside it nobody is writing, and a file that cannot change needs no locks of a network.
+                still = "" if earlier.with_name(f"{earlier.name}-wal").exists() else "&immutable=1"
+                self._reader.execute("ATTACH ? AS earlier", (f"{earlier.absolute().as_uri()}?mode=ro{still}",))
+                self._places.append("earlier")
         except (OSError, sqlite3.Error) as error:
             raise ValueError(f"{path}: cannot be opened as a build's store ({error}); choose a new folder") from None
         self._lock = threading.Lock()
@@ -94,7 +114,8 @@ class Store:
         self._writer.start()
 
     def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=60, check_same_thread=False, isolation_level=None)
+        where = self.path.absolute().as_uri()
+        connection = sqlite3.connect(where, timeout=60, check_same_thread=False, isolation_level=None, uri=True)
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")  # a reply that was paid for outlives a power cut too
         return connection
@@ -110,21 +131,36 @@ class Store:
         self._queue.put(None)
         self._writer.join()
         self._reader.close()
+        self._claim.close()
+
+    def adopt(self, path: Path) -> None:
+        """Take over the store of a shard, whose file is then gone; what is here already is not doubled."""
+        with closing(_claimed(path)), closing(self._open()) as connection:
+            connection.execute("ATTACH ? AS shard", (path.absolute().as_uri(),))
+            connection.execute("BEGIN IMMEDIATE")
+            for sql in ADOPT:
+                connection.execute(sql)
+            connection.execute("COMMIT")
+        for suffix in ("", "-wal", "-shm", ".lock"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        self._done = None
 
     def call(self, key: bytes) -> Call | None:
         """The reply that was once given to this very question, if any."""
-        row = self._one(
-            "SELECT text, thought, error, failure, attempts, prompt_tokens, completion_tokens, cost, seconds FROM calls"
-            " WHERE key = ? AND error = '' ORDER BY number LIMIT 1",
-            (key,),
-        )
-        return Call(*row) if row else None
+        for place in self._places:
+            row = self._one(
+                "SELECT text, thought, error, failure, attempts, prompt_tokens, completion_tokens, cost, seconds"
+                f" FROM {place}.calls WHERE key = ? AND error = '' ORDER BY number LIMIT 1",
+                (key,),
+            )
+            if row:
+                return Call(*row)
+        return None
 
     async def keep_call(self, key: bytes, stage: str, clip: str, call: Call) -> None:
         """Append a call; on the disk when this returns."""
         await self._put(
-            "INSERT INTO calls (key, stage, clip, time, text, thought, error, failure, attempts,"
-            " prompt_tokens, completion_tokens, cost, seconds) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            f"INSERT INTO calls ({PAID}) VALUES ({', '.join('?' * 13)})",
             (key, stage, clip, time.time(), *asdict(call).values()),
         )
 
@@ -160,7 +196,8 @@ class Store:
 
     def _read_done(self) -> Keys:
         """The finished clips' keys as they are now, in order: 16 bytes each, for one query is cheaper than many."""
-        found = self._reader.execute("SELECT key FROM outcomes WHERE again = 0 ORDER BY key")
+        every = " UNION ".join(f"SELECT key FROM {place}.outcomes WHERE again = 0" for place in self._places)
+        found = self._reader.execute(f"{every} ORDER BY key")
         parts = []
         while some := found.fetchmany(1 << 16):
             parts.append(b"".join(key for (key,) in some))
@@ -181,12 +218,16 @@ class Store:
             yield from ((position, clip, json.loads(outcome)) for position, clip, outcome in rows)
             after = rows[-1][0]
 
-    def spent(self, stage: str | None = None) -> Spent:
+    def spent_earlier(self) -> Spent:
+        """What the calls of the earlier store came to."""
+        return self.spent(place="earlier") if "earlier" in self._places else Spent()
+
+    def spent(self, stage: str | None = None, place: str = "main") -> Spent:
         """What all calls, or those of a stage, came to."""
         row = self._one(
             "SELECT count(*), coalesce(sum(error != ''), 0), coalesce(sum(attempts), 0),"
             " coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), coalesce(sum(cost), 0.0)"
-            " FROM calls WHERE ? IS NULL OR stage = ?",
+            f" FROM {place}.calls WHERE ? IS NULL OR stage = ?",
             (stage, stage),
         )
         assert row is not None
@@ -199,8 +240,10 @@ class Store:
 
     def fact(self, name: str) -> Any:
         """What was noted under this name, or None."""
-        row = self._one("SELECT value FROM facts WHERE name = ?", (name,))
-        return json.loads(row[0]) if row else None
+        for place in self._places:
+            if row := self._one(f"SELECT value FROM {place}.facts WHERE name = ?", (name,)):
+                return json.loads(row[0])
+        return None
 
     async def keep_fact(self, name: str, value: Any) -> None:
         """Note something by name; on the disk when this returns."""
@@ -245,6 +288,21 @@ class Store:
                 break
             waiting.append(after)
         return waiting
+
+
+def _claimed(path: Path) -> sqlite3.Connection:
+    """A lock beside a store, held until it is closed or the process ends: two that write to one would not see it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = sqlite3.connect(path.with_name(f"{path.name}.lock"), timeout=1, check_same_thread=False)
+        lock.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error):
+            raise ValueError(f"{path}: another build is at work there; let it end, or choose another folder") from None
+        raise ValueError(f"{path}: cannot be opened as a build's store ({error}); choose a new folder") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be opened as a build's store ({error}); choose a new folder") from None
+    return lock
 
 
 Keys = NDArray[np.uint64]

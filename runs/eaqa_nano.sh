@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Is training on the pipeline's own output as good as on the scenes' own chains? From the shipped nano, as many steps
+# and questions with each, about the same recordings; beside them the curriculum's mix of rows. Then the same held-out
+# questions, of both kinds. A stopped run goes on where it was.
+# usage: runs/eaqa_nano.sh [FOLDER]   (default out/eaqa_nano). Smaller, to try it: STEPS=2 SCENES=40 HELDOUT=12
+# SEED is the training's; run it with three, each into a folder of its own, before believing a difference.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+folder=${1:-out/eaqa_nano} steps=${STEPS:-500} scenes=${SCENES:-2500} heldout=${HELDOUT:-300} seed=${SEED:-0}
+export PATH="$PWD/.venv/bin:$PATH"
+
+# Scenes of training, and of other waveforms and voices; their questions come from the pipeline, and from the scenes.
+relisten scenes "$folder/scenes" --num "$scenes" --questions 4
+relisten scenes "$folder/heldout" --num "$heldout" --questions 2 --seed 500000 --split heldout
+build="relisten data build --source scenes --teacher rules --blind-margin 1"
+$build --root "$folder/scenes" --out "$folder/sets" --questions 4
+$build --root "$folder/heldout" --out "$folder/heldout_sets" --questions 2 --seed 1
+relisten data stats "$folder/sets"
+
+train="relisten train sft --model nano --format interleaved --steps $steps --optimizer muon --learning-rate 3e-4
+  --attention eager --no-bf16 --seed $seed"
+$train --data "$folder/sets/sft.jsonl" --output "$folder/pipeline" --batch-size 16 --device-batch-size 16
+$train --data "$folder/scenes/questions.jsonl" --output "$folder/chains" --batch-size 16 --device-batch-size 16
+# The curriculum has six rows about a recording, so three recordings a step make as many rows (18).
+$train --data relisten.data.curriculum:sft_rows --output "$folder/curriculum" --batch-size 3 --device-batch-size 3
+
+for name in start pipeline chains curriculum; do
+  model=$([ "$name" = start ] && echo nano || echo "$folder/$name/model")
+  relisten eval "$folder/heldout/questions.jsonl" "$folder/eval/$name-on-scenes" --model "$model"
+  relisten eval "$folder/heldout_sets/sft.jsonl" "$folder/eval/$name-on-sets" --model "$model"
+done
+for questions in scenes sets; do
+  relisten compare "$folder/eval/chains-on-$questions" "$folder/eval/pipeline-on-$questions" --out "$folder/compare-$questions"
+done
