@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ class StudyConfig:
     """A folder for each seed, and the report."""
     seeds: int = 1
     """How often it is made from nothing, with another seed."""
-    fine_seeds: int = 1
-    """How many of them have the arm in which scenes' captions tell all that clips tell, too."""
+    side_seeds: int = 1
+    """How many of them have the rows beside the claim, too: RL on other questions, and captions that tell all."""
     jobs: int = 2
     """How many models are trained or read at a time, each in a process of its own with its share of the cores."""
     num_scenes: int = 600
@@ -101,8 +102,8 @@ STAGES = {
     "base-fine": Stage("base", "fine_base_rows", "clips"),
     "cold-fine": Stage("cold", "fine_mixed_rows", "base-fine"),
 }
-FINE = ("base-fine", "cold-fine")
-"""Stages of the arm with fine captions."""
+SIDE = ("rl-echo-other", "rl-direct-other", "base-fine", "cold-fine")
+"""Stages beside the claim, which the first `side_seeds` seeds alone have."""
 
 ARMS = {
     "A": Arm("base model", "base", "conditioned", "A"),
@@ -141,11 +142,13 @@ def make(config: StudyConfig) -> list[Path]:
     folders = [config.output / f"seed-{seed}" for seed in range(config.seeds)]
     tasks: dict[str, side_by_side.Task] = {}
     needs: dict[str, list[str]] = {}
-    for seed, folder in enumerate(folders):
-        for name, stage in stages_of(config, seed).items():
+    for side, (seed, folder) in product((False, True), enumerate(folders)):  # what is beside the claim comes last
+        stages = {name: stage for name, stage in stages_of(config, seed).items() if (name in SIDE) is side}
+        arms = {key: arm for key, arm in arms_of(config, seed).items() if (arm.model in SIDE) is side}
+        for name, stage in stages.items():
             tasks[f"{folder.name} {name}"] = partial(make_model, name, folder, seed, config)
             needs[f"{folder.name} {name}"] = [f"{folder.name} {stage.start}"] if stage.start else []
-        for key, arm in arms_of(config, seed).items():
+        for key, arm in arms.items():
             tasks[f"{folder.name} row {key}"] = partial(read, arm, folder, key, config)
             needs[f"{folder.name} row {key}"] = [f"{folder.name} {arm.model}"]
     side_by_side.run(tasks, needs, config.jobs, config.output / "logs")
@@ -153,13 +156,13 @@ def make(config: StudyConfig) -> list[Path]:
 
 
 def stages_of(config: StudyConfig, seed: int) -> dict[str, Stage]:
-    """The stages that a seed has: the first `fine_seeds` alone have those of the arm with fine captions."""
-    return {name: stage for name, stage in STAGES.items() if name not in FINE or seed < config.fine_seeds}
+    """The stages that a seed has."""
+    return {name: stage for name, stage in STAGES.items() if name not in SIDE or seed < config.side_seeds}
 
 
 def arms_of(config: StudyConfig, seed: int) -> dict[str, Arm]:
     """The rows that a seed has."""
-    return {key: arm for key, arm in ARMS.items() if not arm.fine or seed < config.fine_seeds}
+    return {key: arm for key, arm in ARMS.items() if arm.model not in SIDE or seed < config.side_seeds}
 
 
 def make_model(name: str, folder: Path, seed: int, config: StudyConfig) -> None:
@@ -203,13 +206,13 @@ def _like(default: Any, name: str, value: Any) -> Any:
 
 def check(config: StudyConfig) -> None:
     """Raises ValueError on settings that cannot be used, before anything is made."""
-    for name in ("seeds", "fine_seeds", "jobs", "num_scenes", "num_control_scenes", "questions_seed"):
+    for name in ("seeds", "side_seeds", "jobs", "num_scenes", "num_control_scenes", "questions_seed"):
         if not isinstance(getattr(config, name), int):
             raise ValueError(f"{name}: {getattr(config, name)!r} is no whole number")
     if not isinstance(config.located, int | float) or not 0 <= config.located <= 1:
         raise ValueError(f"located: {config.located!r} is no share from 0 to 1")
-    if min(config.seeds, config.jobs) < 1 or min(config.questions_seed, config.fine_seeds) < 0:
-        raise ValueError("seeds and jobs must be at least 1, questions_seed and fine_seeds not negative")
+    if min(config.seeds, config.jobs) < 1 or min(config.questions_seed, config.side_seeds) < 0:
+        raise ValueError("seeds and jobs must be at least 1, questions_seed and side_seeds not negative")
     if not 2 <= config.num_control_scenes <= config.num_scenes:
         raise ValueError("num_control_scenes must be at least 2, and num_scenes no fewer")
     for name, kind in (("clips", SftConfig), ("base", SftConfig), ("cold", SftConfig), ("grpo", GrpoConfig)):

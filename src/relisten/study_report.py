@@ -105,8 +105,13 @@ def _has(config: StudyConfig, folders: Sequence[Path], folder: Path, key: str) -
 
 def _pooled(key: str, runs: Sequence[Run]) -> Run:
     """A row's answers of all seeds, as one run named by its key."""
-    found = [r | {"id": f"{run.folder.parent.parent.name}/{r['id']}"} for run in runs for r in run.records]
+    found = [r | {"id": f"{_seed(run).name}/{r['id']}"} for run in runs for r in run.records]
     return replace(runs[0], name=key, records=found)
+
+
+def _seed(run: Run) -> Path:
+    """The folder of the seed that a run belongs to."""
+    return run.folder.parent.parent
 
 
 def _rows(keys: Sequence[str], pooled: dict[str, Run], runs: dict[str, list[Run]]) -> Section:
@@ -140,7 +145,7 @@ def _differences(pooled: dict[str, Run], runs: dict[str, list[Run]]) -> Section:
     found = [
         Difference(
             Change(f"{a} to {b}: {what}", compare(pooled[a], pooled[b]).total.paired),
-            [compare(x, y).total.paired.difference for x, y in zip(runs[a], runs[b], strict=True)],
+            [compare(x, y).total.paired.difference for x in runs[a] for y in runs[b] if _seed(x) == _seed(y)],
         )
         for a, b, what in DIFFERENCES
         if a in pooled and b in pooled
@@ -221,7 +226,7 @@ def _stages(config: StudyConfig, folders: Sequence[Path], runs: dict[str, list[R
         cells = [f"{m:.1f}" for m in minutes] + ["-"] * (len(folders) - len(minutes))
         found.append([name, start, stage.format, stage.data, str(steps), *cells])
     answering = [sum(float(r.get("seconds") or 0) for of in runs.values() for run in of for r in run.records
-                     if run.folder.parent.parent == folder) / 60 for folder in folders]  # fmt: skip
+                     if _seed(run) == folder) / 60 for folder in folders]  # fmt: skip
     found.append(["all rows read", "", "", "", "", *(f"{minutes:.1f}" for minutes in answering)])
     shares = [json.loads((folder / "located.json").read_text())["located"] for folder in folders]
     text = (

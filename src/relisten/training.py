@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -81,6 +82,8 @@ class TrainingConfig:
     """Processes that prepare data."""
 
 
+CURVES_EVERY = 60.0
+"""Seconds, at least, from one drawing of a run's curves to the next: it takes a few itself."""
 NO_GRADIENT = ("*visual.*", "*audio_bos_eos_token*")
 """Parts that audio and text never touch: a process group would wait for their gradients for ever."""
 
@@ -215,11 +218,12 @@ def _head_scores(model: AudioLM, token_ids: Tensor) -> Iterator[None]:
 
 
 class Report(TrainerCallback):
-    """One progress bar with a figure beside it, every figure in metrics.jsonl, curves at each checkpoint."""
+    """One progress bar with a figure beside it, every figure in metrics.jsonl, curves at checkpoints."""
 
     def __init__(self, folder: Path, shown: str = "loss") -> None:
         self.folder, self.shown = folder, shown
         self.bar: tqdm[Any] | None = None
+        self._drawn = perf_counter()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
@@ -239,8 +243,9 @@ class Report(TrainerCallback):
             raise ValueError(not_finite(state.global_step, self.folder))
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.bar is not None:
+        if self.bar is not None and perf_counter() - self._drawn > CURVES_EVERY:
             plots.training_curves(self.folder / "metrics.jsonl", self.folder / "curves.png")
+            self._drawn = perf_counter()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.bar is not None:
