@@ -36,7 +36,7 @@ import torch
 from accelerate import DistributedType, PartialState
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
-from relisten import grpo, losses, training
+from relisten import grpo, losses, progress, training
 from relisten.grpo import GrpoConfig, train_grpo
 from relisten.sft import SftConfig, train_sft
 
@@ -64,10 +64,10 @@ losses.CHUNK = 4096  # log-probabilities in several chunks
 class Stopped(Exception): pass
 def stop(self, arguments, state, control, **_):
     if state.global_step == 1:
-        training.Report.on_step_begin = TrainerCallback.on_step_begin
+        progress.Report.on_step_begin = TrainerCallback.on_step_begin
         raise Stopped
 def stopped_once(train, config):
-    training.Report.on_step_begin = stop
+    progress.Report.on_step_begin = stop
     try:
         train(config)
     except Stopped:
