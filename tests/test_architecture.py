@@ -32,8 +32,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     (
         "relisten.rewards", "relisten.losses", "relisten.batch", "relisten.sft", "relisten.grpo",
-        "relisten.training", "relisten.rollout", "relisten.checkpoint", "relisten.optimizer", "relisten.data",
-        "relisten.sharding", "relisten.questions",
+        "relisten.training", "relisten.progress", "relisten.rollout", "relisten.checkpoint", "relisten.optimizer",
+        "relisten.data", "relisten.sharding", "relisten.questions",
         "relisten.evals", "relisten.analysis", "relisten.localisation",
         "relisten.report", "relisten.study", "relisten.side_by_side", "relisten.plots", "relisten.comparison",
         "relisten.attention", "relisten.charts", "relisten.dynamics",

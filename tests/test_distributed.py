@@ -27,6 +27,19 @@ SHARED = {
     "save_steps": 1, "log_steps": 1, "data": "scenes/questions.jsonl", "model": "tiny",
 }  # fmt: skip
 GRPO = {"mini_batch_size": 4, "group_size": 4, "max_new_tokens": 8, "rewards": ("own_rewards:shortness",)}
+FSDP = Path(__file__).parent.parent / "runs" / "accelerate_fsdp2.yaml"
+
+
+def sharded() -> dict[str, str]:
+    """What `accelerate launch` makes of the file in runs/ for the processes that it starts."""
+    config = yaml.safe_load(FSDP.read_text())
+    assert config["distributed_type"] == "FSDP"
+    return {"ACCELERATE_USE_FSDP": "true"} | {
+        name.upper().replace("_LAYER", ""): str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in config["fsdp_config"].items()
+    }
+
+
 # As torchrun starts two processes, but split after the imports, which are most of the time.
 SCRIPT = f"""
 import os
@@ -36,14 +49,23 @@ import torch
 from accelerate import DistributedType, PartialState
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
-from relisten import grpo, losses, training
+from relisten import grpo, losses, progress, training
 from relisten.grpo import GrpoConfig, train_grpo
 from relisten.sft import SftConfig, train_sft
 
-child = os.fork()
-rank = "1" if child == 0 else "0"
-os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
-name = sys.argv[1]
+def started():  # both ranks of DDP, and when they are done those of FSDP2; in each of them its name
+    for name, port, more in (("two", sys.argv[1], {{}}), ("fsdp", sys.argv[2], {sharded()!r})):
+        ranks = []
+        for rank in "01":
+            ranks.append(os.fork())
+            if not ranks[-1]:
+                os.environ.update(more, RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
+                                  MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+                return name
+        if any([os.waitpid(rank, 0)[1] for rank in ranks]):
+            sys.exit(1)
+    sys.exit()
+name = started()
 made = PartialState.__init__
 def as_on_gpus(self, *arguments, **more):
     made(self, *arguments, **more)
@@ -64,10 +86,10 @@ losses.CHUNK = 4096  # log-probabilities in several chunks
 class Stopped(Exception): pass
 def stop(self, arguments, state, control, **_):
     if state.global_step == 1:
-        training.Report.on_step_begin = TrainerCallback.on_step_begin
+        progress.Report.on_step_begin = TrainerCallback.on_step_begin
         raise Stopped
 def stopped_once(train, config):
-    training.Report.on_step_begin = stop
+    progress.Report.on_step_begin = stop
     try:
         train(config)
     except Stopped:
@@ -83,47 +105,28 @@ stopped_once(train_grpo, GrpoConfig(output=Path(name + "-grpo"), **{SHARED!r}, *
 if name == "fsdp":
     train_grpo(GrpoConfig(output=Path("fsdp-bf16"), **{SHARED | {"bf16": True}!r}, **{GRPO!r}))
 torch.distributed.destroy_process_group()
-if child:
-    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 OWN = "def shortness(response, example):\n    return -0.01 * len(response.text)\n"
 
 
-FSDP = Path(__file__).parent.parent / "runs" / "accelerate_fsdp2.yaml"
-
-
-def sharded() -> dict[str, str]:
-    """What `accelerate launch` makes of the file in runs/ for the processes that it starts."""
-    config = yaml.safe_load(FSDP.read_text())
-    assert config["distributed_type"] == "FSDP"
-    return {"ACCELERATE_USE_FSDP": "true"} | {
-        name.upper().replace("_LAYER", ""): str(value).lower() if isinstance(value, bool) else str(value)
-        for name, value in config["fsdp_config"].items()
-    }
-
-
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with questions and a model."""
+    """A folder in which two processes have trained, without and with FSDP2."""
     folder = tmp_path_factory.mktemp("two")
     questions = write_scenes(folder / "scenes", num=8, questions=1)
     texts = [str(json.loads(line).get("cot")) for line in questions.read_text().splitlines()]
     nano.create([*texts, "user assistant <think></think><answer></answer>"] * 2, TINY).save(folder / "tiny")
     (folder / "own_rewards.py").write_text(OWN)
     (folder / "train.py").write_text(SCRIPT)
-    return folder
-
-
-def train_twice(folder: Path, name: str, more: dict[str, str]) -> None:
-    """Two processes train there."""
-    with socket.socket() as free:
+    with socket.socket() as free, socket.socket() as other:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": port, **more}
-    done = subprocess.run(
-        [sys.executable, "train.py", name], cwd=folder, capture_output=True, text=True, env=environment
-    )
+        other.bind(("127.0.0.1", 0))
+        ports = [str(one.getsockname()[1]) for one in (free, other)]
+    command = [sys.executable, "train.py", *ports]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
+    return folder
 
 
 def train_once(name: str) -> None:
@@ -145,7 +148,6 @@ def figures(folder: Path, name: str) -> list[float]:
 @pytest.mark.parametrize("how", ["two", "fsdp"])
 def test_two_processes_train_as_one(work: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     monkeypatch.chdir(work)
-    train_twice(work, how, sharded() if how == "fsdp" else {})
     for name in ("sft", "grpo"):
         train_once(name)
         output, two = work / f"one-{name}", work / f"{how}-{name}"

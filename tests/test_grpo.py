@@ -26,6 +26,7 @@ from relisten.engine import Engine
 from relisten.grpo import Forward, GrpoConfig, GrpoTrainer, train_grpo
 from relisten.models import load, nano
 from relisten.models.base import AudioLM
+from relisten.progress import Report
 from relisten.questions import Questions, read_questions, together
 from relisten.rollout import Rollout
 from relisten.training import token_logprobs_of
@@ -90,7 +91,7 @@ def trainer(work: Path, output: Path, **fields: Any) -> GrpoTrainer:
     )
     made = GrpoTrainer(
         model, settings, args=arguments, train_dataset=Questions(model.rate, make, num), data_collator=together,
-        callbacks=[training.Report(settings.output, shown="reward")],
+        callbacks=[Report(settings.output, shown="reward")],
     )  # fmt: skip
     made.engine = ScriptedEngine(model, scripted(model))
     return made

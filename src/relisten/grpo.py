@@ -28,9 +28,10 @@ from relisten.batch import Encoded, pack, replay
 from relisten.engine import Engine, GenerationConfig
 from relisten.losses import grpo_loss, token_weights
 from relisten.models.base import AudioLM
+from relisten.progress import Report, not_finite
 from relisten.questions import Questions, read_questions, together
 from relisten.rollout import Rollout
-from relisten.training import PackedTrainer, Report, TrainingConfig, token_logprobs_of
+from relisten.training import PackedTrainer, TrainingConfig, token_logprobs_of
 from relisten.types import Audio, Example, Format
 
 
@@ -182,7 +183,7 @@ class GrpoTrainer(PackedTrainer):
                 model.zero_grad()
             figures.append(self._backward(model, batch, compare=index == 0 or batch[0].old is not None))
             if not torch.isfinite(torch.tensor(figures[-1]["loss"])):
-                raise ValueError(training.not_finite(step, self.config.output))
+                raise ValueError(not_finite(step, self.config.output))
         mean = rollout.averages(figures)
         mean |= {name: max(f[name] for f in figures if name in f) for name in ("ratio_max", "logprob_difference")}
         return torch.tensor(mean.pop("loss"), device=self.args.device), mean

@@ -16,7 +16,8 @@ from relisten import training
 from relisten.batch import Encoded, encode, pack
 from relisten.losses import sft_loss
 from relisten.models.base import AudioLM
-from relisten.training import PackedTrainer, Report, TrainingConfig, token_logprobs_of
+from relisten.progress import Report
+from relisten.training import PackedTrainer, TrainingConfig, token_logprobs_of
 from relisten.types import Audio, Example, Format
 
 
