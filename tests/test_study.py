@@ -38,6 +38,8 @@ def test_the_shipped_study_can_be_used() -> None:
         ("seeds: many", "seeds: 'many' is no whole number"),
         ("seeds: 0", "at least 1"),
         ("jobs: 0", "at least 1"),
+        ("rows: [A, X]", "there is no row 'X'"),
+        ("rows: A", "rows: 'A' is no list"),
         ("{num_scenes: 5, num_control_scenes: 6}", "num_scenes no fewer"),
         ("located: 95", "no share from 0 to 1"),
         ("scenes: 5", "unknown setting 'scenes'"),
@@ -129,3 +131,11 @@ def test_fine_captions_tell_what_clips_tell() -> None:
         told = next(e for e, _ in fine if e.question == "Tell what is heard.")
         assert str(told.answer).count(",") == len(clip.events) - 1
         assert all(heard(event) in str(told.answer) for event in clip.events)
+
+
+def test_rows_need_their_models_alone() -> None:
+    config = StudyConfig(rows=("A", "DF", "CF fine"), side_seeds=1)
+    assert [*study.stages_of(config, 0)] == ["clips", "base", "cold-f", "rl-mixed", "base-fine", "cold-fine"]
+    assert [*study.arms_of(config, 1)] == ["A", "DF"]
+    assert [*study.stages_of(config, 1)] == ["clips", "base", "cold-f", "rl-mixed"]
+    assert [*study.stages_of(StudyConfig(), 0)] == [*STAGES]

@@ -39,6 +39,8 @@ class StudyConfig:
     """How often it is made from nothing, with another seed."""
     side_seeds: int = 1
     """How many of them have the rows beside the claim, too: RL on other questions, and captions that tell all."""
+    rows: tuple[str, ...] = ()
+    """The rows that are made, by their keys in ARMS, with the models that they need; none: all."""
     jobs: int = 2
     """How many models are trained or read at a time, each in a process of its own with its share of the cores."""
     num_scenes: int = 600
@@ -156,13 +158,17 @@ def make(config: StudyConfig) -> list[Path]:
 
 
 def stages_of(config: StudyConfig, seed: int) -> dict[str, Stage]:
-    """The stages that a seed has."""
-    return {name: stage for name, stage in STAGES.items() if name not in SIDE or seed < config.side_seeds}
+    """The stages that a seed has: those that its rows need."""
+    needed = {arm.model for arm in arms_of(config, seed).values()}
+    for name, stage in reversed(STAGES.items()):  # a stage comes after the one that it starts from
+        needed |= {stage.start} if name in needed else set()
+    return {name: stage for name, stage in STAGES.items() if name in needed}
 
 
 def arms_of(config: StudyConfig, seed: int) -> dict[str, Arm]:
     """The rows that a seed has."""
-    return {key: arm for key, arm in ARMS.items() if arm.model not in SIDE or seed < config.side_seeds}
+    found = {key: arm for key, arm in ARMS.items() if not config.rows or key in config.rows}
+    return {key: arm for key, arm in found.items() if arm.model not in SIDE or seed < config.side_seeds}
 
 
 def make_model(name: str, folder: Path, seed: int, config: StudyConfig) -> None:
@@ -211,6 +217,8 @@ def check(config: StudyConfig) -> None:
             raise ValueError(f"{name}: {getattr(config, name)!r} is no whole number")
     if not isinstance(config.located, int | float) or not 0 <= config.located <= 1:
         raise ValueError(f"located: {config.located!r} is no share from 0 to 1")
+    if unknown := [key for key in config.rows if key not in ARMS]:
+        raise ValueError(f"rows: there is no row {unknown[0]!r}; there are {', '.join(ARMS)}")
     if min(config.seeds, config.jobs) < 1 or min(config.questions_seed, config.side_seeds) < 0:
         raise ValueError("seeds and jobs must be at least 1, questions_seed and side_seeds not negative")
     if not 2 <= config.num_control_scenes <= config.num_scenes:

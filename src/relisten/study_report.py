@@ -95,7 +95,8 @@ def write(config: StudyConfig, folders: Sequence[Path], command: str) -> list[Pa
         _stages(config, folders, runs),
         Section("The paper's figures", "For orientation, as published.", [paper_table()]),
     ]
-    report = Report(title, lead, sections, [pooled["A"]], command)
+    sections = [section for section in sections if section.parts]
+    report = Report(title, lead, sections, [next(iter(pooled.values()))], command)
     return report_page.write(report, config.output / "study.html", num_examples=0)
 
 
@@ -142,7 +143,7 @@ def _line(r: Row, run: Run, seeds: Sequence[float]) -> list[str]:
 
 
 def _differences(pooled: dict[str, Run], runs: dict[str, list[Run]]) -> Section:
-    found = [
+    found: list[Difference] = [
         Difference(
             Change(f"{a} to {b}: {what}", compare(pooled[a], pooled[b]).total.paired),
             [compare(x, y).total.paired.difference for x in runs[a] for y in runs[b] if _seed(x) == _seed(y)],
@@ -150,6 +151,8 @@ def _differences(pooled: dict[str, Run], runs: dict[str, list[Run]]) -> Section:
         for a, b, what in DIFFERENCES
         if a in pooled and b in pooled
     ]
+    if not found:
+        return Section("What decides", "", [])
     changes = [difference.change for difference in found]
     picture = charts.svg(charts.changes_figure(changes, "the first row", "the second"))
     caption = "Differences, paired by question and seed: orange is worse, blue better, grey unsure."
@@ -170,6 +173,8 @@ def _differences(pooled: dict[str, Run], runs: dict[str, list[Run]]) -> Section:
 
 
 def _controls(keys: Sequence[str], pooled: dict[str, Run], runs: dict[str, list[Run]]) -> Section:
+    if not keys:
+        return Section("Controls", "", [])
     rows = [row(pooled[key]) for key in keys]
     found = [
         [r.name, ARMS[r.name].title, f"{r.num:,}", f"{r.accuracy:.3f}", interval(r.interval),
@@ -195,6 +200,8 @@ def _kinds(keys: Sequence[str], pooled: dict[str, Run]) -> Section:
 
 
 def _listening(runs: Sequence[Run]) -> list[Section]:
+    if not runs:
+        return []
     analyses = [analyse(run) for run in runs]
     found = [Section("How it listens", "", [listening_table(analyses)])]
     caption = "Accuracy by how well the named segments meet the events that hold the answer."
@@ -204,6 +211,8 @@ def _listening(runs: Sequence[Run]) -> list[Section]:
 
 def _dynamics(folders: Sequence[Path]) -> list[Section]:
     """The paper's curves, from D's RL, the first seed's."""
+    if not (folders[0] / "models" / "rl-echo").is_dir():
+        return []
     series = {s.name: s for s in read_metrics(folders[0] / "models" / "rl-echo")}
     shown: list[Series] = [series[name] for name in DYNAMICS if name in series]
     chart = Chart(

@@ -11,7 +11,10 @@ from relisten.commands.ask import command_line
 from relisten.commands.settings import read_yaml
 from relisten.commands.terminal import console
 from relisten.report import row, short_table, terminal_table
-from relisten.study import ARMS, StudyConfig, arm_folder, check, make
+from relisten.study import StudyConfig, arm_folder, arms_of, check, make
+
+LATER = {"seeds": None, "side_seeds": None, "rows": None, "jobs": None}
+"""Not kept among a folder's settings: they may be others when a study goes on."""
 
 
 def study(settings: Path, /, *, output: Path | None = None, seeds: int | None = None) -> int:
@@ -22,8 +25,8 @@ def study(settings: Path, /, *, output: Path | None = None, seeds: int | None = 
     Parameters
     ----------
     settings
-        A YAML file: output, seeds, num_scenes, questions_seed, and for each of the stages clips, base, cold and grpo
-        any settings of `relisten train`. runs/study.yaml in the repository is one.
+        A YAML file: output, seeds, rows, jobs, num_scenes and more, and for each of the stages clips, base, cold and
+        grpo any settings of `relisten train`. runs/study.yaml in the repository is one.
     output
         Folder for models, answers and the report.
     seeds
@@ -32,10 +35,10 @@ def study(settings: Path, /, *, output: Path | None = None, seeds: int | None = 
     config = read(settings)
     config = dataclasses.replace(config, output=output or config.output, seeds=config.seeds if seeds is None else seeds)
     check(config)
-    run.start(config.output, {**dataclasses.asdict(config), "seeds": None})  # one more seed may be added later
+    run.start(config.output, {**dataclasses.asdict(config), **LATER})
     folders = make(config)
     written = study_report.write(config, folders, command_line())
-    rows = [row(read_run(arm_folder(folders[0], key))) for key in ARMS]
+    rows = [row(read_run(arm_folder(folders[0], key))) for key in arms_of(config, 0)]
     console().print(terminal_table(short_table(rows), f"{folders[0].name} of {len(folders)}"))
     for path in written[:2]:
         console().print(str(path), soft_wrap=True)
@@ -50,4 +53,8 @@ def read(path: Path) -> StudyConfig:
     known = {field.name for field in dataclasses.fields(StudyConfig)}
     if unknown := sorted(set(map(str, content)) - known):
         raise ValueError(f"{path}: unknown setting {unknown[0]!r}; there are {', '.join(sorted(known))}")
-    return StudyConfig(**content | {"output": Path(str(content.get("output", StudyConfig.output)))})
+    rows = content.get("rows") or ()
+    if not isinstance(rows, list | tuple):
+        raise ValueError(f"{path}: rows: {rows!r} is no list")
+    given = {"output": Path(str(content.get("output", StudyConfig.output))), "rows": tuple(map(str, rows))}
+    return StudyConfig(**content | given)
