@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import sqrt
 from pathlib import Path
 from statistics import fmean, stdev
@@ -58,20 +58,12 @@ T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Student's t at 97.5 % for 1 to 9 degrees of freedom."""
 
 
-@dataclass(frozen=True)
-class Difference:
-    """From one row to another: over all questions and seeds, and each seed by itself."""
-
-    change: Change
-    seeds: list[float]
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """95 % of the mean over seeds (Student's t); None with fewer than two."""
-        if len(self.seeds) < 2:
-            return None
-        half = T95[min(len(self.seeds) - 1, len(T95)) - 1] * stdev(self.seeds) / sqrt(len(self.seeds))
-        return fmean(self.seeds) - half, fmean(self.seeds) + half
+def over_seeds(differences: Sequence[float]) -> tuple[float, float] | None:
+    """95 % of the mean of one difference a seed (Student's t); None with fewer than two."""
+    if len(differences) < 2:
+        return None
+    half = T95[min(len(differences) - 1, len(T95)) - 1] * stdev(differences) / sqrt(len(differences))
+    return fmean(differences) - half, fmean(differences) + half
 
 
 def write(config: StudyConfig, folders: Sequence[Path], command: str) -> list[Path]:
@@ -143,33 +135,27 @@ def _line(r: Row, run: Run, seeds: Sequence[float]) -> list[str]:
 
 
 def _differences(pooled: dict[str, Run], runs: dict[str, list[Run]]) -> Section:
-    found: list[Difference] = [
-        Difference(
-            Change(f"{a} to {b}: {what}", compare(pooled[a], pooled[b]).total.paired),
-            [compare(x, y).total.paired.difference for x in runs[a] for y in runs[b] if _seed(x) == _seed(y)],
-        )
-        for a, b, what in DIFFERENCES
-        if a in pooled and b in pooled
-    ]
-    if not found:
+    changes: list[Change] = []
+    by_seed: list[list[float]] = []
+    for a, b, what in DIFFERENCES:
+        if a in pooled and b in pooled:
+            changes.append(Change(f"{a} to {b}: {what}", compare(pooled[a], pooled[b]).total.paired))
+            pairs = [(x, y) for x in runs[a] for y in runs[b] if _seed(x) == _seed(y)]
+            by_seed.append([compare(x, y).total.paired.difference for x, y in pairs])
+    if not changes:
         return Section("What decides", "", [])
-    changes = [difference.change for difference in found]
+    num = max(map(len, by_seed))
+    rows = []
+    for change, seeds in zip(changes, by_seed, strict=True):
+        ends = over_seeds(seeds)
+        each = [*(f"{x:+.3f}" for x in seeds), *[""] * (num - len(seeds))]
+        rows.append([change.name, *each, f"{fmean(seeds):+.3f}", "-" if ends is None else interval(ends, "+.3f")])
+    note = "95 %: over seeds, Student's t. So few seeds make it wide; the table above is over questions."
+    seeds_table = Table(["", *(f"seed {n}" for n in range(num)), "mean", "95 %"], rows, note)
     picture = charts.svg(charts.changes_figure(changes, "the first row", "the second"))
     caption = "Differences, paired by question and seed: orange is worse, blue better, grey unsure."
-    seeds = [
-        [d.change.name, *(f"{x:+.3f}" for x in d.seeds), *[""] * (max(len(d.seeds) for d in found) - len(d.seeds)),
-         f"{fmean(d.seeds):+.3f}", "-" if d.interval is None else interval(d.interval, "+.3f")]
-        for d in found
-    ]  # fmt: skip
-    columns = ["", *(f"seed {n}" for n in range(max(len(d.seeds) for d in found))), "mean", "95 %"]
-    note = "95 %: over seeds, Student's t. So few seeds make it wide; the table above is over questions."
-    text = "Over all questions first, then each seed by itself."
-    parts: list[Table | Chart] = [
-        changes_table(changes, "first", "second"),
-        Chart("decides", caption, picture),
-        Table(columns, seeds, note),
-    ]
-    return Section("What decides", text, parts)
+    parts: list[Table | Chart] = [changes_table(changes, "first", "second"), Chart("decides", caption, picture)]
+    return Section("What decides", "Over all questions first, then each seed by itself.", [*parts, seeds_table])
 
 
 def _controls(keys: Sequence[str], pooled: dict[str, Run], runs: dict[str, list[Run]]) -> Section:
