@@ -177,7 +177,8 @@ def test_the_mel_of_a_piece_is_the_extractors_padded_one_cut(hop: int, num_sampl
     found = model.features(audio)
     padded = model.feature_extractor(audio.samples, sampling_rate=16_000, padding="max_length", return_tensors="np")
     assert found.shape == (16, -(-num_samples // hop))
-    np.testing.assert_array_equal(found.numpy(), padded["input_features"][0][:, : found.shape[1]])
+    # Bit for bit on most processors; on some, arrays of another shape are rounded otherwise in the last place.
+    np.testing.assert_allclose(found.numpy(), padded["input_features"][0][:, : found.shape[1]], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("hop", [160, 320])
