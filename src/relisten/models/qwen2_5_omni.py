@@ -118,7 +118,7 @@ class Qwen2_5Omni:  # noqa: N801 (named after the model)
         return [self.audio_begin_id, *[self.audio_id] * self.num_audio_tokens(num_samples), self.audio_end_id]
 
     def features(self, audio: Audio) -> Tensor:
-        """Log-mel [mel bins, frames] of one piece; equal to the extractor's own padding to 30 s, cut, to the last place."""
+        """Log-mel [mel bins, frames] of one piece: the extractor's own, padded to 30 s and cut, to the last place."""
         if audio.rate != self.rate:
             raise ValueError(f"audio at {audio.rate} Hz; this model takes {self.rate} Hz")
         extractor, num_samples = self.feature_extractor, len(audio.samples)
