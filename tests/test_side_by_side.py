@@ -26,6 +26,10 @@ def fail(folder: Path) -> None:
     raise ValueError("one line that says why")
 
 
+def die(folder: Path) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def stay(folder: Path) -> None:
     (folder / "pid").write_text(str(os.getpid()))
     time.sleep(600)
@@ -48,6 +52,13 @@ def test_a_task_that_fails_ends_all_and_what_needs_it_is_not_begun(
         side_by_side.run(tasks, {"after": ["bad"]}, 2, tmp_path / "logs")
     assert not (tmp_path / "after").exists()
     assert "bad: one line that says why" in capsys.readouterr().out
+
+
+def test_a_process_that_is_killed_is_told_in_one_line(tmp_path: Path) -> None:
+    tasks = {"bad": partial(die, tmp_path), "after": partial(touch, tmp_path, "after")}
+    with pytest.raises(ValueError, match=r"bad: its process was killed \(out of memory\?\); see .*; start again"):
+        side_by_side.run(tasks, {"after": ["bad"]}, 1, tmp_path / "logs")
+    assert not (tmp_path / "after").exists()
 
 
 def test_processes_end_when_the_first_is_killed(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 
@@ -43,13 +44,20 @@ def run(tasks: Mapping[str, Task], needs: Mapping[str, Sequence[str]], num: int,
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 name = running.pop(future)
                 if error := future.exception():
-                    failed = failed or error
+                    failed = failed or _told(error, name, logs)
                     tqdm.write(f"{name}: {error}; what is under way is finished first")
                 else:
                     done.add(name)
                     bar.update()
     if failed:
         raise failed
+
+
+def _told(error: BaseException, name: str, logs: Path) -> BaseException:
+    """What is raised in place of a task's exception."""
+    if isinstance(error, BrokenProcessPool):  # all that ran are gone with it
+        return ValueError(f"{name}: its process was killed (out of memory?); see {logs}; start again to go on")
+    return error
 
 
 def _logged(task: Task, log: Path) -> None:
