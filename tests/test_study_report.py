@@ -41,7 +41,7 @@ def test_rows_differences_and_seeds(tmp_path: Path) -> None:
     text = html.with_suffix(".md").read_text()
     rows = section(text, "Rows")
     assert all(f"| {key} | {arm.title}" in rows for key, arm in ARMS.items() if not arm.control)
-    assert "| D | P, then RL, interleaved (Echo) | interleaved | 16 | 0.812 |" in rows
+    assert "| D | P, then RL, interleaved (Echo) | 16 | 0.812 |" in rows
     assert "D: 0.700, 107, 2.12" in rows  # the paper's own
     decides = section(text, "What decides")
     assert "B' to D: hearing again, after RL (the paper's claim) | +0.375 | +0.500 | +0.438" in decides

@@ -41,6 +41,8 @@ DIFFERENCES = (
     ("E", "D", "the whole, against RL alone"),
     ("BF", "CF", "hearing again, after the cold start F"),
     ("B'F", "DF", "the same, after RL"),
+    ("B'", "CF", "the cold start F, heard, against RL on grounded chains"),
+    ("B'", "DF", "F and RL, against RL on grounded chains"),
     ("CF", "DF", "RL over that"),
     ("D", "D'", "other questions for RL"),
     ("D other", "D", "what is heard, in D"),
@@ -74,8 +76,8 @@ def write(config: StudyConfig, folders: Sequence[Path], command: str) -> list[Pa
     main = [key for key in pooled if not ARMS[key].control]
     title = "What hearing again gives: the paper's ablation at a small scale"
     lead = (
-        f"{len(folders)} seeds, each from random weights; greedy answers to held-out questions, other waveforms and"
-        " voices than in training. All rows share data and budgets (config.json). Intervals are 95 %."
+        f"{len(folders)} seed{'s' * (len(folders) > 1)}, each from random weights; greedy answers to held-out questions,"
+        " other waveforms and voices than in training. All rows share data and budgets (config.json). Intervals are 95 %."
     )
     sections = [
         _rows(main, pooled, runs),
@@ -110,10 +112,10 @@ def _seed(run: Run) -> Path:
 def _rows(keys: Sequence[str], pooled: dict[str, Run], runs: dict[str, list[Run]]) -> Section:
     rows = [row(pooled[key], PAPER.get(ARMS[key].paper)) for key in keys]
     found = [_line(r, pooled[r.name], [row(run).accuracy for run in runs[r.name]]) for r in rows]
-    columns = ["row", "what it is", "format", "n", "accuracy", "95 %", "seeds", "segments", "events met", "words"]
+    columns = ["row", "what it is", "n", "accuracy", "95 %", "seeds", "segments", "events met", "words"]
     note = (
-        "n: answers of all seeds. Seeds: the least and the greatest accuracy of a seed. Events met: labelled events"
-        " that a named segment meets at IoU 0.5. ms: a thousandth of a second an answer, in batches of 64. The paper's:"
+        "A and E answer at once (conditioned). n: answers of all seeds. Seeds: the least and the greatest accuracy of a"
+        " seed. Events met: labelled events that a named segment meets at IoU 0.5. ms: a thousandth of a second an answer, in batches of 64. The paper's:"
         " accuracy, words, seconds of Qwen2.5-Omni-7B on MMAR."
     )
     caption = "Accuracy with Wilson's interval; the tick is what guessing gives, the ring the paper's row."
@@ -127,7 +129,7 @@ def _rows(keys: Sequence[str], pooled: dict[str, Run], runs: dict[str, list[Run]
 def _line(r: Row, run: Run, seeds: Sequence[float]) -> list[str]:
     hits, paper = analyse(run).hit_rate, PAPER.get(ARMS[r.name].paper)
     return [
-        r.name, ARMS[r.name].title, r.format, f"{r.num:,}", f"{r.accuracy:.3f}", interval(r.interval),
+        r.name, ARMS[r.name].title, f"{r.num:,}", f"{r.accuracy:.3f}", interval(r.interval),
         f"{min(seeds):.3f} to {max(seeds):.3f}", f"{r.references:.2f}", "-" if hits is None else percent(hits),
         number(r.words, 0), number(1000 * (r.seconds or 0), 0),
         "-" if paper is None else f"{paper.key}: {paper.accuracy:.3f}, {paper.words:.0f}, {paper.seconds:.2f}",
@@ -152,7 +154,7 @@ def _differences(pooled: dict[str, Run], runs: dict[str, list[Run]]) -> Section:
         rows.append([change.name, *each, f"{fmean(seeds):+.3f}", "-" if ends is None else interval(ends, "+.3f")])
     note = "95 %: over seeds, Student's t. So few seeds make it wide; the table above is over questions."
     seeds_table = Table(["", *(f"seed {n}" for n in range(num)), "mean", "95 %"], rows, note)
-    picture = charts.svg(charts.changes_figure(changes, "the first row", "the second"))
+    picture = charts.svg(charts.changes_figure(changes, "first", "second"))
     caption = "Differences, paired by question and seed: orange is worse, blue better, grey unsure."
     parts: list[Table | Chart] = [changes_table(changes, "first", "second"), Chart("decides", caption, picture)]
     return Section("What decides", "Over all questions first, then each seed by itself.", [*parts, seeds_table])
