@@ -76,8 +76,9 @@ def write(config: StudyConfig, folders: Sequence[Path], command: str) -> list[Pa
     main = [key for key in pooled if not ARMS[key].control]
     title = "What hearing again gives: the paper's ablation at a small scale"
     lead = (
-        f"{len(folders)} seed{'s' * (len(folders) > 1)}, each from random weights; greedy answers to held-out questions,"
-        " other waveforms and voices than in training. All rows share data and budgets (config.json). Intervals are 95 %."
+        f"{len(folders)} seed{'s' * (len(folders) > 1)}, each from random weights; greedy answers to held-out"
+        " questions, from other waveforms and voices than training's. All rows share data and budgets (config.json)."
+        " Intervals are 95 %."
     )
     sections = [
         _rows(main, pooled, runs),
@@ -114,9 +115,9 @@ def _rows(keys: Sequence[str], pooled: dict[str, Run], runs: dict[str, list[Run]
     found = [_line(r, pooled[r.name], [row(run).accuracy for run in runs[r.name]]) for r in rows]
     columns = ["row", "what it is", "n", "accuracy", "95 %", "seeds", "segments", "events met", "words"]
     note = (
-        "A and E answer at once (conditioned). n: answers of all seeds. Seeds: the least and the greatest accuracy of a"
-        " seed. Events met: labelled events that a named segment meets at IoU 0.5. ms: a thousandth of a second an answer, in batches of 64. The paper's:"
-        " accuracy, words, seconds of Qwen2.5-Omni-7B on MMAR."
+        "A and E answer at once (conditioned). n: answers of all seeds. Seeds: the least and the greatest accuracy of"
+        " a seed. Events met: labelled events that a named segment meets at IoU 0.5. ms: a thousandth of a second an"
+        " answer, in batches of 64. The paper's: accuracy, words, seconds of Qwen2.5-Omni-7B on MMAR."
     )
     caption = "Accuracy with Wilson's interval; the tick is what guessing gives, the ring the paper's row."
     text = (
