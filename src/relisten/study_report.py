@@ -70,8 +70,11 @@ def over_seeds(differences: Sequence[float]) -> tuple[float, float] | None:
 
 def write(config: StudyConfig, folders: Sequence[Path], command: str) -> list[Path]:
     """The report of the seeds that are complete: study.html, study.md and its charts; what was written."""
-    runs = {key: [read_run(arm_folder(f, key)) for f in folders if _has(config, folders, f, key)] for key in ARMS}
-    runs = {key: found for key, found in runs.items() if found}
+    runs: dict[str, list[Run]] = {}
+    for key in ARMS:
+        having = [folder for seed, folder in enumerate(folders) if key in arms_of(config, seed)]
+        if having:
+            runs[key] = [read_run(arm_folder(folder, key)) for folder in having]
     pooled = {key: _pooled(key, found) for key, found in runs.items()}
     main = [key for key in pooled if not ARMS[key].control]
     title = "What hearing again gives: the paper's ablation at a small scale"
@@ -93,10 +96,6 @@ def write(config: StudyConfig, folders: Sequence[Path], command: str) -> list[Pa
     sections = [section for section in sections if section.parts]
     report = Report(title, lead, sections, [next(iter(pooled.values()))], command)
     return report_page.write(report, config.output / "study.html", num_examples=0)
-
-
-def _has(config: StudyConfig, folders: Sequence[Path], folder: Path, key: str) -> bool:
-    return key in arms_of(config, folders.index(folder))
 
 
 def _pooled(key: str, runs: Sequence[Run]) -> Run:
