@@ -1,8 +1,7 @@
 """FSDP2: weights, gradients and optimiser spread over processes, each of which holds a part of every tensor.
 
 `accelerate launch --config-file runs/accelerate_fsdp2.yaml` turns it on, and accelerate shards the model. Here is what
-that leaves open: whole weights for rollouts, the reference, and checkpoints that are like those of one process, so that
-a run may go on with another number of processes.
+that leaves open: whole weights for rollouts, the reference, and checkpoints that are like those of one process.
 """
 
 from __future__ import annotations
