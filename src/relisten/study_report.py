@@ -36,11 +36,15 @@ DIFFERENCES = (
     ("C", "D", "RL, interleaved"),
     ("B", "D", "RL, interleaved, over the cold start"),
     ("B'", "D", "hearing again, after RL (the paper's claim)"),
-    ("B'F", "D", "the same, against RL on the other cold start"),
+    ("D", "D more", "RL as long again, heard"),
+    ("B'", "B' more", "RL as long again, grounded"),
+    ("B' more", "D more", "hearing again, after as much RL again"),
+    ("B", "D more", "RL, interleaved and twice as long, over the cold start"),
+    ("B'F", "D", "D against grounded RL on the other cold start"),
     ("A", "E", "RL without cold start"),
     ("E", "D", "the whole, against RL alone"),
     ("BF", "CF", "hearing again, after the cold start F"),
-    ("B'F", "DF", "the same, after RL"),
+    ("B'F", "DF", "hearing again, after that and RL"),
     ("B'", "CF", "the cold start F, heard, against RL on grounded chains"),
     ("B'", "DF", "F and RL, against RL on grounded chains"),
     ("CF", "DF", "RL over that"),
@@ -50,7 +54,7 @@ DIFFERENCES = (
     ("BF fine", "CF fine", "hearing again, where captions tell all that clips tell"),
 )
 """From row, to row, what the difference shows."""
-LISTENING = ("B", "B'", "C", "D", "CF", "DF")
+LISTENING = ("B", "B'", "C", "D", "D more", "CF", "DF")
 """Rows whose way of listening is shown beside Echo's."""
 DYNAMICS = (
     "reward", "reward_accuracy", "reward_segment", "reward_format", "reward_consistency", "segments", "heard_once",

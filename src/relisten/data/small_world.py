@@ -122,6 +122,11 @@ def rl_rows(index: int) -> list[Example]:
     return curriculum.rl_rows(index, scene, ask=one_hop)
 
 
+def more_rl_rows(index: int) -> list[Example]:
+    """For RL that goes on: questions like `rl_rows`, about scenes that it does not have."""
+    return curriculum.rl_rows(index + RL_SCENES // 4, scene, ask=one_hop)
+
+
 def other_rl_rows(index: int) -> list[Example]:
     """RL of other origin: other scenes, longer and fuller, and other questions: what came before, after, how often."""
     return curriculum.rl_rows(index + RL_SCENES // 2, partial(scene, config=FULLER), ("after", "before", "count"))
