@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Is training on the pipeline's own output as good as on the scenes' own chains? From the shipped nano, as many steps
-# and questions with each, about the same recordings; beside them the curriculum's mix of rows. Then the same held-out
-# questions, of both kinds. A stopped run goes on where it was.
+# and questions with each, about the same recordings. Then the same held-out questions, of both kinds. A stopped run goes
+# on where it was.
 # usage: runs/eaqa_nano.sh [FOLDER]   (default out/eaqa_nano). Smaller, to try it: STEPS=2 SCENES=40 HELDOUT=12
 # SEED is the training's; run it with three, each into a folder of its own, before believing a difference.
 set -euo pipefail
@@ -21,10 +21,8 @@ train="relisten train sft --model nano --format interleaved --steps $steps --opt
   --attention eager --no-bf16 --seed $seed"
 $train --data "$folder/sets/sft.jsonl" --output "$folder/pipeline" --batch-size 16 --device-batch-size 16
 $train --data "$folder/scenes/questions.jsonl" --output "$folder/chains" --batch-size 16 --device-batch-size 16
-# The curriculum has six rows about a recording, so three recordings a step make as many rows (18).
-$train --data relisten.data.curriculum:sft_rows --output "$folder/curriculum" --batch-size 3 --device-batch-size 3
 
-for name in start pipeline chains curriculum; do
+for name in start pipeline chains; do
   model=$([ "$name" = start ] && echo nano || echo "$folder/$name/model")
   relisten eval "$folder/heldout/questions.jsonl" "$folder/eval/$name-on-scenes" --model "$model"
   relisten eval "$folder/heldout_sets/sft.jsonl" "$folder/eval/$name-on-sets" --model "$model"

@@ -139,3 +139,19 @@ def test_rows_need_their_models_alone() -> None:
     assert [*study.arms_of(config, 1)] == ["A", "DF"]
     assert [*study.stages_of(config, 1)] == ["clips", "base", "cold-f", "rl-mixed"]
     assert [*study.stages_of(StudyConfig(), 0)] == [*STAGES]
+
+
+def test_the_shipped_nano_is_read_once_and_trained_never() -> None:
+    config = StudyConfig(rows=("nano",), seeds=2)
+    assert [len(study.arms_of(config, seed)) for seed in (0, 1)] == [1, 0]
+    assert study.stages_of(config, 0) == {}
+
+
+def test_rl_that_goes_on_asks_about_other_scenes() -> None:
+    """Scenes of the first RL, of RL on other questions and of training never come in."""
+    first, more, other = (
+        {rows(index)[0].id for index in range(30)}
+        for rows in (small_world.rl_rows, small_world.more_rl_rows, small_world.other_rl_rows)
+    )
+    assert len(more) == 30 and not more & (first | other)
+    assert all(example.cot is None for index in range(5) for example in small_world.more_rl_rows(index))

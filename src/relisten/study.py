@@ -106,6 +106,8 @@ STAGES = {
     "base-fine": Stage("base", "fine_base_rows", "clips"),
     "cold-fine": Stage("cold", "fine_mixed_rows", "base-fine"),
 }
+SHIPPED = "nano"
+"""The model that comes with relisten, of recipe F: made in a larger world and with more steps, so beside the study."""
 SIDE = ("rl-echo-other", "rl-direct-other", "base-fine", "cold-fine")
 """Stages beside the claim, which the first `side_seeds` seeds alone have."""
 
@@ -124,6 +126,8 @@ ARMS = {
     "CF": Arm("cold start F, interleaved", "cold-f", "interleaved"),
     "B'F": Arm("F, then RL, grounded", "rl-mixed-grounded", "grounded"),
     "DF": Arm("F, then RL, interleaved", "rl-mixed", "interleaved"),
+    "nano": Arm("the nano that ships, interleaved", SHIPPED, "interleaved"),
+    "nano grounded": Arm("the nano that ships, grounded", SHIPPED, "grounded"),
     "D other": Arm("D, another recording heard", "rl-echo", "interleaved", hears="other"),
     "D silence": Arm("D, silence heard", "rl-echo", "interleaved", hears="silence"),
     "D random": Arm("D, random stretches heard", "rl-echo", "interleaved", hears="random"),
@@ -156,7 +160,7 @@ def make(config: StudyConfig) -> list[Path]:
             needs[f"{folder.name} {name}"] = [f"{folder.name} {stage.start}"] if stage.start else []
         for key, arm in arms.items():
             tasks[f"{folder.name} row {key}"] = partial(read, arm, folder, key, config)
-            needs[f"{folder.name} row {key}"] = [f"{folder.name} {arm.model}"]
+            needs[f"{folder.name} row {key}"] = [f"{folder.name} {arm.model}"] if arm.model in STAGES else []
     side_by_side.run(tasks, needs, config.jobs, config.output / "logs")
     return folders
 
@@ -172,7 +176,8 @@ def stages_of(config: StudyConfig, seed: int) -> dict[str, Stage]:
 def arms_of(config: StudyConfig, seed: int) -> dict[str, Arm]:
     """The rows that a seed has."""
     found = {key: arm for key, arm in ARMS.items() if not config.rows or key in config.rows}
-    return {key: arm for key, arm in found.items() if arm.model not in SIDE or seed < config.side_seeds}
+    seeds = {SHIPPED: 1} | dict.fromkeys(SIDE, config.side_seeds)
+    return {key: arm for key, arm in found.items() if seed < seeds.get(arm.model, seed + 1)}
 
 
 def make_model(name: str, folder: Path, seed: int, config: StudyConfig) -> None:
@@ -266,8 +271,8 @@ def read(arm: Arm, folder: Path, key: str, config: StudyConfig) -> None:
     examples = small_world.heldout(num, config.questions_seed)
     settings = {"study": key, "title": arm.title, "format": arm.format, "hears": arm.hears}
     run.start(out, settings | {"num_scenes": num, "questions_seed": config.questions_seed})
-    evaluate(load(str(folder / "models" / arm.model / "model")), examples, out / "answers.jsonl", generation,
-             Asking(hears=arm.hears), max_rows=64)  # fmt: skip
+    model = str(folder / "models" / arm.model / "model") if arm.model in STAGES else arm.model
+    evaluate(load(model), examples, out / "answers.jsonl", generation, Asking(hears=arm.hears), max_rows=64)
 
 
 def arm_folder(folder: Path, key: str) -> Path:

@@ -48,6 +48,7 @@ DIFFERENCES = (
     ("B'", "CF", "the cold start F, heard, against RL on grounded chains"),
     ("B'", "DF", "F and RL, against RL on grounded chains"),
     ("CF", "DF", "RL over that"),
+    ("nano grounded", "nano", "hearing again, in the nano that ships"),
     ("D", "D'", "other questions for RL"),
     ("D other", "D", "what is heard, in D"),
     ("DF other", "DF", "what is heard, in DF"),
@@ -85,6 +86,7 @@ def write(config: StudyConfig, folders: Sequence[Path], command: str) -> list[Pa
     lead = (
         f"{len(folders)} seed{'s' * (len(folders) > 1)}, each from random weights; greedy answers to held-out"
         " questions, from other waveforms and voices than training's. All rows share data and budgets (config.json)."
+        " nano alone, where it stands among them, was made beside the study."
         " Intervals are 95 %."
     )
     sections = [
