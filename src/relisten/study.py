@@ -38,7 +38,8 @@ class StudyConfig:
     seeds: int = 1
     """How often it is made from nothing, with another seed."""
     side_seeds: int = 1
-    """How many of them have the rows beside the claim, too: RL on other questions, and captions that tell all."""
+    """How many of them have the rows beside the claim, too: RL without cold start or on other questions, grounded RL from
+    F, and captions that tell all."""
     rows: tuple[str, ...] = ()
     """The rows that are made, by their keys in ARMS, with the models that they need; none: all."""
     jobs: int = 2
@@ -108,7 +109,7 @@ STAGES = {
 }
 SHIPPED = "nano"
 """The model that comes with relisten, of recipe F: made in a larger world and with more steps, so beside the study."""
-SIDE = ("rl-echo-other", "rl-direct-other", "base-fine", "cold-fine")
+SIDE = ("rl-direct", "rl-mixed-grounded", "rl-echo-other", "rl-direct-other", "base-fine", "cold-fine")
 """Stages beside the claim, which the first `side_seeds` seeds alone have."""
 
 ARMS = {
