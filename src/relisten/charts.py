@@ -213,7 +213,7 @@ def changes_figure(changes: Sequence[Change], a: str, b: str) -> Figure:
     axis.axvline(0, color="#333333", linewidth=1)
     axis.set_yticks(range(len(changes)), [f"{c.name} (n {c.paired.num})" for c in changes])
     axis.set_ylim(len(changes) - 0.5, -0.5)
-    axis.set_xlabel(f"change in accuracy, {a} to {b}, 95 % interval")
+    axis.set_xlabel(f"change in accuracy, {a} to {b}, 95 % interval", loc="right")
     axis.grid(axis="y", visible=False)
     return figure
 
