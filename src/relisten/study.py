@@ -38,8 +38,8 @@ class StudyConfig:
     seeds: int = 1
     """How often it is made from nothing, with another seed."""
     side_seeds: int = 1
-    """How many of them have the rows beside the claim, too: RL without cold start or on other questions, grounded RL from
-    F, and captions that tell all."""
+    """How many of them have the rows beside the claim, too: RL without cold start or on other questions, grounded RL
+    from F, and captions that tell all."""
     rows: tuple[str, ...] = ()
     """The rows that are made, by their keys in ARMS, with the models that they need; none: all."""
     jobs: int = 2
