@@ -14,7 +14,7 @@ from relisten.study import ARMS, StudyConfig, arm_folder, arms_of, stages_of
 HEARD = {"heard": [[0.5, 1.0]], "named": [[0.5, 1.0]], "gold": [[0.4, 1.0]], "duration": 2.0, "seconds": 0.5}
 
 
-def study(folder: Path, config: StudyConfig) -> list[Path]:
+def study(folder: Path, config: StudyConfig, located: bool = True) -> list[Path]:
     """Answers to eight questions for every row: from D on, more of them are right, by one more in the second seed."""
     folders = [folder / f"seed-{seed}" for seed in range(config.seeds)]
     for seed, place in enumerate(folders):
@@ -27,7 +27,8 @@ def study(folder: Path, config: StudyConfig) -> list[Path]:
         for name in stages_of(config, seed):
             line = {"step": 1, "reward": 0.5, "segments": 1.0, "train_runtime": 60.0}
             records.append(place / "models" / name / "metrics.jsonl", line)
-        records.write_atomic(place / "located.json", '{"located": 0.8}')
+        if located:
+            records.write_atomic(place / "located.json", '{"located": 0.8}')
     return folders
 
 
@@ -59,6 +60,13 @@ def test_a_study_of_some_rows_has_no_empty_sections(tmp_path: Path) -> None:
     text = html.with_suffix(".md").read_text()
     assert "## Rows" in text and "## By kind of question" in text
     assert "## Controls" not in text and "## What decides" not in text and "## During RL" not in text
+
+
+def test_rows_for_which_nothing_is_trained(tmp_path: Path) -> None:
+    config = StudyConfig(output=tmp_path, seeds=2, rows=("nano", "nano grounded"))
+    html, *_ = study_report.write(config, study(tmp_path, config, located=False), "relisten study x")
+    text = html.with_suffix(".md").read_text()
+    assert "nano was made beside the study" in section(text, "Rows") and "## How it was made" not in text
 
 
 @pytest.mark.parametrize(("seeds", "expected"), [([0.1], None), ([0.1, 0.3], (0.2 - 1.2706, 0.2 + 1.2706))])

@@ -231,6 +231,8 @@ def check(config: StudyConfig) -> None:
         raise ValueError(f"rows: there is no row {unknown[0]!r}; there are {', '.join(ARMS)}")
     if min(config.seeds, config.jobs) < 1 or min(config.questions_seed, config.side_seeds) < 0:
         raise ValueError("seeds and jobs must be at least 1, questions_seed and side_seeds not negative")
+    if not any(arms_of(config, seed) for seed in range(config.seeds)):
+        raise ValueError(f"rows: no seed has {', '.join(config.rows)}; set side_seeds to 1 or more")
     if not 2 <= config.num_control_scenes <= config.num_scenes:
         raise ValueError("num_control_scenes must be at least 2, and num_scenes no fewer")
     for name, kind in (("clips", SftConfig), ("base", SftConfig), ("cold", SftConfig), ("grpo", GrpoConfig)):

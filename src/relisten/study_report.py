@@ -27,7 +27,7 @@ from relisten.report import (
     row,
 )
 from relisten.report_page import Chart, Report, Section
-from relisten.study import ARMS, STAGES, StudyConfig, arm_folder, arms_of, stages_of
+from relisten.study import ARMS, SHIPPED, STAGES, StudyConfig, arm_folder, arms_of, stages_of
 
 DIFFERENCES = (
     ("A", "B", "the cold start"),
@@ -86,7 +86,6 @@ def write(config: StudyConfig, folders: Sequence[Path], command: str) -> list[Pa
     lead = (
         f"{len(folders)} seed{'s' * (len(folders) > 1)}, each from random weights; greedy answers to held-out"
         " questions, from other waveforms and voices than training's. All rows share data and budgets (config.json)."
-        " nano alone, where it stands among them, was made beside the study."
         " Intervals are 95 %."
     )
     sections = [
@@ -128,6 +127,8 @@ def _rows(keys: Sequence[str], pooled: dict[str, Run], runs: dict[str, list[Run]
     text = (
         "P: the paper's cold start, grounded chains alone. F, beyond the paper: two of three chains truly interleaved."
     )
+    if any(ARMS[key].model == SHIPPED for key in keys):
+        text += " nano was made beside the study, by the recipe of F: in a larger world, with more steps."
     chart = Chart("accuracy", caption, charts.svg(charts.accuracy_figure(rows)))
     return Section("Rows", text, [Table([*columns, "ms", "the paper's"], found, note), chart])
 
@@ -217,6 +218,8 @@ def _dynamics(folders: Sequence[Path]) -> list[Section]:
 
 def _stages(config: StudyConfig, folders: Sequence[Path], runs: dict[str, list[Run]]) -> Section:
     """How each model came about, and how long it took: what a second study would cost."""
+    if not stages_of(config, 0):
+        return Section("How it was made", "", [])
     found, total = [], 0.0
     for name in stages_of(config, 0):
         lines = [list(records.read(f / "models" / name / "metrics.jsonl")) for n, f in enumerate(folders)

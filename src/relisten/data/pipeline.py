@@ -134,6 +134,7 @@ class Build:
     async def run(self, clips: Iterator[Clip], total: int | None = None) -> None:
         """Every clip of the source that has no outcome yet. Raises ValueError where no call can succeed."""
         waiting: asyncio.Queue[tuple[bytes, Clip] | None] = asyncio.Queue(4 * self.limits.in_flight)
+        lasting: Exception | None = None
         with tqdm(total=total, unit="clip", smoothing=0.05) as bar:
             try:
                 async with asyncio.TaskGroup() as group:
@@ -142,7 +143,9 @@ class Build:
                         group.create_task(self._work(waiting, bar))
                     await self._feed(clips, waiting, bar)
             except* ValueError as errors:
-                raise errors.exceptions[0] from None
+                lasting = errors.exceptions[0]
+        if lasting is not None:  # raised in the clause above, Python 3.11.2 would put it back into a group
+            raise lasting
 
     async def _feed(self, clips: Iterator[Clip], waiting: asyncio.Queue[Any], bar: tqdm[Any]) -> None:
         """Meets every clip, after a stop too: what came of it before belongs in the sets."""
