@@ -104,6 +104,10 @@ STAGES = {
     "rl-mixed-grounded": Stage("grpo", "rl_rows", "cold-f", "grounded"),
     "rl-grounded-more": Stage("grpo", "more_rl_rows", "rl-grounded", "grounded"),
     "rl-echo-more": Stage("grpo", "more_rl_rows", "rl-echo", "interleaved"),
+    "base-mid": Stage("base", "mid_base_rows", "clips"),
+    "cold-mid": Stage("cold", "mid_paper_rows", "base-mid"),
+    "rl-grounded-mid": Stage("grpo", "rl_rows", "cold-mid", "grounded"),
+    "rl-echo-mid": Stage("grpo", "rl_rows", "cold-mid", "interleaved"),
     "base-fine": Stage("base", "fine_base_rows", "clips"),
     "cold-fine": Stage("cold", "fine_mixed_rows", "base-fine"),
 }
@@ -141,6 +145,15 @@ ARMS = {
     "DF oracle": Arm("DF, the right stretch heard", "rl-mixed", "interleaved", hears="oracle"),
     "C oracle": Arm("C, the right stretch heard", "cold-p", "interleaved", hears="oracle"),
     "CF oracle": Arm("CF, the right stretch heard", "cold-f", "interleaved", hears="oracle"),
+    "A mid": Arm("A, of a base that knows sound in mid-text", "base-mid", "conditioned"),
+    "B mid": Arm("B, on that base", "cold-mid", "grounded"),
+    "C mid": Arm("C, on that base", "cold-mid", "interleaved"),
+    "B' mid": Arm("B', on that base", "rl-grounded-mid", "grounded"),
+    "D mid": Arm("D, on that base", "rl-echo-mid", "interleaved"),
+    "D mid other": Arm("D mid, another recording heard", "rl-echo-mid", "interleaved", hears="other"),
+    "D mid off": Arm("D mid, nothing inserted", "rl-echo-mid", "interleaved", hears="off"),
+    "D mid oracle": Arm("D mid, the right stretch heard", "rl-echo-mid", "interleaved", hears="oracle"),
+    "C mid oracle": Arm("C mid, the right stretch heard", "cold-mid", "interleaved", hears="oracle"),
     "BF fine": Arm("BF, captions tell all that clips tell", "cold-fine", "grounded", fine=True),
     "CF fine": Arm("CF, captions tell all that clips tell", "cold-fine", "interleaved", fine=True),
 }
@@ -185,8 +198,8 @@ def make_model(name: str, folder: Path, seed: int, config: StudyConfig) -> None:
     """A stage's model; a base that locates too little raises ValueError."""
     stage = STAGES[name]
     train(stage, folder / "models", name, getattr(config, stage.settings), seed)
-    if name == "base":
-        gate(folder, config)
+    if stage.settings == "base":
+        gate(folder, config, name)
 
 
 def train(stage: Stage, models: Path, name: str, settings: Mapping[str, Any], seed: int) -> Path:
@@ -246,17 +259,17 @@ def check(config: StudyConfig) -> None:
         _typed(kind, settings)
 
 
-def gate(folder: Path, config: StudyConfig) -> float:
-    """What the base locates, kept in `located.json`. Raises ValueError where it is less than the study asks for."""
-    kept = folder / "located.json"
+def gate(folder: Path, config: StudyConfig, base: str = "base") -> float:
+    """What a base locates, kept in `located.json`. Raises ValueError where it is less than the study asks for."""
+    kept = folder / ("located.json" if base == "base" else f"located-{base}.json")
     if not kept.is_file():
         clips = small_world.heldout_scenes(200, config.questions_seed)
-        share = located(load(str(folder / "models" / "base" / "model")), clips)
+        share = located(load(str(folder / "models" / base / "model")), clips)
         records.write_atomic(kept, json.dumps({"located": round(share, 4), "scenes": len(clips)}) + "\n")
     share = float(json.loads(kept.read_text())["located"])
     if share < config.located:
         raise ValueError(
-            f"{folder}: the base locates {share:.2f} of the events, less than {config.located:g}; give base more steps"
+            f"{folder}: {base} locates {share:.2f} of the events, less than {config.located:g}; give base more steps"
             " and choose a new output, or lower `located`"
         )
     return share

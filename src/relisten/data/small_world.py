@@ -12,9 +12,22 @@ from functools import cache, partial
 
 import numpy as np
 
+from relisten import tags
 from relisten.data import curriculum, synth
 from relisten.data.curriculum import RL_SCENES, TRAINING_SEED, Row, chain_rows, tell
-from relisten.data.questions import detail, from_draft, heard, name, segment, which_word
+from relisten.data.questions import (
+    AGAIN,
+    BEFORE,
+    FIND,
+    HEARD,
+    NEXT,
+    detail,
+    from_draft,
+    heard,
+    name,
+    segment,
+    which_word,
+)
 from relisten.data.scenes import Bank, SceneConfig, bank, make_scene
 from relisten.models import nano
 from relisten.models.base import AudioLM
@@ -87,6 +100,31 @@ def _fine(index: int, rows: list[Row]) -> list[Row]:
             [event, *_] = [e for e in clip.events if name(e) == example.answer and e.start <= time <= e.end]
             told[example.question] = heard(event)
     return [(replace(e, answer=told.get(e.question, e.answer)), format) for e, format in rows]
+
+
+def mid_base_rows(index: int) -> list[Row]:
+    """`base_rows`, one clip of which is heard in mid-text. Qwen's pretraining has sound between words; `base_rows`,
+    in which every sound comes before all text, leave a base that an insertion puts out."""
+    return [*chain_rows(index, scene, (), num_asked=2, num_clips=1, ask=one_hop), _mid_text(index)]
+
+
+def mid_paper_rows(index: int) -> list[Row]:
+    """`paper_rows` on such a base: grounded chains alone, its rows kept alive."""
+    return [*chain_rows(index, scene, ("grounded",) * 3, num_asked=1, num_clips=1, ask=one_hop), _mid_text(index)]
+
+
+def _mid_text(index: int) -> Row:
+    """Two or three events in any order, each heard after its tag and then told. No question is asked, none answered:
+    what a sound in mid-text is, and not what it is good for."""
+    clip, _, _ = scene(index)
+    rng = np.random.default_rng([TRAINING_SEED + index, 47])
+    chosen = [clip.events[int(i)] for i in rng.permutation(len(clip.events))[: int(rng.integers(2, 4))]]
+    parts = [
+        f"{rng.choice((*FIND, *NEXT, *BEFORE, *AGAIN))} {tags.write_segment(segment(event, clip.duration))}"
+        + str(rng.choice(HEARD)).format(heard(event))
+        for event in chosen
+    ]
+    return Example(f"{clip.id}-mid", clip.audio, "Listen again.", (), heard(chosen[-1]), " ".join(parts)), "interleaved"
 
 
 def one_hop(seed: int, clip: Clip, sounds: Bank, num: int) -> list[Example]:
