@@ -106,7 +106,7 @@ def test_a_base_that_does_not_know_where_things_are_ends_the_study(
     monkeypatch.setattr(study, "load", lambda folder: None)
     monkeypatch.setattr(study, "located", six_of_ten)
     with pytest.raises(
-        ValueError, match=r"the base locates 0\.60 of the events, less than 0\.75; give base more steps"
+        ValueError, match=r"base locates 0\.60 of the events, less than 0\.75; give base more steps"
     ):
         gate(tmp_path, StudyConfig(located=0.75))
     assert gate(tmp_path, StudyConfig(located=0.5)) == 0.6

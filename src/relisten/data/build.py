@@ -61,6 +61,9 @@ class BuildConfig:
     """A folder with compose*.md or judge*.md that take the place of the shipped ones."""
     questions: int = 1
     """About each recording."""
+    manner: str = ""
+    """How every chain of thought shall go: overview, plain, guess, choices, brief, sure, short (for small models), or a
+    sentence of your own; empty: the first six by turns."""
     clips: int = 0
     """Take the source's first so many; 0: all."""
     seed: int = 0
@@ -178,6 +181,7 @@ def make_plan(config: BuildConfig, labels: compose.Labels) -> Plan:
         questions=config.questions,
         repairs=config.repairs,
         seed=config.seed,
+        manner=compose.find_manner(config.manner),
     )
 
 
@@ -194,6 +198,7 @@ def _check(config: BuildConfig) -> None:
     if not config.timeout > 0:
         raise ValueError(f"timeout is {config.timeout:g}; give seconds, more than 0")
     compose.read_prompts(config.prompts)
+    compose.find_manner(config.manner)
     if config.max_cost and not any(
         (config.price_in, config.price_out, config.describer_price_in, config.describer_price_out)
     ):

@@ -42,15 +42,27 @@ MEANINGS = {
 }
 Labels = dict[str, dict[str, int]]
 """Counts of labels by group."""
-MANNERS = (
-    "go through the recording in the order of time",
-    "start from what the question names, find it, and work from there",
-    "suppose an answer first, then check it by listening",
-    "rule the choices out one by one, listening where it decides",
-    "be brief: only the segments that decide, a reason before each",
-    "think aloud as a careful listener who goes back once to make sure",
-)
+MANNERS = {
+    "overview": "go through the recording in the order of time",
+    "plain": "start from what the question names, find it, and work from there",
+    "guess": "suppose an answer first, then check it by listening",
+    "choices": "rule the choices out one by one, listening where it decides",
+    "brief": "be brief: only the segments that decide, a reason before each",
+    "sure": "think aloud as a careful listener who goes back once to make sure",
+}
 """How a chain of thought may go; one is asked for each time, so that chains differ."""
+SHORT = "in the fewest words: what is heard up to the place that decides, each sound with its time, then that place"
+"""For models too small for sentences; asked for by name alone (`short`)."""
+
+
+def find_manner(name: str) -> str:
+    """The manner of a name, one of one's own (words), or "" for all by turns. Raises ValueError on another name."""
+    if not name or " " in name.strip():
+        return name
+    known = {**MANNERS, "short": SHORT}
+    if name not in known:
+        raise ValueError(f"manner {name!r} is not known; give one of {', '.join(known)}, or a sentence of your own")
+    return known[name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +148,12 @@ def survey(clips: Iterable[Clip]) -> Labels:
     return counted
 
 
-def ask(clip: Clip, prompts: Prompts, labels: Labels, rng: np.random.Generator) -> tuple[str, Messages]:
+def ask(
+    clip: Clip, prompts: Prompts, labels: Labels, rng: np.random.Generator, manner: str = ""
+) -> tuple[str, Messages]:
     """The prompt's name, and messages that ask for one question about a clip.
 
+    manner: how every chain shall go (`find_manner`); "": one of MANNERS, drawn.
     labels: what the source holds (`survey`); wrong choices drawn as often as right ones give nothing away.
     """
     kind = str(rng.choice(list(SHARES), p=np.array(list(SHARES.values())) / sum(SHARES.values())))
@@ -146,10 +161,11 @@ def ask(clip: Clip, prompts: Prompts, labels: Labels, rng: np.random.Generator) 
     every = {label: num for group in labels.values() for label, num in group.items() if label not in inside}
     words = {label: num for label, num in labels.get("word", {}).items() if label not in inside}
     has_words = any(event.labels.get("group") == "word" for event in clip.events)
+    drawn = str(rng.choice(list(MANNERS.values())))
     request = {
         "kind": kind,
         "about": MEANINGS[kind],
-        "manner": str(rng.choice(MANNERS)),
+        "manner": manner or drawn,
         "num_choices": 4,
         "other_labels": _draw(rng, every, NUM_OTHERS),
         **({"other_words": _draw(rng, words, NUM_OTHERS)} if has_words else {}),

@@ -77,13 +77,15 @@ class Plan:
     repairs: int = 1
     """Times a teacher is told what is wrong and asked again."""
     seed: int = 0
+    manner: str = ""
+    """How every chain of thought shall go (`compose.find_manner`); "": drawn."""
 
     def identity(self) -> str:
         """A name for all of it: with another plan a clip comes out otherwise."""
         prompts = compose.hashes(self.prompts)
         names = [self.composer.name, self.judge.name, self.describer_name]
         rest = [prompts, self.labels, self.questions, self.repairs, self.seed, self.benchmarks.name]
-        return digest([*names, *rest]).hex()
+        return digest([*names, *rest, *([self.manner] if self.manner else [])]).hex()
 
 
 class Rejected(Exception):  # noqa: N818
@@ -254,7 +256,7 @@ class Build:
         return tokens / num if num else 3 * (AUDIO_TOKENS * clip.duration + 300) * served
 
     async def _question(self, clip: Clip, rng: np.random.Generator) -> dict[str, Any]:
-        prompt, messages = compose.ask(clip, self.plan.prompts, self.plan.labels, rng)
+        prompt, messages = compose.ask(clip, self.plan.prompts, self.plan.labels, rng, self.plan.manner)
         draft, fault = await self._composed(clip, messages)
         verdict = await self._judged(clip, judge.ask_judge(clip, draft, self.plan.prompts, rng))
         asked = {

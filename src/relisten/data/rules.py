@@ -9,20 +9,22 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from relisten import tags
+from relisten.data import questions
 from relisten.data.asking import SOLVERS, Asked, Heard, Step, draw, is_word, right
 from relisten.data.checks import covered, said, sentences_end, spoken_of
-from relisten.data.compose import HIDDEN, MANNERS, SHARES, unblock
+from relisten.data.compose import HIDDEN, MANNERS, SHARES, SHORT, unblock
 from relisten.data.phrases import CONCLUSIONS, GUESSED, HEARD, LEADS, OPENINGS, QUESTIONS, REASONS
-from relisten.data.questions import segment
+from relisten.data.questions import AGAIN, BEFORE, FIND, NEXT, WORD, segment
 from relisten.data.remarks import pick, remarks, ruled_out, sentence
 from relisten.data.store import Call
 from relisten.data.teachers import Messages, digest
-from relisten.types import Event, Segment
+from relisten.types import Clip, Event, Segment
 
 VERSION = 2
 """Counts up when what is written changes, so that older replies are not taken for newer ones."""
@@ -30,7 +32,9 @@ COVERS = 0.3
 """Share of a segment that another sound may fill before it is unclear which of the two is meant."""
 REMARKED = ((1, 2, 2, 3, 3), (0, 1, 1))
 """How many remarks follow a segment, each as often: in most manners, and in the brief one."""
-STYLES = dict(zip(MANNERS, ("overview", "plain", "guess", "choices", "brief", "sure"), strict=True))
+STYLES = {text: style for style, text in MANNERS.items()}
+SHORT_LEADS = {"next": NEXT, "previous": BEFORE, "again": AGAIN, "voice": WORD}
+"""By phrases.LEADS' keys; any other place is simply the one that was looked for."""
 
 
 class Rules:
@@ -97,6 +101,8 @@ def _labels(request: dict[str, Any], key: str) -> tuple[str, ...]:
 
 def chain(rng: np.random.Generator, kind: str, asked: Asked, heard: Heard, manner: str, choices: Sequence[str]) -> str:
     """A chain of thought in a manner: a reason before each segment, what is heard after it, and what follows."""
+    if manner == SHORT:
+        return _short_chain(rng, asked, heard)
     style = STYLES.get(manner) or str(rng.choice(list(STYLES.values())))
     steps = list(asked.steps)
     if style == "sure":
@@ -118,6 +124,12 @@ def chain(rng: np.random.Generator, kind: str, asked: Asked, heard: Heard, manne
         key = "right" if guess == asked.answer else "wrong"
         parts.append(sentence(pick(rng, GUESSED[key]).format(guess)))
     return " ".join(part for part in (*parts, pick(rng, CONCLUSIONS).format(asked.answer)) if part)
+
+
+def _short_chain(rng: np.random.Generator, asked: Asked, heard: Heard) -> str:
+    """In nano's own language: "0.6 knock, 1.2 bell: here it is <seg>1.2, 1.6</seg>, a bell. So bell."."""
+    steps = [(pick(rng, SHORT_LEADS.get(step.lead, FIND)), step.event) for step in asked.steps]
+    return questions.chain(rng, Clip("", Path(), heard.duration, heard.events), steps, f" So {asked.answer}.")
 
 
 def _opening(rng: np.random.Generator, style: str, heard: Heard, choices: Sequence[str]) -> tuple[str, str]:
