@@ -22,14 +22,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from relisten import audio, records
+from relisten import audio, cpu, records
 from relisten.data import checks, compose, describe, judge, leakage
 from relisten.data.compose import Draft, Labels, Prompts
 from relisten.data.sources import LeftOut
-from relisten.data.store import TOGETHER, Call, Failure, Store
+from relisten.data.store import Call, Failure, Store
 from relisten.data.teachers import Messages, Teacher, digest
 from relisten.types import Audio, Clip, Event
 
+MET = 128
+"""Clips that are met together: few, so that a processor's cache still holds them."""
 USED = ("calls", "prompt_tokens", "completion_tokens", "cost")
 """What is noted of the calls that a clip needed."""
 Describer = Callable[[Clip], Clip]
@@ -166,9 +168,10 @@ class Build:
 
         All in the thread that reads the source, so that no call waits for it.
         """
-        batch = list(itertools.islice(clips, TOGETHER))
-        keys = [fingerprint(clip, self.identity) for clip in batch]
-        found = self.store.meet(position, [(key, clip.id) for key, clip in zip(keys, batch, strict=True)])
+        with cpu.no_garbage_collection():
+            batch = list(itertools.islice(clips, MET))
+            keys = [fingerprint(clip, self.identity) for clip in batch]
+            found = self.store.meet(position, [(key, clip.id) for key, clip in zip(keys, batch, strict=True)])
         for clip, news in zip(batch, found, strict=True):
             if news == "twice":
                 self.left_out(clip.id, "another recording has this id")
