@@ -9,10 +9,10 @@ from types import ModuleType
 
 import pytest
 
-from relisten import cli, study
+from relisten import cli, study, tags
 from relisten.commands.study import read
 from relisten.data import curriculum, small_world
-from relisten.data.questions import heard
+from relisten.data.questions import heard, segment
 from relisten.data.scenes import bank, make_scene
 from relisten.localisation import located
 from relisten.models import load
@@ -105,9 +105,7 @@ def test_a_base_that_does_not_know_where_things_are_ends_the_study(
 
     monkeypatch.setattr(study, "load", lambda folder: None)
     monkeypatch.setattr(study, "located", six_of_ten)
-    with pytest.raises(
-        ValueError, match=r"base locates 0\.60 of the events, less than 0\.75; give base more steps"
-    ):
+    with pytest.raises(ValueError, match=r"base locates 0\.60 of the events, less than 0\.75; give base more steps"):
         gate(tmp_path, StudyConfig(located=0.75))
     assert gate(tmp_path, StudyConfig(located=0.5)) == 0.6
     assert measured == [200]  # once; the second time it is read
@@ -132,6 +130,21 @@ def test_fine_captions_tell_what_clips_tell() -> None:
         told = next(e for e, _ in fine if e.question == "Tell what is heard.")
         assert str(told.answer).count(",") == len(clip.events) - 1
         assert all(heard(event) in str(told.answer) for event in clip.events)
+
+
+def test_a_base_that_knows_sound_in_mid_text_is_asked_nothing_about_it() -> None:
+    for index in range(20):
+        clip, _, _ = small_world.scene(index)
+        spans = {(s.start, s.end) for s in (segment(event, clip.duration) for event in clip.events)}
+        for rows, formats in (
+            (small_world.mid_base_rows(index), {"conditioned"}),
+            (small_world.mid_paper_rows(index), {"conditioned", "grounded"}),
+        ):
+            *others, (mid, format) = rows
+            assert format == "interleaved" and {other for _, other in others} == formats
+            assert mid.choices == () and len(rows) <= 8
+            named = tags.parse(tags.write(mid.cot or "", "x")).segments
+            assert len(named) in (2, 3) and {(s.start, s.end) for s in named} <= spans
 
 
 def test_rows_need_their_models_alone() -> None:

@@ -206,6 +206,27 @@ def test_rules_compose_what_the_checks_and_the_judge_accept_and_differently_each
     assert len(chains) > 20
 
 
+def test_short_chains_are_valid_too_and_name_what_was_heard_before() -> None:
+    prompts = compose.read_prompts()
+    for seed in range(40):
+        _, asked = compose.ask(clip(seed), prompts, LABELS, np.random.default_rng(seed), compose.find_manner("short"))
+        draft = compose.read_draft(asyncio.run(Rules().complete(asked)).text)
+        assert checks.question_fault(draft) == "" == checks.cot_fault(draft, clip(seed)), draft
+        judged = judge.ask_judge(clip(seed), draft, prompts, np.random.default_rng(0))
+        assert judge.read_verdict(asyncio.run(Rules().complete(judged)).text) == judge.Verdict(True, True), draft
+        assert draft.cot.startswith(f"{clip(seed).events[0].start:.1f} ") and len(checks.words(draft.cot)) < 45
+        assert draft.cot.endswith(f" So {draft.answer}.")
+
+
+def test_a_manner_is_one_of_the_known_or_a_sentence() -> None:
+    assert compose.find_manner("") == "" and compose.find_manner("brief") == compose.MANNERS["brief"]
+    assert compose.find_manner("like a sailor") == "like a sailor"
+    with pytest.raises(ValueError, match=r"manner 'terse' is not known; give one of overview, .*short, or a sentence"):
+        compose.find_manner("terse")
+    _, [message] = compose.ask(clip(), compose.read_prompts(), LABELS, np.random.default_rng(0), "like a sailor")
+    assert '"manner": "like a sailor"' in message["content"]
+
+
 def test_the_rules_judge_refuses_wrong_answers_and_wrong_places() -> None:
     one = clip(0)
     first, second = one.events[0].label, one.events[1].label
