@@ -141,7 +141,7 @@ def test_a_base_that_knows_sound_in_mid_text_is_asked_nothing_about_it() -> None
             (small_world.mid_paper_rows(index), {"conditioned", "grounded"}),
         ):
             *others, (mid, format) = rows
-            assert format == "interleaved" and {other for _, other in others} == formats
+            assert format == "interleaved" and {other for _, other in others} <= formats
             assert mid.choices == () and len(rows) <= 8
             named = tags.parse(tags.write(mid.cot or "", "x")).segments
             assert len(named) in (2, 3) and {(s.start, s.end) for s in named} <= spans
