@@ -3,16 +3,17 @@
 # and questions with each, about the same recordings. Then the same held-out questions, of both kinds. A stopped run goes
 # on where it was.
 # usage: runs/eaqa_nano.sh [FOLDER]   (default out/eaqa_nano). Smaller, to try it: STEPS=2 SCENES=40 HELDOUT=12
-# SEED is the training's; run it with three, each into a folder of its own, before believing a difference.
+# SEED is the training's; run it with three, each into a folder of its own, before believing a difference. MANNER="" gives
+# the pipeline's usual chains, sentences of 80 words, a language that nano was never taught.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-folder=${1:-out/eaqa_nano} steps=${STEPS:-500} scenes=${SCENES:-2500} heldout=${HELDOUT:-300} seed=${SEED:-0}
+folder=${1:-out/eaqa_nano} steps=${STEPS:-500} scenes=${SCENES:-2500} heldout=${HELDOUT:-300} seed=${SEED:-0} manner=${MANNER-short}
 export PATH="$PWD/.venv/bin:$PATH"
 
 # Scenes of training, and of other waveforms and voices; their questions come from the pipeline, and from the scenes.
 relisten scenes "$folder/scenes" --num "$scenes" --questions 4
 relisten scenes "$folder/heldout" --num "$heldout" --questions 2 --seed 500000 --split heldout
-build="relisten data build --source scenes --teacher rules --blind-margin 1"
+build="relisten data build --source scenes --teacher rules --blind-margin 1${manner:+ --manner $manner}"
 $build --root "$folder/scenes" --out "$folder/sets" --questions 4
 $build --root "$folder/heldout" --out "$folder/heldout_sets" --questions 2 --seed 1
 relisten data stats "$folder/sets"
