@@ -54,6 +54,8 @@ class StudyConfig:
     base: dict[str, Any] = field(default_factory=dict)
     cold: dict[str, Any] = field(default_factory=dict)
     grpo: dict[str, Any] = field(default_factory=dict)
+    gentle: dict[str, Any] = field(default_factory=dict)
+    """What the rows `B' gentle` and `D gentle` have otherwise than `grpo`: more questions to a step, smaller steps."""
     located: float = 0.0
     """Least share of events that the base must locate (`localisation.located`); below it a study stops and says so, for
     a model that does not know where things are cannot gain from hearing them again."""
@@ -64,7 +66,7 @@ class Stage:
     """How a model comes about."""
 
     settings: str
-    """clips, base, cold or grpo."""
+    """clips, base, cold, grpo or gentle."""
     data: str
     start: str
     """The model it starts from; "" for random weights."""
@@ -108,6 +110,8 @@ STAGES = {
     "cold-mid": Stage("cold", "mid_paper_rows", "base-mid"),
     "rl-grounded-mid": Stage("grpo", "rl_rows", "cold-mid", "grounded"),
     "rl-echo-mid": Stage("grpo", "rl_rows", "cold-mid", "interleaved"),
+    "rl-grounded-gentle": Stage("gentle", "rl_rows", "cold-mid", "grounded"),
+    "rl-echo-gentle": Stage("gentle", "rl_rows", "cold-mid", "interleaved"),
     "base-fine": Stage("base", "fine_base_rows", "clips"),
     "cold-fine": Stage("cold", "fine_mixed_rows", "base-fine"),
 }
@@ -150,10 +154,17 @@ ARMS = {
     "C mid": Arm("C, on that base", "cold-mid", "interleaved"),
     "B' mid": Arm("B', on that base", "rl-grounded-mid", "grounded"),
     "D mid": Arm("D, on that base", "rl-echo-mid", "interleaved"),
+    "B' gentle": Arm("B' mid, gentler RL", "rl-grounded-gentle", "grounded"),
+    "D gentle": Arm("D mid, gentler RL", "rl-echo-gentle", "interleaved"),
+    "C mid oracle": Arm("C mid, the right stretch heard", "cold-mid", "interleaved", hears="oracle"),
     "D mid other": Arm("D mid, another recording heard", "rl-echo-mid", "interleaved", hears="other"),
     "D mid off": Arm("D mid, nothing inserted", "rl-echo-mid", "interleaved", hears="off"),
     "D mid oracle": Arm("D mid, the right stretch heard", "rl-echo-mid", "interleaved", hears="oracle"),
-    "C mid oracle": Arm("C mid, the right stretch heard", "cold-mid", "interleaved", hears="oracle"),
+    "D gentle other": Arm("D gentle, another recording heard", "rl-echo-gentle", "interleaved", hears="other"),
+    "D gentle silence": Arm("D gentle, silence heard", "rl-echo-gentle", "interleaved", hears="silence"),
+    "D gentle random": Arm("D gentle, random stretches heard", "rl-echo-gentle", "interleaved", hears="random"),
+    "D gentle off": Arm("D gentle, nothing inserted", "rl-echo-gentle", "interleaved", hears="off"),
+    "D gentle oracle": Arm("D gentle, the right stretch heard", "rl-echo-gentle", "interleaved", hears="oracle"),
     "BF fine": Arm("BF, captions tell all that clips tell", "cold-fine", "grounded", fine=True),
     "CF fine": Arm("CF, captions tell all that clips tell", "cold-fine", "interleaved", fine=True),
 }
@@ -197,7 +208,8 @@ def arms_of(config: StudyConfig, seed: int) -> dict[str, Arm]:
 def make_model(name: str, folder: Path, seed: int, config: StudyConfig) -> None:
     """A stage's model; a base that locates too little raises ValueError."""
     stage = STAGES[name]
-    train(stage, folder / "models", name, getattr(config, stage.settings), seed)
+    settings = config.grpo | config.gentle if stage.settings == "gentle" else getattr(config, stage.settings)
+    train(stage, folder / "models", name, settings, seed)
     if stage.settings == "base":
         gate(folder, config, name)
 
@@ -209,7 +221,7 @@ def train(stage: Stage, models: Path, name: str, settings: Mapping[str, Any], se
         return model
     start = str(models / stage.start / "model") if stage.start else f"{WORLD}:new_model"
     given = {"data": f"{WORLD}:{stage.data}", "model": start, "output": models / name, "seed": seed} | dict(settings)
-    if stage.settings == "grpo":
+    if stage.settings in ("grpo", "gentle"):
         return train_grpo(GrpoConfig(format=stage.format, **_typed(GrpoConfig, given)))
     return train_sft(SftConfig(**_typed(SftConfig, given)))
 
@@ -248,7 +260,13 @@ def check(config: StudyConfig) -> None:
         raise ValueError(f"rows: no seed has {', '.join(config.rows)}; set side_seeds to 1 or more")
     if not 2 <= config.num_control_scenes <= config.num_scenes:
         raise ValueError("num_control_scenes must be at least 2, and num_scenes no fewer")
-    for name, kind in (("clips", SftConfig), ("base", SftConfig), ("cold", SftConfig), ("grpo", GrpoConfig)):
+    for name, kind in (
+        ("clips", SftConfig),
+        ("base", SftConfig),
+        ("cold", SftConfig),
+        ("grpo", GrpoConfig),
+        ("gentle", GrpoConfig),
+    ):
         settings = getattr(config, name)
         if not isinstance(settings, dict):
             raise ValueError(f"{name}: must hold settings of `relisten train`, not {settings!r}")
