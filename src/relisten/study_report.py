@@ -48,14 +48,25 @@ DIFFERENCES = (
     ("B'", "CF", "the cold start F, heard, against RL on grounded chains"),
     ("B'", "DF", "F and RL, against RL on grounded chains"),
     ("CF", "DF", "RL over that"),
+    ("A mid", "B mid", "the cold start, on a base that knows sound in mid-text"),
+    ("B mid", "C mid", "hearing without having learnt to, on that base"),
+    ("B mid", "B' mid", "RL, grounded, on that base"),
+    ("C mid", "D mid", "RL, interleaved, on that base"),
+    ("B' mid", "D mid", "hearing again, after RL, on that base"),
+    ("B mid", "B' gentle", "gentler RL, grounded"),
+    ("C mid", "D gentle", "gentler RL, interleaved"),
+    ("B mid", "D gentle", "gentler RL, interleaved, over the cold start (the paper's 13 points)"),
+    ("B' gentle", "D gentle", "hearing again, after gentler RL (the paper's claim)"),
     ("nano grounded", "nano", "hearing again, in the nano that ships"),
     ("D", "D'", "other questions for RL"),
     ("D other", "D", "what is heard, in D"),
     ("DF other", "DF", "what is heard, in DF"),
+    ("D mid other", "D mid", "what is heard, in D mid"),
+    ("D gentle other", "D gentle", "what is heard, in D gentle"),
     ("BF fine", "CF fine", "hearing again, where captions tell all that clips tell"),
 )
 """From row, to row, what the difference shows."""
-LISTENING = ("B", "B'", "C", "D", "D more", "CF", "DF")
+LISTENING = ("B", "B'", "C", "D", "D more", "CF", "DF", "B mid", "C mid", "D mid", "B' gentle", "D gentle")
 """Rows whose way of listening is shown beside Echo's."""
 DYNAMICS = (
     "reward", "reward_accuracy", "reward_segment", "reward_format", "reward_consistency", "segments", "heard_once",
@@ -127,6 +138,11 @@ def _rows(keys: Sequence[str], pooled: dict[str, Run], runs: dict[str, list[Run]
     text = (
         "P: the paper's cold start, grounded chains alone. F, beyond the paper: two of three chains truly interleaved."
     )
+    if any(ARMS[key].model.endswith(("-mid", "-gentle")) for key in keys):
+        text += (
+            " mid: on a base whose text had sound in its midst, without a question, as Qwen's pretraining has; gentle:"
+            " with RL of more questions and smaller steps."
+        )
     if any(ARMS[key].model == SHIPPED for key in keys):
         text += " nano was made beside the study, by the recipe of F: in a larger world, with more steps."
     chart = Chart("accuracy", caption, charts.svg(charts.accuracy_figure(rows)))
