@@ -96,7 +96,7 @@ def write(config: StudyConfig, folders: Sequence[Path], command: str) -> list[Pa
     title = "What hearing again gives: the paper's ablation at a small scale"
     lead = (
         f"{len(folders)} seed{'s' * (len(folders) > 1)}, each from random weights; greedy answers to held-out"
-        " questions, from other waveforms and voices than training's. All rows share data and budgets (config.json)."
+        " questions, from other waveforms and voices than training's. All rows share data, those of one recipe budgets too (config.json)."
         " Intervals are 95 %."
     )
     sections = [
