@@ -96,7 +96,8 @@ def write(config: StudyConfig, folders: Sequence[Path], command: str) -> list[Pa
     title = "What hearing again gives: the paper's ablation at a small scale"
     lead = (
         f"{len(folders)} seed{'s' * (len(folders) > 1)}, each from random weights; greedy answers to held-out"
-        " questions, from other waveforms and voices than training's. All rows share data, those of one recipe budgets too (config.json)."
+        " questions, from other waveforms and voices than training's. All rows share data, those of one recipe budgets"
+        " too (config.json)."
         " Intervals are 95 %."
     )
     sections = [
@@ -140,8 +141,8 @@ def _rows(keys: Sequence[str], pooled: dict[str, Run], runs: dict[str, list[Run]
     )
     if any(ARMS[key].model.endswith(("-mid", "-gentle")) for key in keys):
         text += (
-            " mid: on a base whose text had sound in its midst, without a question, as Qwen's pretraining has; gentle:"
-            " with RL of more questions and smaller steps."
+            " mid: on a base whose text had sound in its midst, with no question asked; gentle: with RL of more"
+            " questions and smaller steps."
         )
     if any(ARMS[key].model == SHIPPED for key in keys):
         text += " nano was made beside the study, by the recipe of F: in a larger world, with more steps."

@@ -103,8 +103,8 @@ def _fine(index: int, rows: list[Row]) -> list[Row]:
 
 
 def mid_base_rows(index: int) -> list[Row]:
-    """`base_rows`, one clip of which is heard in mid-text. Qwen's pretraining has sound between words; `base_rows`,
-    in which every sound comes before all text, leave a base that an insertion puts out."""
+    """`base_rows`, one clip of which is heard in mid-text, as a chat with several recordings has it; `base_rows`, in
+    which every sound comes before all text, leave a base that an insertion puts out."""
     return [*chain_rows(index, scene, (), num_asked=2, num_clips=1, ask=one_hop), _mid_text(index)]
 
 
