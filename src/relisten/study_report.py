@@ -178,7 +178,8 @@ def _differences(pooled: dict[str, Run], runs: dict[str, list[Run]]) -> Section:
         rows.append([change.name, *each, f"{fmean(seeds):+.3f}", "-" if ends is None else interval(ends, "+.3f")])
     note = "95 %: over seeds, Student's t. So few seeds make it wide; the table above is over questions."
     seeds_table = Table(["", *(f"seed {n}" for n in range(num)), "mean", "95 %"], rows, note)
-    picture = charts.svg(charts.changes_figure(changes, "first", "second"))
+    pairs_alone = [replace(change, name=change.name.split(":")[0]) for change in changes]  # what they show: the table
+    picture = charts.svg(charts.changes_figure(pairs_alone, "first", "second"))
     caption = "Differences, paired by question and seed: orange is worse, blue better, grey unsure."
     parts: list[Table | Chart] = [changes_table(changes, "first", "second"), Chart("decides", caption, picture)]
     return Section("What decides", "Over all questions first, then each seed by itself.", [*parts, seeds_table])
