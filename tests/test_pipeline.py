@@ -174,7 +174,7 @@ def test_a_budget_stops_cleanly_and_is_kept_to(tmp_path: Path) -> None:
 
 
 def test_a_run_that_stops_at_once_leaves_finished_sets_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relisten.data.pipeline.MET", 4)
+    monkeypatch.setattr("relisten.data.pipeline.TOGETHER", 4)
     with serving(lambda number, _: "500" if number < 2 else "") as server:
         options = remote(server, retries=0)
         build(config(tmp_path, **options))

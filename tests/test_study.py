@@ -40,6 +40,7 @@ def test_the_shipped_study_can_be_used() -> None:
         ("jobs: 0", "at least 1"),
         ("rows: [A, X]", "there is no row 'X'"),
         ("rows: [E]\nside_seeds: 0", "rows: no seed has E; set side_seeds to 1 or more"),
+        ("rows: [D gentle]", "rows: D gentle needs settings `gentle`"),
         ("rows: A", "rows: 'A' is no list"),
         ("{num_scenes: 5, num_control_scenes: 6}", "num_scenes no fewer"),
         ("located: 95", "no share from 0 to 1"),
@@ -152,7 +153,7 @@ def test_rows_need_their_models_alone() -> None:
     assert [*study.stages_of(config, 0)] == ["clips", "base", "cold-f", "rl-mixed", "base-fine", "cold-fine"]
     assert [*study.arms_of(config, 1)] == ["A", "DF"]
     assert [*study.stages_of(config, 1)] == ["clips", "base", "cold-f", "rl-mixed"]
-    assert [*study.stages_of(StudyConfig(), 0)] == [*STAGES]
+    assert [*study.stages_of(StudyConfig(gentle={"steps": 1}), 0)] == [*STAGES]
 
 
 def test_the_shipped_nano_is_read_once_and_trained_never() -> None:

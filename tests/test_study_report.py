@@ -9,7 +9,7 @@ import pytest
 from test_analysis import answer
 
 from relisten import records, study_report
-from relisten.study import ARMS, StudyConfig, arm_folder, arms_of, stages_of
+from relisten.study import ARMS, StudyConfig, arm_folder, arms_of, located_file, stages_of
 
 HEARD = {"heard": [[0.5, 1.0]], "named": [[0.5, 1.0]], "gold": [[0.4, 1.0]], "duration": 2.0, "seconds": 0.5}
 
@@ -37,7 +37,7 @@ def section(markdown: str, title: str) -> str:
 
 
 def test_rows_differences_and_seeds(tmp_path: Path) -> None:
-    config = StudyConfig(output=tmp_path, seeds=2, side_seeds=1)
+    config = StudyConfig(output=tmp_path, seeds=2, side_seeds=1, gentle={"steps": 1})
     html, *_ = study_report.write(config, study(tmp_path, config), "relisten study x")
     text = html.with_suffix(".md").read_text()
     rows = section(text, "Rows")
@@ -67,6 +67,16 @@ def test_rows_for_which_nothing_is_trained(tmp_path: Path) -> None:
     html, *_ = study_report.write(config, study(tmp_path, config, located=False), "relisten study x")
     text = html.with_suffix(".md").read_text()
     assert "nano was made beside the study" in section(text, "Rows") and "## How it was made" not in text
+
+
+def test_a_study_on_the_other_base_alone(tmp_path: Path) -> None:
+    config = StudyConfig(output=tmp_path, rows=("B mid", "D gentle"), gentle={"steps": 1})
+    assert [*stages_of(config, 0)] == ["clips", "base-mid", "cold-mid", "rl-echo-gentle"]
+    [folder] = study(tmp_path, config, located=False)
+    records.write_atomic(located_file(folder, "base-mid"), '{"located": 0.7}')
+    html, *_ = study_report.write(config, [folder], "relisten study x")
+    assert "Events that base-mid locates by name, within 0.2 s: 0.70." in html.with_suffix(".md").read_text()
+    assert "D gentle" not in arms_of(StudyConfig(), 0) and "D mid" in arms_of(StudyConfig(), 0)
 
 
 @pytest.mark.parametrize(("seeds", "expected"), [([0.1], None), ([0.1, 0.3], (0.2 - 1.2706, 0.2 + 1.2706))])

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import logging
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 
 def keep_freed_memory() -> bool:
@@ -21,18 +18,6 @@ def keep_freed_memory() -> bool:
     mmap_max, trim_threshold, top_pad = -4, -1, -2  # malloc.h
     options = ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**28))
     return all(ctypes.CDLL(None).mallopt(option, value) for option, value in options)
-
-
-@contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """For work that makes many small objects and no cycles, which would be looked for again and again."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def emulates_bfloat16() -> bool:

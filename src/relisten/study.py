@@ -55,7 +55,8 @@ class StudyConfig:
     cold: dict[str, Any] = field(default_factory=dict)
     grpo: dict[str, Any] = field(default_factory=dict)
     gentle: dict[str, Any] = field(default_factory=dict)
-    """What the rows `B' gentle` and `D gentle` have otherwise than `grpo`: more questions to a step, smaller steps."""
+    """What the rows `B' gentle` and `D gentle` have otherwise than `grpo`: more questions to a step, smaller steps.
+    Empty: there are no such rows."""
     located: float = 0.0
     """Least share of events that the base must locate (`localisation.located`); below it a study stops and says so, for
     a model that does not know where things are cannot gain from hearing them again."""
@@ -115,6 +116,10 @@ STAGES = {
     "base-fine": Stage("base", "fine_base_rows", "clips"),
     "cold-fine": Stage("cold", "fine_mixed_rows", "base-fine"),
 }
+KINDS: dict[str, type[SftConfig | GrpoConfig]] = {
+    "clips": SftConfig, "base": SftConfig, "cold": SftConfig, "grpo": GrpoConfig, "gentle": GrpoConfig,
+}  # fmt: skip
+"""What the settings of each kind of stage are settings of."""
 SHIPPED = "nano"
 """The model that comes with relisten, of recipe F: made in a larger world and with more steps, so beside the study."""
 SIDE = ("rl-direct", "rl-mixed-grounded", "rl-echo-other", "rl-direct-other", "base-fine", "cold-fine")
@@ -201,6 +206,8 @@ def stages_of(config: StudyConfig, seed: int) -> dict[str, Stage]:
 def arms_of(config: StudyConfig, seed: int) -> dict[str, Arm]:
     """The rows that a seed has."""
     found = {key: arm for key, arm in ARMS.items() if not config.rows or key in config.rows}
+    if not config.gentle:  # else they would be the `mid` rows once more
+        found = {key: arm for key, arm in found.items() if not arm.model.endswith("-gentle")}
     seeds = {SHIPPED: 1} | dict.fromkeys(SIDE, config.side_seeds)
     return {key: arm for key, arm in found.items() if seed < seeds.get(arm.model, seed + 1)}
 
@@ -221,7 +228,7 @@ def train(stage: Stage, models: Path, name: str, settings: Mapping[str, Any], se
         return model
     start = str(models / stage.start / "model") if stage.start else f"{WORLD}:new_model"
     given = {"data": f"{WORLD}:{stage.data}", "model": start, "output": models / name, "seed": seed} | dict(settings)
-    if stage.settings in ("grpo", "gentle"):
+    if KINDS[stage.settings] is GrpoConfig:
         return train_grpo(GrpoConfig(format=stage.format, **_typed(GrpoConfig, given)))
     return train_sft(SftConfig(**_typed(SftConfig, given)))
 
@@ -256,17 +263,13 @@ def check(config: StudyConfig) -> None:
         raise ValueError(f"rows: there is no row {unknown[0]!r}; there are {', '.join(ARMS)}")
     if min(config.seeds, config.jobs) < 1 or min(config.questions_seed, config.side_seeds) < 0:
         raise ValueError("seeds and jobs must be at least 1, questions_seed and side_seeds not negative")
+    if not config.gentle and (left := [key for key in config.rows if ARMS[key].model.endswith("-gentle")]):
+        raise ValueError(f"rows: {left[0]} needs settings `gentle`: what it has otherwise than `grpo`")
     if not any(arms_of(config, seed) for seed in range(config.seeds)):
         raise ValueError(f"rows: no seed has {', '.join(config.rows)}; set side_seeds to 1 or more")
     if not 2 <= config.num_control_scenes <= config.num_scenes:
         raise ValueError("num_control_scenes must be at least 2, and num_scenes no fewer")
-    for name, kind in (
-        ("clips", SftConfig),
-        ("base", SftConfig),
-        ("cold", SftConfig),
-        ("grpo", GrpoConfig),
-        ("gentle", GrpoConfig),
-    ):
+    for name, kind in KINDS.items():
         settings = getattr(config, name)
         if not isinstance(settings, dict):
             raise ValueError(f"{name}: must hold settings of `relisten train`, not {settings!r}")
@@ -278,8 +281,8 @@ def check(config: StudyConfig) -> None:
 
 
 def gate(folder: Path, config: StudyConfig, base: str = "base") -> float:
-    """What a base locates, kept in `located.json`. Raises ValueError where it is less than the study asks for."""
-    kept = folder / ("located.json" if base == "base" else f"located-{base}.json")
+    """Share of events that a base locates, kept in the seed's folder. Raises ValueError where it is too small."""
+    kept = located_file(folder, base)
     if not kept.is_file():
         clips = small_world.heldout_scenes(200, config.questions_seed)
         share = located(load(str(folder / "models" / base / "model")), clips)
@@ -291,6 +294,11 @@ def gate(folder: Path, config: StudyConfig, base: str = "base") -> float:
             " and choose a new output, or lower `located`"
         )
     return share
+
+
+def located_file(folder: Path, base: str = "base") -> Path:
+    """Where a seed's folder keeps what a base locates."""
+    return folder / ("located.json" if base == "base" else f"located-{base}.json")
 
 
 OWN = {"data", "model", "output", "seed", "format"}

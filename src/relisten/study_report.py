@@ -27,7 +27,7 @@ from relisten.report import (
     row,
 )
 from relisten.report_page import Chart, Report, Section
-from relisten.study import ARMS, SHIPPED, STAGES, StudyConfig, arm_folder, arms_of, stages_of
+from relisten.study import ARMS, SHIPPED, STAGES, StudyConfig, arm_folder, arms_of, located_file, stages_of
 
 DIFFERENCES = (
     ("A", "B", "the cold start"),
@@ -96,9 +96,8 @@ def write(config: StudyConfig, folders: Sequence[Path], command: str) -> list[Pa
     title = "What hearing again gives: the paper's ablation at a small scale"
     lead = (
         f"{len(folders)} seed{'s' * (len(folders) > 1)}, each from random weights; greedy answers to held-out"
-        " questions, from other waveforms and voices than training's. All rows share data, those of one recipe budgets"
-        " too (config.json)."
-        " Intervals are 95 %."
+        " questions, from other waveforms and voices than training's. Rows of one recipe share data and budgets"
+        " (config.json). Intervals are 95 %."
     )
     sections = [
         _rows(main, pooled, runs),
@@ -252,11 +251,17 @@ def _stages(config: StudyConfig, folders: Sequence[Path], runs: dict[str, list[R
     answering = [sum(float(r.get("seconds") or 0) for of in runs.values() for run in of for r in run.records
                      if _seed(run) == folder) / 60 for folder in folders]  # fmt: skip
     found.append(["all rows read", "", "", "", "", *(f"{minutes:.1f}" for minutes in answering)])
-    shares = [json.loads((folder / "located.json").read_text())["located"] for folder in folders]
+    shares = [_located(base, folders) for base in stages_of(config, 0) if STAGES[base].settings == "base"]
     text = (
         f"Minutes of each stage (its last start, where it was stopped), {config.jobs} side by side;"
-        f" {(total + sum(answering)) / 60:.1f} hours of a process in all. Events that the base locates by name, within"
-        f" 0.2 s: {', '.join(f'{share:.2f}' for share in shares)}."
+        f" {(total + sum(answering)) / 60:.1f} hours of a process in all. {' '.join(filter(None, shares))}"
     )
     columns = ["stage", "starts from", "format", "data", "steps", *(f"{folder.name}, min" for folder in folders)]
     return Section("How it was made", text, [Table(columns, found)])
+
+
+def _located(base: str, folders: Sequence[Path]) -> str:
+    """What a base locates in each seed that has it."""
+    kept = [located_file(folder, base) for folder in folders]
+    shares = [json.loads(file.read_text())["located"] for file in kept if file.is_file()]
+    return f"Events that {base} locates by name, within 0.2 s: {', '.join(f'{x:.2f}' for x in shares)}." * bool(shares)

@@ -63,7 +63,7 @@ class BuildConfig:
     """About each recording."""
     manner: str = ""
     """How every chain of thought shall go: overview, plain, guess, choices, brief, sure, short (for small models), or a
-    sentence of your own; empty: the first six by turns."""
+    sentence of your own; empty: one of the first six, drawn."""
     clips: int = 0
     """Take the source's first so many; 0: all."""
     seed: int = 0

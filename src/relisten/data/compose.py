@@ -56,7 +56,7 @@ SHORT = "in the fewest words: what is heard up to the place that decides, each s
 
 
 def find_manner(name: str) -> str:
-    """The manner of a name, one of one's own (words), or "" for all by turns. Raises ValueError on another name."""
+    """The manner of a name, one of one's own (words), or "" where one is drawn. Raises ValueError on another name."""
     if not name or " " in name.strip():
         return name
     known = {**MANNERS, "short": SHORT}

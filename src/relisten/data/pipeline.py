@@ -22,16 +22,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from relisten import audio, cpu, records
+from relisten import audio, records
 from relisten.data import checks, compose, describe, judge, leakage
 from relisten.data.compose import Draft, Labels, Prompts
 from relisten.data.sources import LeftOut
-from relisten.data.store import Call, Failure, Store
+from relisten.data.store import TOGETHER, Call, Failure, Store
 from relisten.data.teachers import Messages, Teacher, digest
 from relisten.types import Audio, Clip, Event
 
-MET = 128
-"""Clips that are met together: few, so that a processor's cache still holds them."""
 USED = ("calls", "prompt_tokens", "completion_tokens", "cost")
 """What is noted of the calls that a clip needed."""
 Describer = Callable[[Clip], Clip]
@@ -86,8 +84,8 @@ class Plan:
         """A name for all of it: with another plan a clip comes out otherwise."""
         prompts = compose.hashes(self.prompts)
         names = [self.composer.name, self.judge.name, self.describer_name]
-        rest = [prompts, self.labels, self.questions, self.repairs, self.seed, self.benchmarks.name]
-        return digest([*names, *rest, *([self.manner] if self.manner else [])]).hex()
+        rest = [prompts, self.labels, self.questions, self.repairs, self.seed, self.benchmarks.name, self.manner]
+        return digest([*names, *rest]).hex()
 
 
 class Rejected(Exception):  # noqa: N818
@@ -168,10 +166,9 @@ class Build:
 
         All in the thread that reads the source, so that no call waits for it.
         """
-        with cpu.no_garbage_collection():
-            batch = list(itertools.islice(clips, MET))
-            keys = [fingerprint(clip, self.identity) for clip in batch]
-            found = self.store.meet(position, [(key, clip.id) for key, clip in zip(keys, batch, strict=True)])
+        batch = list(itertools.islice(clips, TOGETHER))
+        keys = [fingerprint(clip, self.identity) for clip in batch]
+        found = self.store.meet(position, [(key, clip.id) for key, clip in zip(keys, batch, strict=True)])
         for clip, news in zip(batch, found, strict=True):
             if news == "twice":
                 self.left_out(clip.id, "another recording has this id")
@@ -239,7 +236,7 @@ class Build:
                     self._book(call, described=True)
                     taken = call.prompt_tokens + call.completion_tokens
                     self._descriptions = [self._descriptions[0] + 1, self._descriptions[1] + taken]
-                await self.store.keep_call(key, "describe", clip.id, call)
+                    await self.store.keep_call(key, "describe", clip.id, call)
             self._use(clip.id, call)
             if call.failure == "fatal":
                 raise ValueError(f"the describer cannot be asked at all ({call.error}); mend that and start again")
@@ -314,7 +311,7 @@ class Build:
                 with self._counted(messages):
                     call = await teacher.complete(messages)
                 self._book(call)
-            await self.store.keep_call(key, stage, clip, call)
+                await self.store.keep_call(key, stage, clip, call)  # before another is begun: a kill loses no more
         self._use(clip, call)
         if call.failure == "fatal":
             raise ValueError(f"the teacher cannot be asked at all ({call.error}); mend that and start again")

@@ -263,9 +263,14 @@ def chain(rng: np.random.Generator, clip: Clip, steps: Sequence[Step], conclusio
         if upto > told:  # else the step goes back, to what was told before
             lead = f"{caption(clip, told, upto)}: {lead}"
         told = max(told, upto)
-        written = tags.write_segment(segment(event, clip.duration))
-        parts.append(f"{lead} {written}{str(rng.choice(HEARD)).format(heard(event))}")
+        parts.append(listen(rng, lead, event, clip.duration))
     return " ".join(parts) + conclusion
+
+
+def listen(rng: np.random.Generator, lead: str, event: Event, duration: float) -> str:
+    """A reason, the event's segment in a recording of so many seconds, and what a close listen tells of it."""
+    written = tags.write_segment(segment(event, duration))
+    return f"{lead} {written}{str(rng.choice(HEARD)).format(heard(event))}"
 
 
 def caption(clip: Clip, first: int = 0, last: int | None = None) -> str:

@@ -12,18 +12,17 @@ from functools import cache, partial
 
 import numpy as np
 
-from relisten import tags
 from relisten.data import curriculum, synth
 from relisten.data.curriculum import RL_SCENES, TRAINING_SEED, Row, chain_rows, tell
 from relisten.data.questions import (
     AGAIN,
     BEFORE,
     FIND,
-    HEARD,
     NEXT,
     detail,
     from_draft,
     heard,
+    listen,
     name,
     segment,
     which_word,
@@ -109,22 +108,20 @@ def mid_base_rows(index: int) -> list[Row]:
 
 
 def mid_paper_rows(index: int) -> list[Row]:
-    """`paper_rows` on such a base: grounded chains alone, its rows kept alive."""
+    """`paper_rows` on such a base: every chain that answers is grounded; the base's rows, sound in mid-text among them,
+    are kept alive."""
     return [*chain_rows(index, scene, ("grounded",) * 3, num_asked=1, num_clips=1, ask=one_hop), _mid_text(index)]
 
 
 def _mid_text(index: int) -> Row:
-    """Two or three events in any order, each heard after its tag and then told. No question is asked, none answered:
-    what a sound in mid-text is, and not what it is good for."""
+    """Two or three events in any order, each heard after its tag and then told, in the words of chains. No question is
+    asked, none answered: what a sound in mid-text is, and not what it is good for."""
     clip, _, _ = scene(index)
     rng = np.random.default_rng([TRAINING_SEED + index, 47])
     chosen = [clip.events[int(i)] for i in rng.permutation(len(clip.events))[: int(rng.integers(2, 4))]]
-    parts = [
-        f"{rng.choice((*FIND, *NEXT, *BEFORE, *AGAIN))} {tags.write_segment(segment(event, clip.duration))}"
-        + str(rng.choice(HEARD)).format(heard(event))
-        for event in chosen
-    ]
-    return Example(f"{clip.id}-mid", clip.audio, "Listen again.", (), heard(chosen[-1]), " ".join(parts)), "interleaved"
+    leads = (*FIND, *NEXT, *BEFORE, *AGAIN)
+    text = " ".join(listen(rng, str(rng.choice(leads)), event, clip.duration) for event in chosen)
+    return Example(f"{clip.id}-mid", clip.audio, "Listen again.", (), heard(chosen[-1]), text), "interleaved"
 
 
 def one_hop(seed: int, clip: Clip, sounds: Bank, num: int) -> list[Example]:

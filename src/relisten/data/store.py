@@ -31,7 +31,7 @@ CREATE INDEX IF NOT EXISTS done ON outcomes (key) WHERE again = 0;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
 """
 TOGETHER = 512
-"""Writes in one commit, at most."""
+"""Writes in one commit, at most; clips met together."""
 
 
 PAID = (
