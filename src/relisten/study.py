@@ -55,8 +55,8 @@ class StudyConfig:
     cold: dict[str, Any] = field(default_factory=dict)
     grpo: dict[str, Any] = field(default_factory=dict)
     gentle: dict[str, Any] = field(default_factory=dict)
-    """What the rows `B' gentle` and `D gentle` have otherwise than `grpo`: more questions to a step, smaller steps.
-    Empty: there are no such rows."""
+    """What the rows `gentle` have otherwise than `grpo`: more questions to a step, smaller steps. Empty: there are no
+    such rows."""
     located: float = 0.0
     """Least share of events that the base must locate (`localisation.located`); below it a study stops and says so, for
     a model that does not know where things are cannot gain from hearing them again."""
@@ -113,6 +113,8 @@ STAGES = {
     "rl-echo-mid": Stage("grpo", "rl_rows", "cold-mid", "interleaved"),
     "rl-grounded-gentle": Stage("gentle", "rl_rows", "cold-mid", "grounded"),
     "rl-echo-gentle": Stage("gentle", "rl_rows", "cold-mid", "interleaved"),
+    "rl-grounded-gentle-more": Stage("gentle", "more_rl_rows", "rl-grounded-gentle", "grounded"),
+    "rl-echo-gentle-more": Stage("gentle", "more_rl_rows", "rl-echo-gentle", "interleaved"),
     "base-fine": Stage("base", "fine_base_rows", "clips"),
     "cold-fine": Stage("cold", "fine_mixed_rows", "base-fine"),
 }
@@ -147,6 +149,8 @@ ARMS = {
     "D mid": Arm("D, on that base", "rl-echo-mid", "interleaved", "D"),
     "B' gentle": Arm("B', on that base, gentler RL", "rl-grounded-gentle", "grounded", "B'"),
     "D gentle": Arm("D, on that base, gentler RL", "rl-echo-gentle", "interleaved", "D"),
+    "B' gentle more": Arm("B' gentle, RL as long again", "rl-grounded-gentle-more", "grounded"),
+    "D gentle more": Arm("D gentle, RL as long again", "rl-echo-gentle-more", "interleaved"),
     "nano": Arm("the nano that ships, interleaved", SHIPPED, "interleaved"),
     "nano grounded": Arm("the nano that ships, grounded", SHIPPED, "grounded"),
     "D other": Arm("D, another recording heard", "rl-echo", "interleaved", hears="other"),
@@ -207,7 +211,7 @@ def arms_of(config: StudyConfig, seed: int) -> dict[str, Arm]:
     """The rows that a seed has."""
     found = {key: arm for key, arm in ARMS.items() if not config.rows or key in config.rows}
     if not config.gentle:  # else they would be the `mid` rows once more
-        found = {key: arm for key, arm in found.items() if not arm.model.endswith("-gentle")}
+        found = {key: arm for key, arm in found.items() if "gentle" not in arm.model}
     seeds = {SHIPPED: 1} | dict.fromkeys(SIDE, config.side_seeds)
     return {key: arm for key, arm in found.items() if seed < seeds.get(arm.model, seed + 1)}
 
@@ -263,7 +267,7 @@ def check(config: StudyConfig) -> None:
         raise ValueError(f"rows: there is no row {unknown[0]!r}; there are {', '.join(ARMS)}")
     if min(config.seeds, config.jobs) < 1 or min(config.questions_seed, config.side_seeds) < 0:
         raise ValueError("seeds and jobs must be at least 1, questions_seed and side_seeds not negative")
-    if not config.gentle and (left := [key for key in config.rows if ARMS[key].model.endswith("-gentle")]):
+    if not config.gentle and (left := [key for key in config.rows if "gentle" in ARMS[key].model]):
         raise ValueError(f"rows: {left[0]} needs settings `gentle`: what it has otherwise than `grpo`")
     if not any(arms_of(config, seed) for seed in range(config.seeds)):
         raise ValueError(f"rows: no seed has {', '.join(config.rows)}; set side_seeds to 1 or more")

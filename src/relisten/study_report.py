@@ -57,6 +57,11 @@ DIFFERENCES = (
     ("C mid", "D gentle", "gentler RL, interleaved"),
     ("B mid", "D gentle", "gentler RL, interleaved, over the cold start (the paper's 13 points)"),
     ("B' gentle", "D gentle", "hearing again, after gentler RL (the paper's claim)"),
+    ("D gentle", "D gentle more", "gentler RL as long again, heard"),
+    ("B' gentle", "B' gentle more", "gentler RL as long again, grounded"),
+    ("C mid", "D gentle more", "gentler RL, interleaved and twice as long"),
+    ("B mid", "D gentle more", "that, over the cold start"),
+    ("B' gentle more", "D gentle more", "hearing again, after as much gentler RL again"),
     ("nano grounded", "nano", "hearing again, in the nano that ships"),
     ("D", "D'", "other questions for RL"),
     ("D other", "D", "what is heard, in D"),
@@ -66,7 +71,9 @@ DIFFERENCES = (
     ("BF fine", "CF fine", "hearing again, where captions tell all that clips tell"),
 )
 """From row, to row, what the difference shows."""
-LISTENING = ("B", "B'", "C", "D", "D more", "CF", "DF", "B mid", "C mid", "D mid", "B' gentle", "D gentle")
+LISTENING = (
+    "B", "B'", "C", "D", "D more", "CF", "DF", "B mid", "C mid", "D mid", "B' gentle", "D gentle", "D gentle more",
+)  # fmt: skip
 """Rows whose way of listening is shown beside Echo's."""
 DYNAMICS = (
     "reward", "reward_accuracy", "reward_segment", "reward_format", "reward_consistency", "segments", "heard_once",
@@ -138,7 +145,7 @@ def _rows(keys: Sequence[str], pooled: dict[str, Run], runs: dict[str, list[Run]
     text = (
         "P: the paper's cold start, grounded chains alone. F, beyond the paper: two of three chains truly interleaved."
     )
-    if any(ARMS[key].model.endswith(("-mid", "-gentle")) for key in keys):
+    if any(ARMS[key].model.endswith("-mid") or "gentle" in ARMS[key].model for key in keys):
         text += (
             " mid: on a base whose text had sound in its midst, with no question asked; gentle: with RL of more"
             " questions and smaller steps."
