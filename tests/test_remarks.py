@@ -81,6 +81,8 @@ def test_chains_are_whole_and_about_as_long_as_the_papers(kind: str) -> None:
             events[-1] = replace(events[0], start=events[-1].start, end=events[-1].end)
         if kind == "word":
             events[2] = replace(events[2], label="seven", labels={"group": "word"})
+        if kind == "louder":
+            events = [replace(e, labels={"level": -8.0 * (n % 3)}) for n, e in enumerate(events)]
         if kind == "detail":
             events[0] = replace(events[0], label="flute", labels={"attribute": "pitch", "value": "low"})
         heard = Heard(tuple(events), 9.0, ("owl", "crow", "goat"), ("one", "two", "six"))

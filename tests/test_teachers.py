@@ -179,6 +179,8 @@ def test_what_rules_ask_has_one_right_answer_by_rules_of_their_own(kind: str) ->
         events = tuple(Event(e["label"], e["start"], e["end"], {"group": e.get("group")}) for e in known)
         if kind == "together":
             events = (events[0], Event("drill", events[0].start + 0.1, events[0].end + 0.2), *events[1:])
+        if kind == "louder":
+            events = tuple(replace(e, labels={"level": -8.0 * (n % 3)}) for n, e in enumerate(events))
         if kind == "detail":
             events = (Event("flute", 0.0, 0.5, {"attribute": "pitch", "value": "low"}), *events)
         heard = Heard(events, 8.0, ("crow", "saw", "owl", "goat"), ("one", "two", "six"))
@@ -188,6 +190,31 @@ def test_what_rules_ask_has_one_right_answer_by_rules_of_their_own(kind: str) ->
             assert right(kind, asked.about, heard) & {asked.answer, *asked.wrong} == {asked.answer}
             assert len({asked.answer, *asked.wrong}) == 1 + len(asked.wrong)
     assert found > 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "after", "answers"),
+    [
+        ("longer", (1.0, 0.0), (0.4, 0.0), {"the one before"}),
+        ("longer", (0.4, 0.0), (1.0, 0.0), {"the one after"}),
+        ("longer", (1.0, 0.0), (0.9, 0.0), {"the one before", "the one after"}),  # nobody could tell
+        ("louder", (0.5, -1.0), (0.5, -9.0), {"the one before"}),
+        ("louder", (0.5, -9.0), (0.5, -1.0), {"the one after"}),
+        ("louder", (0.5, -4.0), (0.5, -1.0), {"the one before", "the one after"}),
+        ("louder", (0.5, None), (0.5, -1.0), set()),  # a source that tells no levels
+    ],
+)
+def test_of_two_neighbours_one_is_longer_or_louder_where_that_can_be_told(
+    kind: str, before: tuple[float, float | None], after: tuple[float, float | None], answers: set[str]
+) -> None:
+    events = tuple(
+        Event(label, start, start + length, {} if level is None else {"level": level})
+        for label, start, (length, level) in (("dog", 0.0, before), ("bell", 2.0, (0.5, 0.0)), ("saw", 4.0, after))
+    )
+    assert right(kind, ("bell",), Heard(events, 6.0)) == answers
+    assert right(kind, ("dog",), Heard(events, 6.0)) == set()  # nothing comes before it
+    close = (*events, Event("owl", 4.1, 5.0))
+    assert right(kind, ("bell",), Heard(close, 6.0)) == set()  # which came right after it, the saw or the owl?
 
 
 def test_rules_compose_what_the_checks_and_the_judge_accept_and_differently_each_time() -> None:
@@ -215,7 +242,9 @@ def test_short_chains_are_valid_too_and_name_what_was_heard_before() -> None:
         judged = judge.ask_judge(clip(seed), draft, prompts, np.random.default_rng(0))
         assert judge.read_verdict(asyncio.run(Rules().complete(judged)).text) == judge.Verdict(True, True), draft
         assert draft.cot.startswith(f"{clip(seed).events[0].start:.1f} ") and len(checks.words(draft.cot)) < 45
-        assert draft.cot.endswith(f" So {draft.answer}.")
+        last = draft.cot[checks.sentences_end(draft.cot) :]
+        assert draft.answer.casefold() in last.casefold(), draft  # told by what was heard last, or by a conclusion
+        assert draft.question.count(" ") < 16
 
 
 def test_a_manner_is_one_of_the_known_or_a_sentence() -> None:

@@ -13,6 +13,9 @@ from relisten.types import Event
 
 APART = 0.15
 """Seconds: of two sounds that start closer together nobody says which came first."""
+LONGER, LOUDER = 1.25, 7.0
+"""Times as long, and decibels more: from there on it can be told of two sounds."""
+SIDES = ("the one before", "the one after")
 THIRDS = ("in the first third", "in the middle third", "in the last third")
 
 
@@ -117,6 +120,32 @@ def _longest(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[
     return {event.label for event in heard.events if event.end - event.start > longest / 1.25}
 
 
+def _neighbours(heard: Heard, anchor: Event) -> tuple[Event, Event] | None:
+    """What sets in right before and right after an event, where it is clear what does."""
+    earlier = [event for event in heard.events if event.start < anchor.start]
+    later = [event for event in heard.events if event.start > anchor.start]
+    if not earlier or not later or any(len(side(heard, [anchor], ())) != 1 for side in (_before, _after)):
+        return None
+    return max(earlier, key=lambda e: e.start), min(later, key=lambda e: e.start)
+
+
+def _longer(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
+    found = _neighbours(heard, anchors[0])
+    before, after = [event.end - event.start for event in found or ()] or (0.0, 0.0)
+    # Both may be right where the lengths are near each other: a third of a second apart can be told.
+    sides = {SIDES[0]: before >= after / LONGER or after - before < 0.3}
+    sides[SIDES[1]] = after >= before / LONGER or before - after < 0.3
+    return {side for side, holds in sides.items() if holds} if found else set()
+
+
+def _louder(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
+    found = _neighbours(heard, anchors[0])
+    before, after = [event.labels.get("level") for event in found or ()] or (None, None)
+    if not isinstance(before, int | float) or not isinstance(after, int | float):
+        return set()
+    return {side for side, more in zip(SIDES, (before - after, after - before), strict=True) if more > -LOUDER}
+
+
 def _together(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
     return {e.label for e in heard.events if e.start < anchors[0].end and e.end > anchors[0].start} - set(about)
 
@@ -149,7 +178,8 @@ def _order(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[st
 
 SOLVERS: dict[str, Solver] = {
     "after": _after, "before": _before, "between": _between, "count": _count, "first": _first, "last": _last,
-    "longest": _longest, "together": _together, "detail": _detail, "word": _word, "when": _when, "order": _order,
+    "longest": _longest, "longer": _longer, "louder": _louder, "together": _together, "detail": _detail, "word": _word,
+    "when": _when, "order": _order,
 }  # fmt: skip
 
 
@@ -251,6 +281,22 @@ def _make_longest(rng: np.random.Generator, heard: Heard) -> Asked | None:
     return Asked("longest", (), answer, tuple(inside[: heard.num_choices - 1]), steps)
 
 
+def _compared(kind: str) -> Maker:
+    """Of the sounds before and after one, which is more so? They are not named, or their kinds would tell."""
+
+    def make(rng: np.random.Generator, heard: Heard) -> Asked | None:
+        known = [event for event in heard.once() if len(right(kind, (event.label,), heard)) == 1]
+        if not known:
+            return None
+        anchor = _pick(rng, known)
+        (answer,) = right(kind, (anchor.label,), heard)
+        before, after = _neighbours(heard, anchor) or (anchor, anchor)
+        steps = (Step("find", anchor), Step("previous", before), Step("next", after))
+        return Asked(kind, (anchor.label,), answer, tuple(side for side in SIDES if side != answer), steps)
+
+    return make
+
+
 def _make_together(rng: np.random.Generator, heard: Heard) -> Asked | None:
     known = [event for event in heard.once() if len(right("together", (event.label,), heard)) == 1]
     if not known:
@@ -332,6 +378,8 @@ MAKERS: dict[str, Maker] = {
     "first": _edge("first", "start"),
     "last": _edge("last", "end"),
     "longest": _make_longest,
+    "longer": _compared("longer"),
+    "louder": _compared("louder"),
     "together": _make_together,
     "detail": _make_detail,
     "word": _make_word,

@@ -23,7 +23,7 @@ HIDDEN = re.compile(r"^/(m|g|t)/\w+$")
 """Identifiers of AudioSet's ontology: no text may hold one."""
 SHARES = {
     "after": 0.14, "before": 0.12, "between": 0.06, "count": 0.12, "first": 0.05, "last": 0.05, "longest": 0.08,
-    "together": 0.06, "detail": 0.12, "word": 0.08, "when": 0.06, "order": 0.06,
+    "longer": 0.05, "louder": 0.04, "together": 0.06, "detail": 0.12, "word": 0.08, "when": 0.06, "order": 0.06,
 }  # fmt: skip
 """What questions are about, and how often each is asked for. A teacher may choose another where one does not fit."""
 MEANINGS = {
@@ -34,6 +34,8 @@ MEANINGS = {
     "first": "what is heard first",
     "last": "what is heard last",
     "longest": "which sound lasts longest, or how long something lasts",
+    "longer": "which lasts longer, what is heard before something or what is heard after it",
+    "louder": "which is louder, what is heard before something or what is heard after it",
     "together": "what is heard at the same time as something",
     "detail": "how something sounds: its pitch, speed, loudness, direction, mood, who or what makes it",
     "word": "what is said or sung, or how",
@@ -51,7 +53,10 @@ MANNERS = {
     "sure": "think aloud as a careful listener who goes back once to make sure",
 }
 """How a chain of thought may go; one is asked for each time, so that chains differ."""
-SHORT = "in the fewest words: what is heard up to the place that decides, each sound with its time, then that place"
+SHORT = (
+    "in the fewest words, question and thought: what is heard up to the place that decides, each sound with its time,"
+    " then that place"
+)
 """For models too small for sentences; asked for by name alone (`short`)."""
 
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 QUESTIONS: dict[str, tuple[str, ...]] = {
     "after": (
+        "What came right after the {0}?", "Which sound is heard just after the {0}?",
         "What is heard right after the {0}?", "Which sound follows the {0}?", "What comes directly after the {0}?",
         "The {0} is heard; which sound starts next?", "After the {0} begins, what starts next?",
         "What is the next sound to set in after the {0}?", "Which of these follows on from the {0}?",
     ),
     "before": (
+        "What came right before the {0}?", "Which sound is heard just before the {0}?",
         "What is heard right before the {0}?", "Which sound comes just ahead of the {0}?",
         "What sets in directly before the {0}?", "Which of these leads up to the {0}?",
         "Before the {0} begins, which sound started last?", "What precedes the {0}?",
@@ -39,6 +41,18 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "Which single sound lasts longest?", "Which of these sounds goes on for the longest time?",
         "One sound is held longer than any other. Which one?", "What has the longest duration here?",
     ),
+    "longer": (
+        "Which sound is longer, the one before the {0} or the one after it?",
+        "Which lasts longer, the sound before the {0} or the sound after it?",
+        "Of the two sounds that come before and after the {0}, which goes on for longer?",
+        "The {0} lies between two sounds. Which of them takes more time?",
+    ),
+    "louder": (
+        "Which sound is louder, the one before the {0} or the one after it?",
+        "Which is louder, the sound before the {0} or the sound after it?",
+        "Of the two sounds that come before and after the {0}, which is the louder one?",
+        "The {0} lies between two sounds. Which of them is louder?",
+    ),
     "together": (
         "What is heard at the same time as the {0}?", "Which sound overlaps with the {0}?",
         "While the {0} goes on, what else is there?", "Which of these sounds together with the {0}?",
@@ -62,7 +76,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "pitch": ("How high is the {0}?", "What is the pitch of the {0}?", "Where does the {0} lie in pitch?"),
     "direction": ("Which way does the {0} go?", "How does the {0} move?", "What does the pitch of the {0} do?"),
     "count of": (
-        "Of how many {0}s is the series made?", "How many {0}s come in a row?",
+        "How many {0}s are there in a row?", "Of how many {0}s is the series made?", "How many {0}s come in a row?",
         "The {0}: how many in a series?",
     ),
     "rate": ("How fast is the {0}?", "At what speed does the {0} go?", "What is the pace of the {0}?"),
@@ -272,6 +286,8 @@ REASONS = {
         "No other goes on for as long as the {3}.", "All others are over sooner than the {3}.",
         "The {3} outlasts the rest.",
     ),
+    "longer": ("Of the two, {3} goes on for longer.", "Side by side, {3} takes more time.", ""),
+    "louder": ("Of the two, {3} is louder.", "Side by side, {3} is the louder sound.", ""),
     "together": ("Both sound at the same moment.", "They overlap.", "The two lie on top of each other."),
     "when": ("Seen over the whole length, its place is clear.", "Compared with the whole length, that is plain.", ""),
     "order": ("One after another, they are all found.", "That is the sequence.", ""),

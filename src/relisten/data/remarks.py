@@ -9,16 +9,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from relisten.data.asking import THIRDS, Asked, Heard, is_word
+from relisten.data.asking import LONGER, LOUDER, THIRDS, Asked, Heard, is_word
 from relisten.data.phrases import ORDERED, REMARKS, RULED_OUT, THIRD
 from relisten.types import Event
 
 APART = 0.15
 """Seconds that somebody can tell."""
-LONGER = 1.25
-"""Times as long, from which on that can be told."""
-LOUDER = 7.0
-"""Decibels, likewise."""
 OTHERS = ("over", "behind", "ahead", "gap", "meets", "longer", "shorter", "louder", "softer")
 """Remarks that name another sound."""
 Facts = dict[str, tuple[str, ...]]
@@ -133,7 +129,7 @@ def ruled_out(
         found = sorted((heard.named(label)[0] for label in asked.about), key=lambda e: e.start)
         listed = [f"the {e.label} at {e.start:.1f}" for e in found]
         return [sentence(pick(rng, ORDERED).format(", ".join(listed[:-1]) + f" and {listed[-1]}"))]
-    if kind == "count":
+    if kind in ("count", "longer", "louder"):
         return []
     wrong = [str(choice) for choice in rng.permutation([c for c in choices if c != asked.answer])][:num]
     if kind == "detail":

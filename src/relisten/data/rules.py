@@ -7,6 +7,7 @@ or a network. What it cannot know from events with times (moods, meanings), it d
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,12 +27,14 @@ from relisten.data.store import Call
 from relisten.data.teachers import Messages, digest
 from relisten.types import Clip, Event, Segment
 
-VERSION = 2
+VERSION = 3
 """Counts up when what is written changes, so that older replies are not taken for newer ones."""
 COVERS = 0.3
 """Share of a segment that another sound may fill before it is unclear which of the two is meant."""
 REMARKED = ((1, 2, 2, 3, 3), (0, 1, 1))
 """How many remarks follow a segment, each as often: in most manners, and in the brief one."""
+PLAIN = 2
+"""How many wordings of a question, the plainest, a short chain's question may have."""
 STYLES = {text: style for style, text in MANNERS.items()}
 SHORT_LEADS = {"next": NEXT, "previous": BEFORE, "again": AGAIN, "voice": WORD}
 """By phrases.LEADS' keys; any other place is simply the one that was looked for."""
@@ -73,7 +76,7 @@ def write(known: dict[str, Any], request: dict[str, Any], rng: np.random.Generat
     """A question of the kind that is requested, else of another that the events allow; None where they allow none."""
     events = read_events(known)
     num_choices = min(max(int(request.get("num_choices", 4)), 2), 8)
-    duration = float(known.get("A5_duration", 0.0))
+    duration, manner = float(known.get("A5_duration", 0.0)), str(request.get("manner", ""))
     heard = Heard(events, duration, _labels(request, "other_labels"), _labels(request, "other_words"), num_choices)
     shares = [share for kind, share in SHARES.items() if kind != request.get("kind")]
     rest = [kind for kind in SHARES if kind != request.get("kind")]
@@ -82,13 +85,14 @@ def write(known: dict[str, Any], request: dict[str, Any], rng: np.random.Generat
     for kind in [request.get("kind"), *after]:
         asked = draw(str(kind), rng, heard) if kind in SOLVERS else None
         if asked is not None:
+            wordings = QUESTIONS[asked.wording][: PLAIN if manner == SHORT else None]
             choices = [str(choice) for choice in rng.permutation([asked.answer, *asked.wrong])]
             return {
                 "kind": kind,
-                "question": pick(rng, QUESTIONS[asked.wording]).format(*asked.about),
+                "question": pick(rng, wordings).format(*asked.about),
                 "choices": choices,
                 "answer": asked.answer,
-                "think": chain(rng, str(kind), asked, heard, str(request.get("manner", "")), choices),
+                "think": chain(rng, str(kind), asked, heard, manner, choices),
                 "about": list(asked.about),
             }
     return None
@@ -102,7 +106,7 @@ def _labels(request: dict[str, Any], key: str) -> tuple[str, ...]:
 def chain(rng: np.random.Generator, kind: str, asked: Asked, heard: Heard, manner: str, choices: Sequence[str]) -> str:
     """A chain of thought in a manner: a reason before each segment, what is heard after it, and what follows."""
     if manner == SHORT:
-        return _short_chain(rng, asked, heard)
+        return _short_chain(rng, kind, asked, heard)
     style = STYLES.get(manner) or str(rng.choice(list(STYLES.values())))
     steps = list(asked.steps)
     if style == "sure":
@@ -126,10 +130,18 @@ def chain(rng: np.random.Generator, kind: str, asked: Asked, heard: Heard, manne
     return " ".join(part for part in (*parts, pick(rng, CONCLUSIONS).format(asked.answer)) if part)
 
 
-def _short_chain(rng: np.random.Generator, asked: Asked, heard: Heard) -> str:
-    """In nano's own language: "0.6 knock, 1.2 bell: here it is <seg>1.2, 1.6</seg>, a bell. So bell."."""
+def _short_chain(rng: np.random.Generator, kind: str, asked: Asked, heard: Heard) -> str:
+    """In nano's own language: "0.6 knock, 1.2 bell: here it is <seg>1.2, 1.6</seg>, a bell."."""
+    clip = Clip("", Path(), heard.duration, heard.events)
     steps = [(pick(rng, SHORT_LEADS.get(step.lead, FIND)), step.event) for step in asked.steps]
-    return questions.chain(rng, Clip("", Path(), heard.duration, heard.events), steps, f" So {asked.answer}.")
+    written = questions.chain(rng, clip, steps, "")
+    if kind == "count":  # to the end, for there might be one more
+        rest = questions.caption(clip, heard.events.index(asked.steps[-1].event) + 1)
+        return f"{written}{rest and f' {rest}.'} That is {asked.answer}."
+    if kind in ("longer", "louder"):
+        return f"{written} {sentence(asked.answer)} is {kind}."
+    told = re.search(rf"(?<!\w){re.escape(asked.answer)}(?!\w)", written[sentences_end(written) :])
+    return written if told else f"{written} So {asked.answer}."
 
 
 def _opening(rng: np.random.Generator, style: str, heard: Heard, choices: Sequence[str]) -> tuple[str, str]:
@@ -189,7 +201,7 @@ def _question_fault(heard: Heard, candidate: dict[str, Any]) -> str:
     kind, about = str(candidate.get("kind")), [said(str(label)) for label in candidate.get("about") or []]
     if kind not in SOLVERS or not heard.events:
         return f"a question of the kind {kind!r} cannot be answered from events alone"
-    if kind in ("after", "before", "together", "count", "when", "detail") and len(about) != 1:
+    if kind in ("after", "before", "longer", "louder", "together", "count", "when", "detail") and len(about) != 1:
         return "it is not told what the question is about"
     if kind == "between" and len(about) != 2:
         return "it is not told between which sounds"
