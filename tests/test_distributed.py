@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -43,6 +44,7 @@ def sharded() -> dict[str, str]:
 # As torchrun starts two processes, but split after the imports, which are most of the time.
 SCRIPT = f"""
 import os
+import shutil
 import sys
 from pathlib import Path
 import torch
@@ -103,6 +105,10 @@ def in_full(*arguments, **more):
 grpo.token_logprobs_of = in_full
 stopped_once(train_grpo, GrpoConfig(output=Path(name + "-grpo"), **{SHARED!r}, **{GRPO!r}))
 if name == "fsdp":
+    if os.environ["RANK"] == "0":
+        shutil.copytree("two-sft", "two-fsdp-sft", ignore=shutil.ignore_patterns("checkpoint-2", "model"))
+    torch.distributed.barrier()
+    train_sft(SftConfig(output=Path("two-fsdp-sft"), format="interleaved", **{SHARED!r}))
     train_grpo(GrpoConfig(output=Path("fsdp-bf16"), **{SHARED | {"bf16": True}!r}, **{GRPO!r}))
 torch.distributed.destroy_process_group()
 """
@@ -129,10 +135,10 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train_once(name: str) -> None:
-    """One process trains, in the folder it is in."""
-    output = Path(f"one-{name}")
-    if output.exists():
+def train_once(name: str, output: Path | None = None) -> None:
+    """One process trains, in the folder it is in, to the end."""
+    output = output or Path(f"one-{name}")
+    if (output / "model").exists():
         return
     if name == "sft":
         train_sft(SftConfig(output=output, format="interleaved", **SHARED))  # type: ignore[arg-type]
@@ -168,6 +174,23 @@ def test_two_processes_train_as_one(work: Path, monkeypatch: pytest.MonkeyPatch,
         assert max(figures(work / "fsdp-bf16", "logprob_difference")) < 0.1
         full, rounded = (figures(work / name, "entropy")[0] for name in ("fsdp-grpo", "fsdp-bf16"))
         assert 1e-6 < abs(full - rounded) < 0.1, "bfloat16 has rounded something, and not much"
+
+
+@pytest.mark.parametrize("name", ["two-sft", "two-grpo", "fsdp-sft", "fsdp-grpo", "two-fsdp-sft"])
+def test_a_run_goes_on_in_other_processes_than_it_began_in(
+    work: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(work)
+    kind = name.rpartition("-")[2]
+    train_once(kind)
+    moved = Path(name)
+    if name != "two-fsdp-sft":  # else it went on in the script, sharded
+        moved = Path(f"{name}-one")
+        shutil.copytree(name, moved, ignore=shutil.ignore_patterns("checkpoint-2", "model"))
+        train_once(kind, moved)
+    one, other = (load_file(folder / "model" / "model.safetensors") for folder in (Path(f"one-{kind}"), moved))
+    for key, value in one.items():
+        torch.testing.assert_close(other[key], value, atol=1e-5, rtol=0, msg=f"{name}: {key}")
 
 
 @pytest.mark.parametrize(

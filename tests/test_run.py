@@ -58,6 +58,13 @@ def test_resuming_takes_the_same_config(tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / "run.json").read_text())["starts"]) == 2
 
 
+def test_a_folder_that_was_moved_goes_on(tmp_path: Path) -> None:
+    run.start(tmp_path / "a", {"output": tmp_path / "a", "seed": 7})
+    (tmp_path / "a").rename(tmp_path / "b")
+    run.start(tmp_path / "b", {"output": tmp_path / "b", "seed": 7})
+    assert json.loads((tmp_path / "b" / "config.json").read_text())["output"] == str(tmp_path / "b")
+
+
 def test_configs_of_functions_and_sets(tmp_path: Path) -> None:
     config = {"reward": math.floor, "kinds": {"b", "a"}, "ratio": 0.1}
     run.start(tmp_path, config)

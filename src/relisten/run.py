@@ -145,6 +145,7 @@ def _previous(folder: Path, settings: dict[str, Any], defaults: dict[str, Any]) 
         return {}
     old = defaults | _load(folder / "config.json")
     keys = [key for key in {**old, **settings} if old.get(key, _ABSENT) != settings.get(key, _ABSENT)]
+    keys = [key for key in keys if key != "output"]  # the folder itself, which may have been moved
     if keys:
         shown = ", ".join(f"{key} is {_show(old, key)} there, {_show(settings, key)} here" for key in keys[:5])
         more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""

@@ -118,7 +118,37 @@ def save_optimizer(module: Any, optimizer: torch.optim.Optimizer, path: Path, wr
         torch.save(memory, path)
 
 
-def load_optimizer(module: Any, optimizer: torch.optim.Optimizer, path: Path, reader: bool) -> None:
-    """Spread what `save_optimizer` wrote; `reader`, the first process, reads it."""
-    memory = torch.load(path, map_location="cpu", weights_only=True) if reader else {}
-    set_optimizer_state_dict(module, optimizer, memory, options=_FROM_FIRST)
+def load_optimizer(module: Any, optimizer: torch.optim.Optimizer, path: Path, *, sharded: bool, reader: bool) -> None:
+    """Take up an optimiser's memory, whether it was sharded when it was written or not; all processes must call.
+
+    sharded: whether it is now: then `reader`, the first process, reads the file, and each gets its part.
+    """
+    memory: dict[str, Any] = {}
+    if reader or not sharded:
+        memory = _keyed(torch.load(path, map_location="cpu", weights_only=True), module, optimizer, by_name=sharded)
+    if sharded:
+        set_optimizer_state_dict(module, optimizer, memory, options=_FROM_FIRST)
+        return
+    optimizer.load_state_dict(memory)
+    for parameter, values in optimizer.state.items():
+        for key, value in values.items():
+            if torch.is_tensor(value) and value.shape == parameter.shape:
+                values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _keyed(memory: dict[str, Any], module: Any, optimizer: torch.optim.Optimizer, by_name: bool) -> dict[str, Any]:
+    """The memory with parameters called by their names, as sharded runs write it, or by their places, as others do.
+
+    Rows come one after another in memory, as they do in sharded weights; the others may lie otherwise. Fused AdamW
+    takes for granted that a weight and its memory lie alike, and gives wrong steps without a word where they do not.
+    """
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    ordered = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+    keys: dict[Any, Any] = dict(enumerate(ordered)) if by_name else {name: n for n, name in enumerate(ordered)}
+    keys |= {key: key for key in keys.values()}
+    groups = [group | {"params": [keys[key] for key in group["params"]]} for group in memory["param_groups"]]
+    state = {
+        keys[of]: {key: value.contiguous() if torch.is_tensor(value) else value for key, value in values.items()}
+        for of, values in memory["state"].items()
+    }
+    return {"state": state, "param_groups": groups}

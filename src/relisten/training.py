@@ -147,11 +147,12 @@ class PackedTrainer(Trainer):
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if not self.is_fsdp_enabled or checkpoint is None:
-            super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
             return
-        folder = Path(checkpoint)
-        sharding.load_optimizer(self.model, self.optimizer, folder / "optimizer.pt", self.is_world_process_zero())
+        folder, sharded = Path(checkpoint), bool(self.is_fsdp_enabled)
+        first = self.is_world_process_zero()
+        module = self.model if sharded else self.accelerator.unwrap_model(self.model)
+        sharding.load_optimizer(module, self.optimizer, folder / "optimizer.pt", sharded=sharded, reader=first)
         self.lr_scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
