@@ -229,15 +229,16 @@ def _listening(runs: Sequence[Run]) -> list[Section]:
 
 
 def _dynamics(folders: Sequence[Path]) -> list[Section]:
-    """The paper's curves, from D's RL, the first seed's."""
-    if not (folders[0] / "models" / "rl-echo").is_dir():
-        return []
-    series = {s.name: s for s in read_metrics(folders[0] / "models" / "rl-echo")}
-    shown: list[Series] = [series[name] for name in DYNAMICS if name in series]
-    chart = Chart(
-        "dynamics", f"RL of row D, {folders[0].name}, step by step.", charts.svg(charts.dynamics_figure(shown))
-    )
-    return [Section("During RL", "", [chart])]
+    """The paper's curves, from the RL of D and of D gentle, the first seed's."""
+    parts: list[Table | Chart] = []
+    for key, name in (("D", "dynamics"), ("D gentle", "dynamics-gentle")):
+        folder = folders[0] / "models" / ARMS[key].model
+        if folder.is_dir():
+            series = {s.name: s for s in read_metrics(folder)}
+            shown: list[Series] = [series[figure] for figure in DYNAMICS if figure in series]
+            caption = f"RL of row {key}, {folders[0].name}, step by step."
+            parts.append(Chart(name, caption, charts.svg(charts.dynamics_figure(shown))))
+    return [Section("During RL", "", parts)]
 
 
 def _stages(config: StudyConfig, folders: Sequence[Path], runs: dict[str, list[Run]]) -> Section:
