@@ -22,10 +22,11 @@ from teacher_server import COMPLETION_TOKENS, PROMPT_TOKENS, TeacherServer, serv
 
 from relisten import records
 from relisten.cli import run
-from relisten.data import stats
+from relisten.data import export, leakage, stats
 from relisten.data.build import BuildConfig, build
 from relisten.data.export import SETS
 from relisten.data.pipeline import fingerprint
+from relisten.data.route import Funnel, route
 from relisten.data.store import Call, Store
 from relisten.types import Audio, Clip, Event
 
@@ -218,7 +219,7 @@ def never(root: Path) -> Iterator[Clip]:
 
 
 def test_as_many_calls_are_in_flight_as_are_allowed(tmp_path: Path) -> None:
-    with serving(delay=0.05) as server:
+    with serving(delay=0.3) as server:
         build(config(tmp_path, 30, **remote(server, in_flight=16)))
     assert server.most == 16
 
@@ -272,6 +273,45 @@ def test_benchmark_recordings_are_left_out(tmp_path: Path) -> None:
     assert made["counts"]["reasons"]["source: its recording clipN is in a benchmark"] == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ('{"id": "4a1c9d7e-0000-4000-8000-123456789abc", "instruction": "A high-energy, full-bodied tune?"}', None),
+        ('{"audio_id": "./test-mini-audios/3fe64f3d-282c-4bc8-a753-68f8f6c35652.wav"}', None),
+        ("s9d-2nh_JCQ\n", {"s9d-2nh_JCQ"}),
+    ],
+)
+def test_a_list_that_names_no_recording_is_refused(tmp_path: Path, text: str, ids: set[str] | None) -> None:
+    path = tmp_path / "list.json"
+    path.write_text(text)
+    if ids is not None:
+        assert leakage.read_benchmarks([path]).ids == ids
+        return
+    with pytest.raises(ValueError, match=r"list\.json: holds no YouTube id, SHA-256 or recording; name the folder"):
+        leakage.read_benchmarks([path])
+
+
+def test_calls_in_flight_keep_to_the_budget_from_the_first(tmp_path: Path) -> None:
+    dear = {"price_in": 10.0, "price_out": 1000.0, "max_cost": 3.0}  # a call is reckoned at one, before any was paid
+    with serving(delay=0.1) as server:
+        made = build(config(tmp_path, 20, **remote(server, in_flight=16), **dear))
+        assert server.num <= 3 and "the budget of 3 is spent" in made["stopped"]
+
+
+def test_another_label_or_kind_is_another_question(tmp_path: Path) -> None:
+    def asked(number: int, kind: str, about: str) -> dict[str, Any]:
+        question = f"Which is {kind}, the sound before the {about} or the sound after it?"
+        draft = {"question": question, "choices": ["the one before", "the one after"], "answer": "the one after"}
+        return {"number": number, "route": "rl", "cot_fault": "",
+                "draft": draft | {"cot": f"{number} {about}", "kind": kind, "prompt": "p"}}  # fmt: skip
+
+    events = [["dog", 1.0, 2.0], ["cat", 3.0, 4.0]]
+    four = [asked(0, "longer", "dog"), asked(1, "longer", "cat"), asked(2, "louder", "cat"), asked(3, "longer", "dog")]
+    outcome = {"questions": four, "duration": 9.0, "events": events, "audio": "a.wav"}
+    routed = list(route([(0, "clip", outcome)], "s", 0, Funnel()))
+    assert [one.set for one in routed] == ["rl", "rl", "rl", ""]
+
+
 def with_ids(root: Path) -> Iterator[Clip]:
     """Clips that are called as YouTube's are."""
     for n, clip in enumerate(clips(root)):
@@ -289,12 +329,34 @@ def test_exports_are_read_by_their_readers_and_stats_are_drawn(tmp_path: Path) -
     swift = list(records.read(out / "swift_sft.jsonl"))
     assert swift[0]["messages"][0]["content"].count("<audio>") == len(swift[0]["audios"]) == 1
     assert swift[0]["messages"][1]["content"].endswith(f"<answer>{sft[0].answer}</answer>")
-    assert (out / "verl_rl.parquet").exists() and Path(swift[0]["audios"][0]).is_absolute()
+    assert Path(swift[0]["audios"][0]).is_absolute()
+    verl = pyarrow.parquet.read_table(export.to_verl(out_with_rl(out))[0]).to_pylist()
+    assert verl[0]["reward_model"]["ground_truth"] == sft[0].answer
     found = stats.read(out)
     stats.write_page(out / "report.html", found)
     page = (out / "report.html").read_text()
     assert page.count("data:image/svg+xml") == len(stats.PICTURES) - 1 and "<script" not in page
     assert found.sets["sft"].num == len(sft) and found.sets["sft"].distinct(2) > 0
+
+
+def out_with_rl(out: Path) -> Path:
+    """The folder, with an RL set of the first SFT question without its chain."""
+    row = next(records.read(out / "sft.jsonl"))
+    (out / "rl.jsonl").write_text(json.dumps({key: row[key] for key in row if key not in ("cot", "segments")}) + "\n")
+    return out
+
+
+def test_an_empty_set_has_no_exports_and_both_sets_are_one_table(tmp_path: Path) -> None:
+    import pyarrow.parquet
+
+    build(config(tmp_path, 6))
+    out = tmp_path / "out"
+    (out / "rl.jsonl").write_text("")
+    names = {name: [path.name for path in make(out)] for name, make in export.EXPORTS.items()}
+    assert names == {"parquet": ["sft.parquet"], "swift": ["swift_sft.jsonl"], "verl": []}
+    assert not (out / "rl.parquet").exists() and not (out / "swift_rl.jsonl").exists()
+    both = [pyarrow.parquet.read_table(path) for path in export.to_parquet(out_with_rl(out))]
+    assert len(both) == 2 and pyarrow.concat_tables(both).num_rows == both[0].num_rows + 1
 
 
 def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -309,6 +371,9 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "parquet, swift, verl" in capsys.readouterr().err
     assert run(["data", "stats", str(tmp_path)]) == 2
     assert "relisten data build" in capsys.readouterr().err
+    (settings.out / "manifest.json").write_text("{}")
+    assert run(["data", "stats", str(settings.out)]) == 2
+    assert "manifest.json: is no manifest" in capsys.readouterr().err
 
 
 def test_the_store_finds_what_is_done_and_forgets_nothing(tmp_path: Path) -> None:

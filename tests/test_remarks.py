@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from relisten.data import phrases
-from relisten.data.asking import SOLVERS, Asked, Heard, Step, draw
+from relisten.data.asking import SOLVERS, Asked, Heard, Step
 from relisten.data.checks import words
+from relisten.data.drawing import draw
 from relisten.data.remarks import OTHERS, facts, remarks, ruled_out, seconds
 from relisten.data.rules import STYLES, chain
 from relisten.types import Event

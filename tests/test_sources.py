@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import soundfile
 
 from relisten import cli
 from relisten.data import sources
-from relisten.data.sources import LeftOut, audioset_strong, audiotime, avqa, musicbench
+from relisten.data.build import BuildConfig, build
+from relisten.data.sources import LeftOut, audioset_strong, audiotime, avqa, castella, musicbench
 from relisten.types import Clip, Event
 
 
@@ -67,7 +69,8 @@ def test_audioset_names_labels_and_tells_what_is_dead(tmp_path: Path) -> None:
     assert clips[0].duration == 10.0
     assert left_out.counts["no recording"] == 1
     assert left_out.first["no recording"] == ["AAAAAAAAAAA_0"]
-    assert left_out.counts["label /m/unknown has no name in mid_to_display_name.tsv"] == 1
+    assert left_out.notes["label /m/unknown has no name in mid_to_display_name.tsv"] == 1
+    assert left_out.lines()[-1].startswith("1 kept: label /m/unknown")
     assert sum(count for reason, count in left_out.counts.items() if reason.startswith("unreadable")) == 1
 
 
@@ -81,10 +84,24 @@ def test_audioset_keeps_the_most_specific_label(tmp_path: Path) -> None:
     text(tmp_path / "ontology.json", ontology)
     clips, _ = read("audioset_strong", audioset(tmp_path))
     assert spans(clips[0]) == [("Bark", 1.0, 9.5), ("Cheering", 2.627, 7.237)]
+    assert clips[0].events[0].labels == {"kind_of": "Dog"}  # Animal has no name in the table
     above = audioset_strong.ancestors(tmp_path)
     assert above["/m/05tny_"] == {"/m/0bt9lr", "/m/0jbk"}
     apart = (Event("/m/0bt9lr", 0.0, 5.0), Event("/m/05tny_", 4.0, 9.0))
     assert [event.label for event in audioset_strong.most_specific(apart, above)] == ["/m/0bt9lr", "/m/05tny_"]
+
+
+def test_audioset_takes_clips_and_not_whole_videos(tmp_path: Path) -> None:
+    for name in ("s9d-2nh_JCQ_30.0-40.0", "s9d-2nh_JCQ_30000_40000"):
+        root = audioset(tmp_path / name)
+        (root / "train" / "Ys9d-2nh_JCQ_30.000_40.000.wav").rename(root / "train" / f"{name}.wav")
+        assert len(read("audioset_strong", root)[0]) == 1
+    sound(root / "train" / "AAAAAAAAAAA.wav", 60.0)
+    clips, left_out = read("audioset_strong", root)
+    [reason] = [reason for reason in left_out.counts if reason.startswith("the recording is longer than the clip")]
+    assert len(clips) == 1 and left_out.first[reason] == ["AAAAAAAAAAA_0"]
+    text(root / "ontology.json", [{"id": "/m/0bt9lr"}, {"id": "/m/05tny_", "child_ids": None}])
+    assert audioset_strong.ancestors(root) == {"/m/0bt9lr": set(), "/m/05tny_": set()}
 
 
 def test_without_names_audioset_is_refused_before_an_identifier_leaks(tmp_path: Path) -> None:
@@ -133,7 +150,8 @@ QUESTION = {
 
 def test_avqa_questions_ask_about_audio(tmp_path: Path) -> None:
     rows = [
-        QUESTION, QUESTION | {"id": 184, "question_relation": "View"}, QUESTION | {"id": 185, "answer": 4},
+        QUESTION, QUESTION | {"id": 184, "question_relation": "View", "question_text": "What colour?"},
+        QUESTION | {"id": 185, "answer": 4},
         QUESTION | {"id": 186, "multi_choice": ["a", "A", "b", "c"]},
     ]  # fmt: skip
     text(tmp_path / "train_qa.json", rows)
@@ -146,7 +164,7 @@ def test_avqa_questions_ask_about_audio(tmp_path: Path) -> None:
         "asks about View": 1, "the answer is not the number of a choice": 1, "two choices are the same": 1,
     }  # fmt: skip
     [clip], _ = read("avqa", tmp_path)
-    assert "Yacht consignment" in clip.descriptions["sound"]
+    assert "Yacht consignment" in clip.descriptions["sound"] and "colour" not in clip.descriptions["sound"]
 
 
 def test_avqa_in_the_form_of_r1_aqa(tmp_path: Path) -> None:
@@ -177,11 +195,13 @@ def test_desed_reads_strong_tables_alone(tmp_path: Path) -> None:
     text(tmp_path / "metadata" / "validation" / "validation.tsv", strong)
     text(tmp_path / "metadata" / "train" / "weak.tsv", "filename\tevent_labels\nYx.wav\tCat\n")
     text(tmp_path / "metadata" / "eval" / "public.tsv", strong)
+    text(tmp_path / "metadata" / "validation" / "eval_dcase2018.tsv", strong)
+    text(tmp_path / "metadata" / "validation" / "youtube.tsv", strong)
     for name in ("Y00pbt6aJV8Y_350.wav", "Yempty.wav"):
         sound(tmp_path / "audio" / "validation" / name)
     [clip], left_out = read("desed", tmp_path)
     assert spans(clip) == [("Vacuum cleaner", 0.0, 9.971)]
-    assert left_out.counts == {"no event with times": 1}
+    assert left_out.counts == {"no event with times": 1, "another table has this recording": 2}
 
 
 def test_castella_reads_long_recordings(tmp_path: Path) -> None:
@@ -190,6 +210,7 @@ def test_castella_reads_long_recordings(tmp_path: Path) -> None:
         "moments": [{"local_caption": "A man signals", "timestamps": [[9, 11], [2, 6]]}],
     }  # fmt: skip
     rows = [row, row | {"yid": "shortshorts", "duration": 60}, row | {"yid": "goneXgoneXg"}]
+    assert not [*castella.moments({"moments": {"a": 1}}), *castella.moments({"moments": ["a", {"timestamps": 3}]})]
     text(tmp_path / "json" / "en" / "train.json", rows)
     sound(tmp_path / "audio" / "-0awng26xQ8.wav", 12.0)
     sound(tmp_path / "audio" / "shortshorts.wav", 12.0)
@@ -263,6 +284,21 @@ def test_every_source_says_what_it_is_and_ones_own_needs_no_wiring(tmp_path: Pat
 
 def own(root: Path) -> list[Clip]:
     return [Clip("mine", root / "x.wav", 1.0)]
+
+
+def broken(root: Path) -> Iterator[Clip]:
+    """A source of one's own that gives what is no clip."""
+    yield "clip"  # type: ignore[misc]
+
+
+def test_what_is_wrong_with_a_table_or_ones_own_source_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="source test_sources:broken: TypeError: gives str"):
+        list(sources.read("test_sources:broken", tmp_path))
+    (tmp_path / "e.csv").write_text('audio_path,label,start,end\n"a.wav,dog,0,1\n' + "x" * 200_000)
+    with pytest.raises(ValueError, match=r"e\.csv, line \d+: cannot be read .* is a quote left open"):
+        read("generic", tmp_path / "e.csv")
+    with pytest.raises(ValueError, match="rules needs sounds by name, and castella has captions"):
+        build(BuildConfig(source="castella", root=tmp_path, out=tmp_path / "out"))
 
 
 def test_what_is_left_out_is_counted_and_handed_on() -> None:

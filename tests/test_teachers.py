@@ -16,7 +16,8 @@ from teacher_server import Fault, serving
 
 from relisten import tags
 from relisten.data import checks, compose, judge, teachers
-from relisten.data.asking import SOLVERS, Heard, draw, right
+from relisten.data.asking import SOLVERS, Heard, right
+from relisten.data.drawing import draw
 from relisten.data.rules import Rules
 from relisten.data.store import Call
 from relisten.data.teachers import Endpoint, Recorded, open_teacher, retry_after
@@ -102,14 +103,41 @@ def test_requests_keep_their_distance(monkeypatch: pytest.MonkeyPatch) -> None:
     async def sleep(seconds: float) -> None:
         waited.append(seconds)
 
-    async def four(turn: teachers._Turn) -> None:
+    async def four(turn: teachers.Turn) -> None:
         for _ in range(4):
             await turn.wait()
 
     monkeypatch.setattr(teachers, "time", SimpleNamespace(monotonic=lambda: 100.0))  # a clock that stands still
     monkeypatch.setattr(teachers.asyncio, "sleep", sleep)
-    asyncio.run(four(teachers._Turn(0.05)))
+    asyncio.run(four(teachers.Turn(0.05)))
     assert waited == pytest.approx([0.0, 0.05, 0.1, 0.15])
+
+
+def test_a_pause_holds_back_those_that_have_their_turn_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, asked = [100.0], list[float]()
+
+    async def sleep(seconds: float) -> None:
+        clock[0] += seconds
+
+    async def three(turn: teachers.Turn) -> None:
+        for _ in range(3):
+            if len(asked) == 1:
+                turn.pause(3.0)  # as a 429 bids, while others wait for their turn
+            await turn.wait()
+            asked.append(clock[0])
+
+    monkeypatch.setattr(teachers, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(teachers.asyncio, "sleep", sleep)
+    asyncio.run(three(teachers.Turn(0.5)))
+    assert asked == pytest.approx([100.0, 103.0, 103.5])
+
+
+def test_a_composer_and_a_judge_of_one_server_take_turns() -> None:
+    with serving() as server:
+        here = Endpoint("m", server.url, requests_per_minute=60)
+        composer, judge = teachers.open_teachers(here, replace(here, model="n"))
+        other, _ = teachers.open_teachers(replace(here, url=server.url + "/"), here)
+        assert composer.turn is judge.turn is not other.turn  # type: ignore[attr-defined]
 
 
 def test_settings_reach_the_server_and_prices_make_a_cost() -> None:
@@ -215,6 +243,42 @@ def test_of_two_neighbours_one_is_longer_or_louder_where_that_can_be_told(
     assert right(kind, ("dog",), Heard(events, 6.0)) == set()  # nothing comes before it
     close = (*events, Event("owl", 4.1, 5.0))
     assert right(kind, ("bell",), Heard(close, 6.0)) == set()  # which came right after it, the saw or the owl?
+
+
+RAIN, DOG = Event("rain", 0.0, 5.0), Event("dog", 1.0, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "about", "events", "answers"),
+    [
+        ("after", "rain", (RAIN, DOG, Event("cat", 5.3, 6.0)), {"dog", "cat"}),  # after it began, after it ended
+        ("before", "cat", (RAIN, DOG, Event("cat", 4.0, 6.0)), {"dog"}),
+        ("before", "cat", (DOG, Event("rain", 0.5, 5.0), Event("cat", 6.0, 7.0)), {"dog", "rain"}),
+        ("longer", "dog", (RAIN, DOG, Event("cat", 6.0, 6.5)), set()),  # the rain is not over
+        ("count", "dog", (DOG, Event("dog", 1.6, 2.0)), set()),  # once or twice?
+        ("count", "dog", (DOG, Event("dog", 3.0, 4.0)), {"2"}),
+        ("longest", "", (DOG, Event("dog", 1.5, 4.0), Event("cat", 5.0, 8.2)), {"dog", "cat"}),  # 3.0 s in one
+        ("longest", "", (DOG, Event("dog", 3.0, 4.0), Event("cat", 5.0, 8.2)), {"cat"}),
+        ("first", "", (Event("bark", 0.0, 1.0, {"kind_of": "animal; dog"}), Event("dog", 5.0, 6.0)), {"bark", "dog"}),
+        ("between", "dog cat", (RAIN, DOG, Event("cat", 3.0, 4.0)), {"rain"}),
+    ],
+)
+def test_what_could_be_taken_in_two_ways_has_two_answers(
+    kind: str, about: str, events: tuple[Event, ...], answers: set[str]
+) -> None:
+    events = tuple(sorted(events, key=lambda event: event.start))
+    assert right(kind, about.split(), Heard(events, 9.0)) == answers
+
+
+def test_a_more_general_name_is_no_wrong_choice() -> None:
+    bark = Event("Bark", 1.0, 2.0, {"kind_of": "Animal; Domestic animals, pets; Dog"})
+    one = Clip("c", Audio(np.zeros(8, np.float32)), 9.0, (bark, Event("Bell", 3.0, 4.0)))
+    labels = compose.survey([one]) | {"": dict.fromkeys(("Animal", "Dog", "Bark", "Growling", "Bell", "Siren"), 5)}
+    labels["kind_of"]["Growling"] = "Animal; Domestic animals, pets; Dog"
+    _, [message] = compose.ask(one, compose.read_prompts(), labels, np.random.default_rng(0))
+    request = compose.unblock("request", message["content"])
+    assert request is not None and set(request["other_labels"]) == {"Growling", "Siren"}
+    assert checks.said("Roaring cats (lions, tigers)") == "roaring cats"
 
 
 def test_rules_compose_what_the_checks_and_the_judge_accept_and_differently_each_time() -> None:

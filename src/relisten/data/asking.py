@@ -1,20 +1,23 @@
-"""What can be asked about events with exact times, and what is right: `right` answers anew whatever `draw` asked."""
+"""What can be asked about events with exact times, and what is right: `right` answers anew whatever was drawn.
+
+Nothing is asked that could be taken in two ways: "after" is after a sound has begun and after it has ended; a sound
+that pauses for a moment is no two sounds; of a dog and a bark neither is a wrong answer in place of the other.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-import numpy as np
-
-from relisten.data import synth
-from relisten.data.sounds import PITCHES
 from relisten.types import Event
 
 APART = 0.15
 """Seconds: of two sounds that start closer together nobody says which came first."""
 LONGER, LOUDER = 1.25, 7.0
 """Times as long, and decibels more: from there on it can be told of two sounds."""
+PAUSE = 0.3
+"""Seconds: of one kind of sound with a shorter gap nobody says whether it was heard once or twice."""
 SIDES = ("the one before", "the one after")
 THIRDS = ("in the first third", "in the middle third", "in the last third")
 
@@ -56,16 +59,15 @@ class Heard:
         return list(dict.fromkeys(event.label for event in self.events))
 
     def once(self) -> list[Event]:
-        """Events whose label no other has: a question can name them."""
-        every = [event.label for event in self.events]
-        return [event for event in self.events if every.count(event.label) == 1 and not is_word(event)]
+        """Events whose label no other has, nor a more general or special one: a question can name them."""
+        every = self.events
+        return [e for e in every if not is_word(e) and not any(o is not e and akin(o, e) for o in every)]
 
     def named(self, label: str) -> list[Event]:
         """Events with this label."""
         return [event for event in self.events if event.label == label]
 
 
-Maker = Callable[[np.random.Generator, Heard], Asked | None]
 Solver = Callable[[Heard, list[Event], tuple[str, ...]], set[str]]
 
 
@@ -74,12 +76,25 @@ def is_word(event: Event) -> bool:
     return event.labels.get("group") == "word"
 
 
+def akin(one: Event, other: Event) -> bool:
+    """Whether two events have one label, or one has a name that is more general than the other's (dog, bark)."""
+    labels = one.label, other.label
+    return labels[0] == labels[1] or labels[0] in _above(other) or labels[1] in _above(one)
+
+
+def _above(event: Event) -> list[str]:
+    """More general names, where the source tells them."""
+    return str(event.labels.get("kind_of", "")).split("; ")
+
+
 def right(kind: str, about: Sequence[str], heard: Heard) -> set[str]:
     """Every answer that the events make right, or that somebody could take to be; empty where it cannot be asked."""
     anchors = [heard.named(label) for label in about]
     if not heard.events or (kind not in ("count", "order") and any(len(found) != 1 for found in anchors)):
         return set()
-    return SOLVERS[kind](heard, [found[0] for found in anchors if found], tuple(about))
+    found = SOLVERS[kind](heard, [events[0] for events in anchors if events], tuple(about))
+    answers = [event for event in heard.events if event.label in found]
+    return found | {event.label for event in heard.events if any(akin(event, answer) for answer in answers)}
 
 
 def _close(events: Sequence[Event], to: Event) -> set[str]:
@@ -87,24 +102,36 @@ def _close(events: Sequence[Event], to: Event) -> set[str]:
 
 
 def _after(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
-    later = [event for event in heard.events if event.start > anchors[0].start]
-    near = _close(heard.events, anchors[0]) - {anchors[0].label}
-    return _close(later, min(later, key=lambda e: e.start)) | near if later else set()
+    """The next to begin after it began, and after it ended."""
+    anchor, found = anchors[0], set[str]()
+    for moment in (anchor.start, anchor.end - APART):
+        later = [event for event in heard.events if event.start > moment and event is not anchor]
+        found |= _close(later, min(later, key=lambda e: e.start)) if later else set()
+    return found | (_close(heard.events, anchor) - {anchor.label}) if found else set()
 
 
 def _before(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
-    earlier = [event for event in heard.events if event.start < anchors[0].start]
-    near = _close(heard.events, anchors[0]) - {anchors[0].label}
-    return _close(earlier, max(earlier, key=lambda e: e.start)) | near if earlier else set()
+    """The last to begin before it began, and of those that were over by then."""
+    anchor = anchors[0]
+    earlier = [event for event in heard.events if event.start < anchor.start]
+    found = _close(earlier, max(earlier, key=lambda e: e.start)) if earlier else set()
+    if over := [event for event in earlier if event.end < anchor.start + APART]:
+        found |= {max(over, key=lambda e: e.end).label}
+    return found | (_close(heard.events, anchor) - {anchor.label}) if found else set()
 
 
 def _between(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
     low, high = anchors[0].start - APART, anchors[1].start + APART
-    return {event.label for event in heard.events if low < event.start < high} - set(about)
+    begun = {event.label for event in heard.events if low < event.start < high}
+    still = {e.label for e in heard.events if e.start < anchors[1].start and e.end > anchors[0].end + APART}
+    return (begun | still) - set(about)
 
 
 def _count(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
-    return {str(len(heard.named(about[0])))}
+    found = heard.named(about[0])
+    runs_on = any(b.start - a.end < PAUSE for a, b in pairwise(found))
+    others = any(akin(event, found[0]) for event in heard.events if event not in found) if found else False
+    return set() if runs_on or others else {str(len(found))}
 
 
 def _first(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
@@ -116,21 +143,47 @@ def _last(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[str
 
 
 def _longest(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
-    longest = max(event.end - event.start for event in heard.events)
-    return {event.label for event in heard.events if event.end - event.start > longest / 1.25}
+    lasting = {label: _longest_run(heard.named(label)) for label in heard.labels()}
+    longest = max(lasting.values())
+    return {label for label, seconds in lasting.items() if seconds > longest / LONGER}
 
 
-def _neighbours(heard: Heard, anchor: Event) -> tuple[Event, Event] | None:
-    """What sets in right before and right after an event, where it is clear what does."""
-    earlier = [event for event in heard.events if event.start < anchor.start]
-    later = [event for event in heard.events if event.start > anchor.start]
-    if not earlier or not later or any(len(side(heard, [anchor], ())) != 1 for side in (_before, _after)):
+def _longest_run(events: list[Event]) -> float:
+    """Seconds of one kind of sound without a pause."""
+    longest, begun, ended = 0.0, events[0].start, events[0].end
+    for event in events[1:]:
+        if event.start - ended >= PAUSE:
+            begun = event.start
+        ended = max(ended, event.end)
+        longest = max(longest, ended - begun)
+    return max(longest, events[0].end - events[0].start)
+
+
+def neighbours(heard: Heard, anchor: Event) -> tuple[Event, Event] | None:
+    """What is heard right before and right after an event, where it is clear what is: one sound, over by then."""
+    earlier = [event for event in heard.events if event.start < anchor.start + APART and event is not anchor]
+    later = [event for event in heard.events if event.start > anchor.start - APART and event is not anchor]
+    if not earlier or not later:
         return None
-    return max(earlier, key=lambda e: e.start), min(later, key=lambda e: e.start)
+    before, after = max(earlier, key=lambda e: e.start), min(later, key=lambda e: e.start)
+    alone = all(
+        sum(abs(event.start - side.start) < APART for event in heard.events) == 1
+        and not any(
+            event is not side and event.label == side.label and _gap(event, side) < PAUSE for event in heard.events
+        )
+        for side in (before, after)
+    )
+    over = all(event.end < anchor.start + APART for event in earlier)
+    return (before, after) if alone and over and after.start > anchor.end - APART else None
+
+
+def _gap(one: Event, other: Event) -> float:
+    """Seconds between two events; negative where they overlap."""
+    return max(one.start, other.start) - min(one.end, other.end)
 
 
 def _longer(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
-    found = _neighbours(heard, anchors[0])
+    found = neighbours(heard, anchors[0])
     before, after = [event.end - event.start for event in found or ()] or (0.0, 0.0)
     # Both may be right where the lengths are near each other: a third of a second apart can be told.
     sides = {SIDES[0]: before >= after / LONGER or after - before < 0.3}
@@ -139,7 +192,7 @@ def _longer(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[s
 
 
 def _louder(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
-    found = _neighbours(heard, anchors[0])
+    found = neighbours(heard, anchors[0])
     before, after = [event.labels.get("level") for event in found or ()] or (None, None)
     if not isinstance(before, int | float) or not isinstance(after, int | float):
         return set()
@@ -181,208 +234,3 @@ SOLVERS: dict[str, Solver] = {
     "longest": _longest, "longer": _longer, "louder": _louder, "together": _together, "detail": _detail, "word": _word,
     "when": _when, "order": _order,
 }  # fmt: skip
-
-
-def draw(kind: str, rng: np.random.Generator, heard: Heard) -> Asked | None:
-    """A question of a kind with one right answer, or None where the recording does not allow it."""
-    asked = MAKERS[kind](rng, heard) if heard.events else None
-    if asked is None:
-        return None
-    choices = [asked.answer, *asked.wrong]
-    found = right(kind, asked.about, heard)
-    return asked if found & set(choices) == {asked.answer} and len(set(choices)) == len(choices) > 1 else None
-
-
-def _pick(rng: np.random.Generator, events: Sequence[Event]) -> Event:
-    return events[int(rng.integers(len(events)))]
-
-
-def _wrong(rng: np.random.Generator, heard: Heard, kind: str, about: tuple[str, ...], answer: str) -> tuple[str, ...]:
-    """Wrong choices: up to two sounds of the recording itself, the rest from others."""
-    taken = right(kind, about, heard) | set(about) | {answer}
-    inside = [label for label in heard.labels() if label not in taken]
-    inside = [str(label) for label in rng.permutation(inside)][: int(rng.integers(0, 3))]
-    outside = [label for label in heard.other_labels if label not in taken and label not in inside]
-    return tuple([*inside, *(str(label) for label in rng.permutation(outside))][: heard.num_choices - 1])
-
-
-def _neighbour(kind: str, lead: str) -> Maker:
-    def make(rng: np.random.Generator, heard: Heard) -> Asked | None:
-        known = [event for event in heard.once() if len(right(kind, (event.label,), heard)) == 1]
-        if not known:
-            return None
-        anchor = _pick(rng, known)
-        about = (anchor.label,)
-        (answer,) = right(kind, about, heard)
-        side = [e for e in heard.named(answer) if (e.start > anchor.start) == (kind == "after")]
-        target = min(side, key=lambda e: abs(e.start - anchor.start))
-        steps = (Step("find", anchor), Step(lead, target))
-        return Asked(kind, about, answer, _wrong(rng, heard, kind, about, answer), steps)
-
-    return make
-
-
-def _make_between(rng: np.random.Generator, heard: Heard) -> Asked | None:
-    once = heard.once()
-    pairs = [(a, b) for a in once for b in once if a.start < b.start]
-    pairs = [(a, b) for a, b in pairs if len(right("between", (a.label, b.label), heard)) == 1]
-    if not pairs:
-        return None
-    first, second = pairs[int(rng.integers(len(pairs)))]
-    about = (first.label, second.label)
-    (answer,) = right("between", about, heard)
-    target = next(e for e in heard.named(answer) if first.start - APART < e.start < second.start + APART)
-    steps = (Step("find", first), Step("next", target), Step("next", second))
-    return Asked("between", about, answer, _wrong(rng, heard, "between", about, answer), steps)
-
-
-def _make_count(rng: np.random.Generator, heard: Heard) -> Asked | None:
-    labels = [label for label in heard.labels() if not is_word(heard.named(label)[0])]
-    often = [label for label in labels if 1 < len(heard.named(label)) <= 6]
-    once = [label for label in labels if len(heard.named(label)) == 1]
-    # Most sounds are heard once: asked about as they come, "1" would be right nearly always.
-    pool = often if rng.random() < 0.75 else once
-    if not pool or not often:
-        return None
-    found = heard.named(str(rng.choice(pool)))
-    least = 1 if len(found) <= 4 else len(found) - int(rng.integers(0, heard.num_choices))
-    answer = str(len(found))
-    choices = [str(n) for n in range(least, least + heard.num_choices)]
-    steps = (Step("find", found[0]), *(Step("again", event) for event in found[1:]))
-    return Asked("count", (found[0].label,), answer, tuple(c for c in choices if c != answer), steps)
-
-
-def _edge(kind: str, lead: str) -> Maker:
-    def make(rng: np.random.Generator, heard: Heard) -> Asked | None:
-        found = right(kind, (), heard)
-        if len(found) != 1 or len(heard.labels()) < 2:
-            return None
-        (answer,) = found
-        near = sorted(heard.events, key=lambda e: e.start, reverse=kind == "last")[:2]
-        steps = [Step(lead, near[0])]
-        if rng.random() < 0.5:
-            steps.append(Step("next" if kind == "first" else "previous", near[1]))
-        return Asked(kind, (), answer, _wrong(rng, heard, kind, (), answer), tuple(steps))
-
-    return make
-
-
-def _make_longest(rng: np.random.Generator, heard: Heard) -> Asked | None:
-    found = right("longest", (), heard)
-    if len(found) != 1 or len(heard.labels()) < 4:
-        return None
-    (answer,) = found
-    # Sounds of the recording alone: of others nobody can say how long they are, and who did not listen could guess.
-    inside = [str(label) for label in rng.permutation([label for label in heard.labels() if label != answer])]
-    by_length = sorted(heard.events, key=lambda e: e.start - e.end)
-    second = next(event for event in by_length if event.label != answer)
-    pair = sorted([by_length[0], second], key=lambda e: e.start)
-    steps = tuple(Step("candidate", event) for event in pair)
-    return Asked("longest", (), answer, tuple(inside[: heard.num_choices - 1]), steps)
-
-
-def _compared(kind: str) -> Maker:
-    """Of the sounds before and after one, which is more so? They are not named, or their kinds would tell."""
-
-    def make(rng: np.random.Generator, heard: Heard) -> Asked | None:
-        known = [event for event in heard.once() if len(right(kind, (event.label,), heard)) == 1]
-        if not known:
-            return None
-        anchor = _pick(rng, known)
-        (answer,) = right(kind, (anchor.label,), heard)
-        before, after = _neighbours(heard, anchor) or (anchor, anchor)
-        steps = (Step("find", anchor), Step("previous", before), Step("next", after))
-        return Asked(kind, (anchor.label,), answer, tuple(side for side in SIDES if side != answer), steps)
-
-    return make
-
-
-def _make_together(rng: np.random.Generator, heard: Heard) -> Asked | None:
-    known = [event for event in heard.once() if len(right("together", (event.label,), heard)) == 1]
-    if not known:
-        return None
-    anchor = _pick(rng, known)
-    about = (anchor.label,)
-    (answer,) = right("together", about, heard)
-    beside = max(heard.named(answer), key=lambda e: min(e.end, anchor.end) - max(e.start, anchor.start))
-    if min(beside.end, anchor.end) - max(beside.start, anchor.start) < 0.1:
-        return None
-    steps = (Step("find", anchor), Step("beside", beside))
-    return Asked("together", about, answer, _wrong(rng, heard, "together", about, answer), steps)
-
-
-def _make_detail(rng: np.random.Generator, heard: Heard) -> Asked | None:
-    known = [event for event in heard.once() if event.labels.get("attribute") and event.labels.get("value")]
-    if not known:
-        return None
-    target = _pick(rng, known)
-    attribute, value = str(target.labels["attribute"]), str(target.labels["value"])
-    parametric = target.labels.get("group") == "parametric" and target.label in synth.KINDS
-    values = [str(v) for v in (synth.KINDS[target.label][1] if parametric else PITCHES)]
-    wording = "count of" if attribute == "count" else attribute
-    if value not in values or wording not in ("pitch", "direction", "count of", "rate", "length"):
-        return None
-    wrong = tuple(v for v in values if v != value)
-    return Asked(wording, (target.label,), value, wrong, (Step("find", target),))
-
-
-def _make_word(rng: np.random.Generator, heard: Heard) -> Asked | None:
-    words = [event for event in heard.events if is_word(event)]
-    if not words or len(heard.other_words) < 3:
-        return None
-    target = _pick(rng, words)
-    anchors = [e for e in heard.once() if e.start < target.start and right("word", (e.label,), heard) == {target.label}]
-    taken = {event.label for event in words}
-    wrong = [str(w) for w in rng.permutation([w for w in heard.other_words if w not in taken])]
-    if len(taken) == 1 and (not anchors or rng.random() < 0.3):
-        return Asked("word", (), target.label, tuple(wrong[: heard.num_choices - 1]), (Step("voice", target),))
-    if not anchors:
-        return None
-    wrong = [*sorted(taken - {target.label})[: int(rng.integers(0, 2))], *wrong][: heard.num_choices - 1]
-    steps = (Step("find", anchors[-1]), Step("voice", target))
-    return Asked("word after", (anchors[-1].label,), target.label, tuple(wrong), steps)
-
-
-def _make_when(rng: np.random.Generator, heard: Heard) -> Asked | None:
-    known = [event for event in heard.once() if len(right("when", (event.label,), heard)) == 1]
-    if not known:
-        return None
-    target = _pick(rng, known)
-    (answer,) = right("when", (target.label,), heard)
-    wrong = tuple(third for third in THIRDS if third != answer)
-    return Asked("when", (target.label,), answer, wrong, (Step("find", target),))
-
-
-def _make_order(rng: np.random.Generator, heard: Heard) -> Asked | None:
-    once = heard.once()
-    if len(once) < 3:
-        return None
-    chosen = sorted([once[int(n)] for n in rng.permutation(len(once))[:3]], key=lambda e: e.start)
-    about = tuple(str(label) for label in rng.permutation([event.label for event in chosen]))
-    found = right("order", about, heard)
-    if len(found) != 1:
-        return None
-    (answer,) = found
-    a, b, c = (event.label for event in chosen)
-    orders = [", ".join(order) for order in ((a, c, b), (b, a, c), (b, c, a), (c, a, b), (c, b, a))]
-    wrong = tuple(str(order) for order in rng.permutation(orders))[: heard.num_choices - 1]
-    steps = (Step("start" if chosen[0] is heard.events[0] else "candidate", chosen[0]),)
-    return Asked("order", about, answer, wrong, (*steps, *(Step("next", event) for event in chosen[1:])))
-
-
-MAKERS: dict[str, Maker] = {
-    "after": _neighbour("after", "next"),
-    "before": _neighbour("before", "previous"),
-    "between": _make_between,
-    "count": _make_count,
-    "first": _edge("first", "start"),
-    "last": _edge("last", "end"),
-    "longest": _make_longest,
-    "longer": _compared("longer"),
-    "louder": _compared("louder"),
-    "together": _make_together,
-    "detail": _make_detail,
-    "word": _make_word,
-    "when": _make_when,
-    "order": _make_order,
-}

@@ -20,7 +20,7 @@ from relisten.data.blind import guess
 from relisten.data.pipeline import SURVEYED, USED, Build, Limits, Plan, Rejected, Stopped, left_out
 from relisten.data.route import Funnel, route
 from relisten.data.store import Spent, Store
-from relisten.data.teachers import Endpoint, open_teacher
+from relisten.data.teachers import Endpoint, open_teachers
 from relisten.types import Clip
 
 LEFT_OUT = ".left-out.jsonl"
@@ -169,9 +169,11 @@ def make_plan(config: BuildConfig, labels: compose.Labels) -> Plan:
         composer, model=config.judge or config.teacher, url=config.judge_url or config.url, temperature=0.0,
         json_mode=False,
     )  # fmt: skip
+    first, second = open_teachers(composer, judge)
     return Plan(
-        composer=open_teacher(composer),
-        judge=open_teacher(judge),
+        composer=first,
+        judge=second,
+        prices=(config.price_in, config.price_out),
         prompts=compose.read_prompts(config.prompts),
         labels=labels,
         describer=describe.find(config.describer) if config.describer else None,
@@ -199,6 +201,9 @@ def _check(config: BuildConfig) -> None:
         raise ValueError(f"timeout is {config.timeout:g}; give seconds, more than 0")
     compose.read_prompts(config.prompts)
     compose.find_manner(config.manner)
+    named = ":" in config.source or sources.named(config.source)
+    if "rules" in (config.teacher, config.judge) and not named:
+        raise ValueError(f"rules needs sounds by name, and {config.source} has captions; name a language model instead")
     if config.max_cost and not any(
         (config.price_in, config.price_out, config.describer_price_in, config.describer_price_out)
     ):

@@ -119,7 +119,7 @@ def _mention(label: str) -> re.Pattern[str]:
 
 def said(label: str) -> str:
     """A label as a listener says it: "Male speech, man speaking" is male speech; TV stays TV."""
-    name = re.sub(r"\s*\(.*?\)", "", label.split(",")[0]).strip().replace("_", " ")
+    name = re.sub(r"\s*\(.*?\)", "", label).split(",")[0].strip().replace("_", " ")
     return " ".join(word if len(word) > 1 and word.isupper() else word.lower() for word in name.split()) or label
 
 

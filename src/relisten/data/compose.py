@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -42,8 +42,8 @@ MEANINGS = {
     "when": "in which part of the recording something is heard",
     "order": "in which order things are heard",
 }
-Labels = dict[str, dict[str, int]]
-"""Counts of labels by group."""
+Labels = dict[str, dict[str, Any]]
+"""Counts of labels by group ("" and word); and as "kind_of" the more general names of those that have any."""
 MANNERS = {
     "overview": "go through the recording in the order of time",
     "plain": "start from what the question names, find it, and work from there",
@@ -96,10 +96,15 @@ class Prompts:
 def read_prompts(folder: Path | None = None) -> Prompts:
     """The shipped prompts; those of a folder (compose*.md, judge*.md) take the place of the shipped of that stage."""
     found: dict[str, dict[str, str]] = {}
+    if folder and not any([*folder.glob("compose*.md"), *folder.glob("judge*.md")]):
+        raise ValueError(f"{folder}: holds no prompts (compose*.md, judge*.md)")
     for stage, needed in (("compose", "$evidence"), ("judge", "$candidate")):
         paths = sorted(folder.glob(f"{stage}*.md")) if folder else []
         for path in paths or sorted(SHIPPED.glob(f"{stage}*.md")):
-            text = path.read_text(encoding="utf-8").strip()
+            try:
+                text = path.read_text(encoding="utf-8").strip()
+            except UnicodeDecodeError:
+                raise ValueError(f"{path}: is not UTF-8; save it as that") from None
             if needed not in text:
                 raise ValueError(f"{path}: holds no {needed}; the teacher must be told it, put it where it belongs")
             try:
@@ -107,8 +112,6 @@ def read_prompts(folder: Path | None = None) -> Prompts:
             except (KeyError, ValueError) as error:
                 raise ValueError(f"{path}: a placeholder is wrong ({error}); write $$ for a dollar sign") from None
             found.setdefault(stage, {})[path.stem] = text
-    if folder and not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder of prompts (compose*.md, judge*.md)")
     return Prompts(found["compose"], found["judge"])
 
 
@@ -150,6 +153,8 @@ def survey(clips: Iterable[Clip]) -> Labels:
             if not HIDDEN.match(event.label):
                 group = counted.setdefault("word" if event.labels.get("group") == "word" else "", {})
                 group[event.label] = group.get(event.label, 0) + 1
+                if event.labels.get("kind_of"):
+                    counted.setdefault("kind_of", {})[event.label] = str(event.labels["kind_of"])
     return counted
 
 
@@ -163,7 +168,8 @@ def ask(
     """
     kind = str(rng.choice(list(SHARES), p=np.array(list(SHARES.values())) / sum(SHARES.values())))
     inside = {event.label for event in clip.events}
-    every = {label: num for group in labels.values() for label, num in group.items() if label not in inside}
+    every = {label: num for group in ("", "word") for label, num in labels.get(group, {}).items()}
+    every = {label: num for label, num in every.items() if not _akin(label, inside, labels.get("kind_of", {}))}
     words = {label: num for label, num in labels.get("word", {}).items() if label not in inside}
     has_words = any(event.labels.get("group") == "word" for event in clip.events)
     drawn = str(rng.choice(list(MANNERS.values())))
@@ -182,6 +188,12 @@ def ask(
         evidence=block("evidence", evidence(clip)), request=block("request", request)
     )
     return name, [{"role": "user", "content": text}]
+
+
+def _akin(label: str, inside: Collection[str], kind_of: Mapping[str, str]) -> bool:
+    """Whether a label is one of a recording's, or a more general or special name of it: then it is no wrong choice."""
+    above = kind_of.get(label, "").split("; ")
+    return any(label == one or one in above or label in kind_of.get(one, "").split("; ") for one in inside)
 
 
 def _draw(rng: np.random.Generator, counted: Mapping[str, int], num: int) -> list[str]:

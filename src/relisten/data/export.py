@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -67,7 +67,15 @@ def read_set(path: Path) -> Iterator[Example]:
 
 def to_parquet(out: Path) -> list[Path]:
     """sft.parquet and rl.parquet: the columns of the JSONL, for `datasets.load_dataset("parquet", ...)`."""
-    return [_parquet(out / f"{name}.parquet", map(_columns, read_set(out / f"{name}.jsonl"))) for name in SETS]
+    written = [_parquet(out / f"{n}.parquet", map(_columns, read_set(out / f"{n}.jsonl")), COLUMNS) for n in SETS]
+    return [path for path in written if path is not None]
+
+
+COLUMNS = {
+    "id": "text", "audio_path": "text", "question": "text", "choices": "texts", "answer": "text", "cot": "text",
+    "segments": "pairs", "duration": "number", "kind": "text", "source": "text", "prompt": "text",
+}  # fmt: skip
+"""Of the Parquet files of both sets, which may be loaded as one."""
 
 
 def _columns(example: Example) -> dict[str, Any]:
@@ -86,8 +94,11 @@ def to_swift(out: Path) -> list[Path]:
     for name in SETS:
         path = out / f"swift_{name}.jsonl"
         with _appearing(path) as file:
-            file.writelines(json.dumps(_swift(e), ensure_ascii=False) + "\n" for e in read_set(out / f"{name}.jsonl"))
-        written.append(path)
+            file.writelines(_line(_swift(example)) for example in read_set(out / f"{name}.jsonl"))
+        if path.stat().st_size:
+            written.append(path)
+        else:
+            path.unlink()
     return written
 
 
@@ -102,7 +113,9 @@ def _swift(example: Example) -> dict[str, Any]:
 
 def to_verl(out: Path) -> list[Path]:
     """verl_rl.parquet: prompt, audios, reward_model and data_source, as verl and Echo's code read them."""
-    return [_parquet(out / "verl_rl.parquet", (_verl(n, e) for n, e in enumerate(read_set(out / "rl.jsonl"))))]
+    rows = (_verl(n, e) for n, e in enumerate(read_set(out / "rl.jsonl")))
+    path = _parquet(out / "verl_rl.parquet", rows, {})
+    return [] if path is None else [path]
 
 
 def _verl(number: int, example: Example) -> dict[str, Any]:
@@ -126,7 +139,11 @@ def _absolute(example: Example) -> Path:
     return example.audio.absolute()
 
 
-def _parquet(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
+def _parquet(path: Path, rows: Iterable[dict[str, Any]], columns: Mapping[str, str]) -> Path | None:
+    """Write rows; None, and no file, where there are none: `datasets` cannot load an empty one.
+
+    columns: types by name, for what the first rows may leave open (an empty list); {}: as the rows are.
+    """
     try:
         import pyarrow
         import pyarrow.parquet
@@ -134,15 +151,19 @@ def _parquet(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
         raise ValueError("Parquet files need a package; pip install 'relisten[data]'") from None
     part = path.with_name(f".part-{secrets.token_hex(8)}")
     writer = None
+    types = {"text": pyarrow.string(), "number": pyarrow.float64(), "texts": pyarrow.list_(pyarrow.string()),
+             "pairs": pyarrow.list_(pyarrow.list_(pyarrow.float64()))}  # fmt: skip
+    schema = pyarrow.schema([(name, types[kind]) for name, kind in columns.items()]) if columns else None
     try:
         for batch in _batches(rows):
-            table = pyarrow.Table.from_pylist(batch, schema=writer.schema if writer else None)
-            writer = writer or pyarrow.parquet.ParquetWriter(part, table.schema)
+            table = pyarrow.Table.from_pylist(batch, schema=schema)
+            schema = table.schema
+            writer = writer or pyarrow.parquet.ParquetWriter(part, schema)
             writer.write_table(table)
-        if writer is None:  # no rows: a file without columns, which still can be read
-            pyarrow.parquet.write_table(pyarrow.table({"id": pyarrow.array([], pyarrow.string())}), part)
-        else:
-            writer.close()
+        if writer is None:
+            path.unlink(missing_ok=True)
+            return None
+        writer.close()
         part.replace(path)
     finally:
         with suppress(OSError):
@@ -162,3 +183,4 @@ def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 
 EXPORTS: dict[str, Callable[[Path], list[Path]]] = {"parquet": to_parquet, "swift": to_swift, "verl": to_verl}
+"""Each writes its files into a folder, none for a set that is empty, and gives those that it wrote."""

@@ -51,30 +51,36 @@ NONE = Benchmarks()
 def read_benchmarks(paths: Iterable[Path]) -> Benchmarks:
     """What benchmarks hold, by lists and folders of theirs.
 
-    A file of text (MMAR-meta.jsonl, mmau-test-mini.json, a plain list): every YouTube id in an address or at the start
-    of a name, every SHA-256. A folder: the hashes and ids of the recordings in it.
+    A file of text (MMAR-meta.jsonl, a plain list): every YouTube id in an address or at the start of a name, every
+    SHA-256. A folder: the hashes and ids of the recordings in it. Raises ValueError where there is nothing of the kind.
     """
     ids: set[str] = set()
     hashes: set[str] = set()
     for path in paths:
-        if path.is_dir():
-            for file in recordings(path):
-                hashes.add(file_hash(file))
-                ids |= _ids(file.name)
-        elif path.is_file():
-            text = path.read_text(encoding="utf-8", errors="replace")
-            hashes |= set(_HASH.findall(text.lower()))
-            ids |= _ids(text)
-        else:
-            raise ValueError(f"{path}: no such file or folder; name a benchmark's list, or the folder of its audio")
+        found_ids, found_hashes = _known(path)
+        if not found_ids and not found_hashes:  # MMAU's list, for one: it has names of its own alone
+            raise ValueError(f"{path}: holds no YouTube id, SHA-256 or recording; name the folder of its recordings")
+        ids |= found_ids
+        hashes |= found_hashes
     return Benchmarks(frozenset(ids), frozenset(hashes))
 
 
+def _known(path: Path) -> tuple[set[str], set[str]]:
+    """The ids and the hashes that a list or a folder gives."""
+    if path.is_dir():
+        files = list(recordings(path))
+        return {id for file in files for id in _ids(file.name)}, {file_hash(file) for file in files} - {""}
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file or folder; name a benchmark's list, or the folder of its audio")
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return _ids(text), set(_HASH.findall(text.lower()))
+
+
 def _ids(text: str) -> set[str]:
-    """YouTube ids; words of eleven letters are none, an id nearly always has a digit, a capital or a sign in it."""
+    """YouTube ids; words of eleven letters are none ("high-energy"): an id nearly always has a digit or a capital."""
     found = set(_IN_ADDRESS.findall(text)) | set(_STARTS_NAME.findall(text))
     found |= set(re.findall(r"[\"/]([\w-]{11})_\d\d-\d\d-\d\d", text))
-    return {id for id in found if re.search(r"[0-9A-Z_-]", id[1:])}
+    return {id for id in found if re.search(r"[0-9A-Z]", id[1:])}
 
 
 def recordings(folder: Path) -> Iterator[Path]:

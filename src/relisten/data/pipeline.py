@@ -71,6 +71,8 @@ class Plan:
     describer_name: str = ""
     describer_prices: tuple[float, float] = (0.0, 0.0)
     """Of a million tokens in and out."""
+    prices: tuple[float, float] = (0.0, 0.0)
+    """Of teachers, likewise: what calls in flight are reckoned at before they are paid."""
     benchmarks: leakage.Benchmarks = leakage.NONE
     questions: int = 1
     """About each clip."""
@@ -231,7 +233,7 @@ class Build:
                 async with self._describing:
                     if self.stopped:
                         raise Stopped(self.stopped)
-                    with self._reserved_for(self._description(clip)):
+                    with self._reserved_for(self._description(clip), 0.0, self.plan.describer_prices):
                         call = await asyncio.to_thread(_describe, self.plan.describer, clip, self.plan.describer_prices)
                     self._book(call, described=True)
                     taken = call.prompt_tokens + call.completion_tokens
@@ -323,7 +325,7 @@ class Build:
     def _counted(self, messages: Messages) -> Iterator[None]:
         """A teacher's call in flight."""
         written = sum(len(message["content"]) for message in messages) / 3
-        with self._reserved_for(written + self._replies[1] / self._replies[0]):
+        with self._reserved_for(written, self._replies[1] / self._replies[0], self.plan.prices):
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
             try:
@@ -332,9 +334,9 @@ class Build:
                 self.in_flight -= 1
 
     @contextmanager
-    def _reserved_for(self, tokens: float) -> Iterator[None]:
-        """Reserves what a call takes on average, so that those in flight keep to the budget too."""
-        cost = self.cost / max(self.tokens, 1) * tokens
+    def _reserved_for(self, asked: float, replied: float, prices: tuple[float, float]) -> Iterator[None]:
+        """Reserves the tokens that a call is likely to take, so that those in flight keep to the budget too."""
+        tokens, cost = asked + replied, (asked * prices[0] + replied * prices[1]) / 1e6
         limits = self.limits
         if limits.max_total_tokens and self.tokens + self._reserved[1] + tokens > limits.max_total_tokens:
             raise Stopped(f"the budget of {limits.max_total_tokens:,} tokens is spent ({self.tokens:,} so far)")

@@ -52,7 +52,8 @@ def sentence(text: str) -> str:
 def facts(event: Event, last: Event | None, heard: Heard) -> Facts:
     """What holds of an event, alone, among the others, and beside the one that was listened to last."""
     length, third = event.end - event.start, heard.duration / 3
-    level = event.labels.get("level")
+    levels = [e.labels["level"] for e in heard.events if isinstance(e.labels.get("level"), int | float)]
+    level = event.labels.get("level", 0.0)
     once = len(heard.named(event.label)) == 1
     others = [e for e in heard.events if e is not event]
     beside = [e for e in others if min(e.end, event.end) - max(e.start, event.start) > APART]
@@ -70,7 +71,8 @@ def facts(event: Event, last: Event | None, heard: Heard) -> Facts:
         "early": () if event.end < third else None,
         "middle": () if event.start > third and event.end < 2 * third else None,
         "late": () if event.start > heard.duration * 0.7 else None,
-        "quiet": () if isinstance(level, int | float) and level < -LOUDER else None,
+        # Beside the loudest: what a level is measured from differs from source to source.
+        "quiet": () if levels and isinstance(level, int | float) and level < max(levels) - LOUDER else None,
         "alone": () if not touching and len(others) > 0 else None,
         "over": (name(beside[0]),) if beside and beside[0].label != event.label else None,
         "behind": _neighbour(event, earlier, last),

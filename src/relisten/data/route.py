@@ -15,14 +15,18 @@ from typing import Any
 import numpy as np
 
 from relisten import tags
+from relisten.data import checks
 from relisten.data.checks import alike, words
 from relisten.data.near import Near
 from relisten.data.teachers import digest
 from relisten.types import Example
 
 NEAR = 0.8
-"""Similarity (Jaccard, of words) at which two questions with one answer about one recording are the same; and (of runs
-of three words) at which question, choices and chain of thought of any two recordings are."""
+"""Similarity (Jaccard, of words) at which two questions of one kind, with one answer and about the same sounds of one
+recording, are the same; and (of runs of three words) at which question, choices and chain of thought of any two
+recordings are."""
+Asks = tuple[str, str, frozenset[str]]
+"""What a question is after: its answer, its kind, and the labels that it names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ def route(
             yield _counted(funnel, Routed(clip, "", None, outcome["stage"], outcome["reason"]))
             continue
         funnel.described += 1
-        before: list[tuple[set[str], str]] = []
+        before: list[tuple[set[str], Asks]] = []
         for asked in outcome["questions"]:
             yield _counted(funnel, _question(f"{clip}-{asked['number']}", source, outcome, asked, before, near, places))
 
@@ -91,7 +95,7 @@ def _question(
     source: str,
     outcome: dict[str, Any],
     asked: dict[str, Any],
-    before: list[tuple[set[str], str]],
+    before: list[tuple[set[str], Asks]],
     near: Near,
     places: _Places,
 ) -> Routed:
@@ -100,13 +104,15 @@ def _question(
     draft = asked["draft"]
     said = set(words(draft["question"]))
     answer = draft["answer"].casefold()
-    if any(answer == other and alike(said, one) >= NEAR for one, other in before):
+    named = frozenset(label for label, *_ in outcome["events"] if set(words(checks.said(label))) <= said)
+    asks = answer, draft["kind"], named
+    if any(asks == other and alike(said, one) >= NEAR for one, other in before):
         return Routed(id, "", None, "route", "a question nearly the same was asked about this recording")
     told = [word for word in words(draft["cot"]) if not word[0].isdigit()]
     shown = [word for choice in sorted(draft["choices"]) for word in words(choice)]
     if near.again([*words(draft["question"]), *shown, *words(answer), *told]):
         return Routed(id, "", None, "route", "nearly the same question and chain of thought are in the set")
-    before.append((said, answer))
+    before.append((said, asks))
     segments = tags.parse(draft["cot"]).segments
     labels: dict[str, Any] = {"kind": draft["kind"], "source": source, "duration": outcome["duration"]}
     labels |= {"prompt": draft["prompt"], "events": outcome["events"]}

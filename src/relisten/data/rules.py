@@ -17,9 +17,10 @@ import numpy as np
 
 from relisten import tags
 from relisten.data import questions
-from relisten.data.asking import SOLVERS, Asked, Heard, Step, draw, is_word, right
+from relisten.data.asking import SOLVERS, Asked, Heard, Step, is_word, right
 from relisten.data.checks import covered, said, sentences_end, spoken_of
 from relisten.data.compose import HIDDEN, MANNERS, SHARES, SHORT, unblock
+from relisten.data.drawing import draw
 from relisten.data.phrases import CONCLUSIONS, GUESSED, HEARD, LEADS, OPENINGS, QUESTIONS, REASONS
 from relisten.data.questions import AGAIN, BEFORE, FIND, NEXT, WORD, segment
 from relisten.data.remarks import pick, remarks, ruled_out, sentence
@@ -27,7 +28,7 @@ from relisten.data.store import Call
 from relisten.data.teachers import Messages, digest
 from relisten.types import Clip, Event, Segment
 
-VERSION = 3
+VERSION = 4
 """Counts up when what is written changes, so that older replies are not taken for newer ones."""
 COVERS = 0.3
 """Share of a segment that another sound may fill before it is unclear which of the two is meant."""
@@ -68,6 +69,8 @@ def read_events(known: dict[str, Any]) -> tuple[Event, ...]:
     events = []
     for entry in known.get("A4_events") or []:
         attributes = {key: value for key, value in entry.items() if key not in ("label", "start", "end")}
+        if "kind_of" in attributes:
+            attributes["kind_of"] = "; ".join(map(said, str(attributes["kind_of"]).split("; ")))
         events.append(Event(said(str(entry["label"])), float(entry["start"]), float(entry["end"]), attributes))
     return tuple(sorted(events, key=lambda event: event.start))
 

@@ -80,9 +80,19 @@ def read(folder: Path) -> Stats:
     """Figures of what `build` wrote. Raises ValueError where it wrote nothing."""
     if not (folder / "manifest.json").is_file():
         raise ValueError(f"{folder}: holds no manifest.json; name a folder that `relisten data build` wrote")
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest = _manifest(folder / "manifest.json")
     rejected = Counter(str(line.get("stage")) for line in records.read(folder / "rejected.jsonl"))
     return Stats(folder, {name: _measure(folder / f"{name}.jsonl") for name in export.SETS}, rejected, manifest)
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if missing := [key for key in ("config", "counts", "calls", "blind") if not isinstance(found[key], dict)]:
+            raise ValueError(f"{missing[0]} is no object")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: is no manifest of a build ({error}); run `relisten data build` again") from None
+    return dict(found)
 
 
 def _measure(path: Path) -> SetStats:

@@ -71,6 +71,14 @@ class Endpoint:
     """Of a million tokens of reply."""
 
 
+def open_teachers(composer: Endpoint, judge: Endpoint) -> tuple[Teacher, Teacher]:
+    """A composer and a judge; of one server they take turns, which keep to its limit together."""
+    first, second = open_teacher(composer), open_teacher(judge)
+    if isinstance(first, OpenAITeacher) and isinstance(second, OpenAITeacher) and composer.url == judge.url:
+        second.turn = first.turn
+    return first, second
+
+
 def open_teacher(endpoint: Endpoint) -> Teacher:
     """The teacher that an endpoint's model names. Raises ValueError where it cannot be had."""
     if endpoint.model == "rules":
@@ -127,7 +135,7 @@ class OpenAITeacher:
         self._client: AsyncOpenAI = openai.AsyncOpenAI(
             api_key=key or "none", base_url=endpoint.url or None, timeout=endpoint.timeout, max_retries=0
         )
-        self._turn = _Turn(60 / endpoint.requests_per_minute if endpoint.requests_per_minute else 0.0)
+        self.turn = Turn(60 / endpoint.requests_per_minute if endpoint.requests_per_minute else 0.0)
 
     async def close(self) -> None:
         """Close its connections."""
@@ -161,7 +169,7 @@ class OpenAITeacher:
     async def _once(self, messages: Messages, used: list[int]) -> Call:
         import openai
 
-        await self._turn.wait()
+        await self.turn.wait()
         asked: dict[str, Any] = {"model": self.endpoint.model, "messages": list(messages)}
         asked["temperature"] = self.endpoint.temperature
         if self.endpoint.max_tokens:
@@ -175,7 +183,7 @@ class OpenAITeacher:
             if error.status_code in (408, 409, 429) or error.status_code >= 500:
                 after = retry_after(error)
                 if error.status_code in (429, 503):
-                    self._turn.pause(after or 0.0)
+                    self.turn.pause(after or 0.0)
                 raise _Passing(reason, after) from None
             raise _Final(reason, "fatal" if error.status_code in (401, 402, 403, 404) else "lasting") from None
         except openai.APIError as error:  # connection, timeout, half a body
@@ -203,25 +211,25 @@ class _Final(Exception):  # noqa: N818
         self.failure = failure
 
 
-class _Turn:
+class Turn:
     """When the next request may go: `gap` seconds after the last, and not before a pause is over."""
 
     def __init__(self, gap: float) -> None:
         self.gap = gap
-        self.next = 0.0
+        self._next = self._paused = 0.0
 
     def pause(self, seconds: float) -> None:
         """Let nobody ask for so long."""
-        self.next = max(self.next, time.monotonic() + min(seconds, LONGEST_WAIT))
+        self._paused = max(self._paused, time.monotonic() + min(seconds, LONGEST_WAIT))
 
     async def wait(self) -> None:
-        """Return when it is this request's turn."""
-        while (wait := self.next - time.monotonic()) > 0 and not self.gap:
-            await asyncio.sleep(wait)
-        if self.gap:
-            mine = max(self.next, time.monotonic())
-            self.next = mine + self.gap
+        """Return when it is this request's turn; one that a pause overtakes waits for another."""
+        while True:
+            mine = max(self._next, self._paused, time.monotonic())
+            self._next = mine + self.gap
             await asyncio.sleep(max(mine - time.monotonic(), 0.0))
+            if self._paused <= mine:
+                return
 
 
 def _wait(state: Any) -> float:

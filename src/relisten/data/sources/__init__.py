@@ -39,6 +39,8 @@ class About:
     licence: str
     files: tuple[str, ...]
     """Patterns of which one must be under the root for the source to be found there."""
+    named: bool = True
+    """Whether events are sounds by name, and all of them; else they are captions of some."""
 
     def found(self, root: Path) -> bool:
         """Whether the root looks like this source."""
@@ -52,22 +54,32 @@ class LeftOut:
     record: Callable[[str, str], None] | None = None
     """Called with (id, reason) for each; to write all of them somewhere."""
     counts: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+    """What was mended in what is kept, likewise counted."""
     first: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     """Up to three ids for each reason."""
 
     def __call__(self, id: str, reason: str) -> None:
         """Leave one out."""
-        self.counts[reason] += 1
-        if len(self.first[reason]) < 3:
-            self.first[reason].append(id)
+        self._count(self.counts, id, reason)
         if self.record is not None:
             self.record(id, reason)
+
+    def note(self, id: str, reason: str) -> None:
+        """Say what was wrong with one that is kept."""
+        self._count(self.notes, id, reason)
+
+    def _count(self, counts: Counter[str], id: str, reason: str) -> None:
+        counts[reason] += 1
+        if len(self.first[reason]) < 3:
+            self.first[reason].append(id)
 
     def lines(self) -> list[str]:
         """One line for each reason, the most frequent first."""
         return [
-            f"{count} left out: {reason} ({', '.join(self.first[reason])}{', ...' if count > 3 else ''})"
-            for reason, count in self.counts.most_common()
+            f"{count} {what}: {reason} ({', '.join(self.first[reason])}{', ...' if count > 3 else ''})"
+            for what, counts in (("left out", self.counts), ("kept", self.notes))
+            for reason, count in counts.most_common()
         ]
 
 
@@ -95,12 +107,28 @@ def read(name: str, root: Path, left_out: LeftOut | None = None) -> Iterator[Cli
     if not root.exists():
         raise ValueError(f"{root}: no such folder; `relisten data sources` says where to get {name}")
     source: Callable[..., Iterator[Clip]] = find(name)
-    return source(root) if ":" in name else source(root, left_out)
+    return _ones_own(name, source, root) if ":" in name else source(root, left_out)
+
+
+def _ones_own(name: str, source: Callable[..., Iterator[Clip]], root: Path) -> Iterator[Clip]:
+    """The clips of somebody's own function; whatever is wrong with it is a ValueError that names it."""
+    try:
+        for clip in source(root):
+            if not isinstance(clip, Clip):
+                raise TypeError(f"gives {type(clip).__name__}, not relisten.types.Clip")
+            yield clip
+    except Exception as error:
+        raise ValueError(f"source {name}: {type(error).__name__}: {error}; mend it") from error
 
 
 def about() -> dict[str, About]:
     """What each source is, by name."""
     return {name: _module(name).ABOUT for name in names()}
+
+
+def named(name: str) -> bool:
+    """Whether a source's events are sounds by name, all of them; ValueError where there is no such source."""
+    return bool(_module(name).ABOUT.named)
 
 
 def names() -> list[str]:
@@ -133,8 +161,11 @@ def table(path: Path, delimiter: str, columns: Iterable[str]) -> Iterator[dict[s
         )
         if missing := [column for column in columns if column not in (rows.fieldnames or ())]:
             raise ValueError(f"{path}: has no column {missing[0]!r}; it has {', '.join(rows.fieldnames or ())}")
-        for row in rows:
-            yield {key: value or "" for key, value in row.items() if isinstance(key, str)}
+        try:
+            for row in rows:
+                yield {key: value or "" for key, value in row.items() if isinstance(key, str)}
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {rows.line_num}: cannot be read ({error}); is a quote left open?") from None
 
 
 def loaded(path: Path) -> Any:

@@ -2,7 +2,7 @@
 
 Only the training labels are read: the evaluation clips are for evaluation. Labels are identifiers (/m/...); their names
 come from mid_to_display_name.tsv, and where ontology.json lies beside it, a label whose more specific kind is marked at
-the same time is dropped ("Dog" where "Bark" is).
+the same time is dropped ("Dog" where "Bark" is), and each event tells which names are more general than its own.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from relisten.data.sources import About, LeftOut, Recordings, events_of, loaded, objects, required, table, telling
 from relisten.types import Clip, Event
@@ -22,6 +23,8 @@ ABOUT = About(
     ("**/audioset_train_strong.tsv",),
 )
 COLUMNS = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
+LONGEST = 11.0
+"""Seconds; a recording that is longer is a whole video, in which the clip's times are others."""
 COVERED = 0.5
 """A label is dropped when this much of it lies under a more specific one."""
 
@@ -43,14 +46,17 @@ def clips(root: Path, left_out: LeftOut | None = None) -> Iterator[Clip]:
             found = recordings.find(segment, stems(segment))
             if found is None:
                 continue
+            if found[1] > LONGEST:
+                leave(segment, "the recording is longer than the clip; cut the clip's ten seconds out of it")
+                continue
             for row in marked:
                 if row["label"] not in known:
-                    leave(segment, f"label {row['label']} has no name in mid_to_display_name.tsv")
+                    leave.note(segment, f"label {row['label']} has no name in mid_to_display_name.tsv")
             events = events_of(
                 ((row["label"], row["start_time_seconds"], row["end_time_seconds"]) for row in marked), found[1]
             )
             named = [
-                Event(known[event.label], event.start, event.end)
+                Event(known[event.label], event.start, event.end, kinds(event.label, known, above))
                 for event in most_specific(events, above)
                 if event.label in known
             ]
@@ -66,7 +72,13 @@ def stems(segment: str) -> list[str]:
     if not milliseconds.isdigit():
         return [segment]
     start = int(milliseconds) / 1000
-    times = (f"{start:.3f}_{start + 10:.3f}", f"{start:.0f}_{start + 10:.0f}", f"{start:.0f}")
+    times = (
+        f"{start:.3f}_{start + 10:.3f}",
+        f"{start:.0f}_{start + 10:.0f}",
+        f"{start:.0f}",
+        f"{start:.1f}-{start + 10:.1f}",
+        f"{milliseconds}_{int(milliseconds) + 10_000}",
+    )
     return [segment, f"Y{segment}", video, f"Y{video}", *(f"{y}{video}_{time}" for time in times for y in ("", "Y"))]
 
 
@@ -84,7 +96,7 @@ def ancestors(root: Path) -> dict[str, set[str]]:
     path = next(root.glob("**/ontology.json"), None)
     if path is None:
         return {}
-    children = {str(entry["id"]): list(entry["child_ids"]) for entry in objects(loaded(path), path)}
+    children = {str(entry.get("id")): _texts(entry.get("child_ids")) for entry in objects(loaded(path), path)}
     above: dict[str, set[str]] = {}
 
     def walk(identifier: str, over: frozenset[str]) -> None:
@@ -97,6 +109,16 @@ def ancestors(root: Path) -> dict[str, set[str]]:
     for top in children.keys() - set(itertools.chain(*children.values())):
         walk(top, frozenset())
     return above
+
+
+def _texts(value: Any) -> list[str]:
+    return [str(one) for one in value] if isinstance(value, list) else []
+
+
+def kinds(identifier: str, known: Mapping[str, str], above: Mapping[str, set[str]]) -> dict[str, str]:
+    """The names that are more general than a label's, as an event's labels: no wrong choice may be one of them."""
+    found = sorted(known[one] for one in above.get(identifier, ()) if one in known)
+    return {"kind_of": "; ".join(found)} if found else {}
 
 
 def most_specific(events: tuple[Event, ...], above: Mapping[str, set[str]]) -> Iterator[Event]:

@@ -28,7 +28,7 @@ RELATIONS = ("Sound", "Both")
 
 def clips(root: Path, left_out: LeftOut | None = None) -> Iterator[Clip]:
     """Each recording once, its answered questions as a description."""
-    asked = examples(root, left_out, ("Sound", "Both", "View"))
+    asked = examples(root, left_out)
     for path, group in itertools.groupby(asked, key=lambda example: example.audio):
         assert isinstance(path, Path)
         together = list(group)

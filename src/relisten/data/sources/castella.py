@@ -14,6 +14,7 @@ ABOUT = About(
     "https://github.com/line/CASTELLA (json/en/train.json; the recordings by its download script)",
     "CC BY 4.0",
     ("**/json/en/train.json", "**/castella*/**/train.json", "**/CASTELLA*/**/train.json"),
+    named=False,
 )
 TOLERANCE = 5.0
 """Seconds by which a recording may be shorter than listed; beyond it, times no longer fit."""
@@ -43,7 +44,9 @@ def clips(root: Path, left_out: LeftOut | None = None) -> Iterator[Clip]:
 
 def moments(row: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """(caption, start, end) of each time of each moment."""
-    for moment in row.get("moments") or []:
-        for span in moment.get("timestamps") or []:
+    listed = row.get("moments")
+    for moment in listed if isinstance(listed, list) else ():
+        spans = moment.get("timestamps") if isinstance(moment, dict) else None
+        for span in spans if isinstance(spans, list) else ():
             if isinstance(span, list) and len(span) == 2:
                 yield str(moment.get("local_caption") or ""), span[0], span[1]

@@ -22,10 +22,12 @@ def clips(root: Path, left_out: LeftOut | None = None) -> Iterator[Clip]:
     """Clips of every table with times; weak and unlabelled ones are passed over, and what is called eval or public."""
     required(root, "metadata/**/*.tsv", "**/*.tsv")
     with telling(left_out, "desed") as leave:
+        met: set[int] = set()
         for path in sorted(root.glob("**/*.tsv")):
             with path.open(encoding="utf-8-sig", errors="replace") as file:
                 strong = set(COLUMNS) <= set(file.readline().rstrip("\n").split("\t"))
-            if not strong or {"eval", "public"} & set(path.relative_to(root).with_suffix("").parts):
+            held_back = {"eval", "public"} & set(path.relative_to(root).with_suffix("").parts)
+            if not strong or held_back or path.stem.startswith(("eval_", "test_")):
                 continue
             recordings = Recordings(root, leave, depth=4)
             # The same name may be in two folders of synthetic clips: the one whose folder is named as the table's.
@@ -36,6 +38,10 @@ def clips(root: Path, left_out: LeftOut | None = None) -> Iterator[Clip]:
                 found = recordings.find(name, (name,))
                 if found is None:
                     continue
+                if hash(found[0]) in met:
+                    leave(name, "another table has this recording")
+                    continue
+                met.add(hash(found[0]))
                 spans = ((row["event_label"].replace("_", " "), row["onset"], row["offset"]) for row in rows)
                 events = events_of(spans, found[1])
                 if events:

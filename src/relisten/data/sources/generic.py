@@ -54,7 +54,7 @@ def from_jsonl(path: Path, leave: LeftOut) -> Iterator[Clip]:
             continue
         events = tuple(sorted(_events(listed, found[1]), key=lambda event: (event.start, event.end)))
         if len(events) < len(listed):
-            leave(id, "events without label or within-recording times (the others are kept)")
+            leave.note(id, "events without label or within-recording times are dropped")
         said = row.get("descriptions")
         said = said if isinstance(said, dict) else {}
         texts = {key: said[key] for key in DESCRIPTIONS if isinstance(said.get(key), str) and said[key].strip()}
@@ -81,7 +81,7 @@ def from_table(path: Path, leave: LeftOut) -> Iterator[Clip]:
         if found is not None:
             events = events_of(marked, found[1])
             if len(events) < len(marked):
-                leave(name, f"events without label, or shorter than {MIN_EVENT:g} s (the others are kept)")
+                leave.note(name, f"events without label, or shorter than {MIN_EVENT:g} s, are dropped")
             yield Clip(Path(name).with_suffix("").as_posix(), *found, events)
 
 
