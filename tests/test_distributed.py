@@ -164,6 +164,8 @@ def test_two_processes_train_as_one(work: Path, monkeypatch: pytest.MonkeyPatch,
             assert figures(two, "reward") == pytest.approx(figures(output, "reward"), abs=1e-6)
             assert figures(two, "kl") == pytest.approx(figures(output, "kl"), abs=1e-5)
             assert max(figures(two, "logprob_difference")) < 1e-5
+            for figure in ("equal_groups", "ratio_max"):  # of both processes, not of the first
+                assert figures(two, figure) == pytest.approx(figures(output, figure), abs=1e-4)
         assert figures(two, "grad_norm") == pytest.approx(figures(output, "grad_norm"), rel=1e-3)
         one, other = (load_file(folder / "model" / "model.safetensors") for folder in (output, two))
         assert set(one) == set(other)

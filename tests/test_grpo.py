@@ -357,7 +357,7 @@ def test_a_collapse_is_said_once(work: Path, tmp_path: Path, capsys: pytest.Capt
         ({"data": "relisten.data.curriculum:rl_rows", "steps": -1}, "give `steps`"),
         ({"loss_mean": "sum"}, "loss_mean"),
         ({"lora": 4, "lora_modules": ("*.nothing",)}, "no layer"),
-        ({"report_to": ("nowhere_at_all",)}, "not installed"),
+        ({"report_to": ("nowhere_at_all",)}, "there are tensorboard, wandb, trackio"),
     ],
 )
 def test_wrong_settings_are_said_in_one_line(work: Path, tmp_path: Path, fields: dict[str, Any], message: str) -> None:

@@ -136,7 +136,8 @@ class GrpoTrainer(PackedTrainer):
         seconds["update"] = perf_counter() - updating
         total = perf_counter() - started
         figures |= {f"share_{name}": value / total for name, value in seconds.items()}
-        figures |= {"seconds": total, "equal_groups": sum(_equal(group) for group in groups) / len(groups)}
+        equal, num = (self._sum(torch.tensor(float(count))) for count in (sum(map(_equal, groups)), len(groups)))
+        figures |= {"seconds": total, "equal_groups": equal / num}
         figures["failed_questions"] = self._sum(torch.tensor(float(len(self._failed))))
         gathered = gather_object([rollout.measure(one) for group in groups for one in group])
         figures |= rollout.averages(gathered) | {"traces_per_minute": 60 * len(gathered) / total}
@@ -247,6 +248,7 @@ class GrpoTrainer(PackedTrainer):
             metrics |= {"loss": loss.detach(), "entropy": (weights * entropies.detach()).sum()}
             largest["ratio_max"] = max(largest["ratio_max"], float(metrics.pop("ratio_max")))
             sums = {name: sums.get(name, 0.0) + value for name, value in metrics.items()}
+        largest = {name: self._largest(value) for name, value in largest.items()}
         return {name: self._sum(value) for name, value in sums.items()} | largest
 
     def _loss(
@@ -277,6 +279,10 @@ class GrpoTrainer(PackedTrainer):
     def _sum(self, value: Tensor) -> float:
         """Over all processes."""
         return float(self.accelerator.reduce(value.detach().float().to(self.args.device), reduction="sum"))
+
+    def _largest(self, value: float) -> float:
+        """Of all processes."""
+        return float(self.accelerator.gather(torch.tensor([value], device=self.args.device)).max())
 
     # --- reports ------------------------------------------------------------------------------------------------
 

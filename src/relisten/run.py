@@ -35,10 +35,15 @@ def start(folder: str | os.PathLike[str], config: Any) -> None:
     """
     folder = Path(folder)
     settings = _settings(config)
-    previous = _previous(folder, settings, _defaults(config))
+    previous = check(folder, config)
     starts = [*previous.get("starts", []), _start(settings.get("seed"))]
     records.write_atomic(folder / "run.json", _pretty({"versions": versions(), "git": git(), "starts": starts}))
     records.write_atomic(folder / "config.json", _pretty(settings))
+
+
+def check(folder: str | os.PathLike[str], config: Any) -> dict[str, Any]:
+    """run.json of the run that `start` would resume, {} where it would begin one; writes nothing. Raises as it does."""
+    return _previous(Path(folder), _settings(config), _defaults(config))
 
 
 def log_metrics(folder: str | os.PathLike[str], step: int, metrics: Mapping[str, Any]) -> None:

@@ -125,7 +125,9 @@ def load_optimizer(module: Any, optimizer: torch.optim.Optimizer, path: Path, *,
     """
     memory: dict[str, Any] = {}
     if reader or not sharded:
-        memory = _keyed(torch.load(path, map_location="cpu", weights_only=True), module, optimizer, by_name=sharded)
+        memory = torch.load(path, map_location="cpu", weights_only=True)
+        if "parts" not in memory:  # Muon's, which is never sharded
+            memory = _keyed(memory, module, optimizer, by_name=sharded)
     if sharded:
         set_optimizer_state_dict(module, optimizer, memory, options=_FROM_FIRST)
         return

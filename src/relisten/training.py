@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import ProgressCallback, SchedulerType, Trainer, TrainingArguments
+from transformers import ProgressCallback, Trainer, TrainingArguments
 
 from relisten import checkpoint, cpu, plots, records, run, sharding
 from relisten.losses import token_scores
@@ -50,7 +50,7 @@ class TrainingConfig:
     warmup: float = 0.05
     """Share of the steps in which the learning rate rises."""
     schedule: str = "cosine"
-    """How the learning rate falls: a name that transformers knows (cosine, linear, constant_with_warmup ...)."""
+    """How the learning rate falls: one of SCHEDULES (cosine, linear, constant ...), as transformers has them."""
     optimizer: str = "adamw"
     """adamw, or muon (matrices by Muon, the rest by AdamW)."""
     weight_decay: float = 0.0
@@ -81,6 +81,11 @@ class TrainingConfig:
     """Processes that prepare data."""
 
 
+SCHEDULES = (
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
+)  # fmt: skip
+"""transformers' schedules that need no settings of their own."""
+REPORTS = ("tensorboard", "wandb", "trackio")
 NO_GRADIENT = ("*visual.*", "*audio_bos_eos_token*")
 """Parts that audio and text never touch: a process group would wait for their gradients for ever."""
 
@@ -113,6 +118,11 @@ class PackedTrainer(Trainer):
             return super().create_optimizer()
         self.optimizer = MuonWithAdamW(self.model, self.config.learning_rate, self.config.weight_decay)
         return self.optimizer
+
+    def _run_epoch(self, **given: Any) -> None:
+        """Nothing where the last step was made before: from a run's last checkpoint Trainer would make one more."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(**given)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Restore the weights by the model's own loader: Trainer's knows nothing of the older names in the file, and
@@ -220,8 +230,12 @@ def check(config: TrainingConfig) -> None:
         raise ValueError("save_steps and log_steps must be at least 1, workers not negative")
     if config.steps < 1 and (config.steps != -1 or config.epochs <= 0):
         raise ValueError(f"steps {config.steps}, epochs {config.epochs:g}: give one of them, above 0")
-    if config.schedule not in set(SchedulerType):
-        raise ValueError(f"schedule {config.schedule!r}: there are {', '.join(SchedulerType)}")
+    if config.keep_checkpoints < 1 or min(config.weight_decay, config.learning_rate, config.lora) < 0:
+        raise ValueError("keep_checkpoints must be at least 1; weight_decay, learning_rate and lora not negative")
+    if not 0 <= config.warmup < 1:  # from 1 on, transformers would take it for a number of steps
+        raise ValueError(f"warmup is {config.warmup:g}; it is a share of the steps, from 0 to less than 1")
+    if config.schedule not in SCHEDULES:
+        raise ValueError(f"schedule {config.schedule!r}: there are {', '.join(SCHEDULES)}")
     if config.optimizer not in ("adamw", "muon"):
         raise ValueError(f"optimizer {config.optimizer!r} is neither adamw nor muon")
     if config.batch_size % num_processes():
@@ -243,6 +257,8 @@ def check(config: TrainingConfig) -> None:
     if config.lora and config.optimizer == "muon":
         raise ValueError("lora with muon is not supported; set optimizer to adamw")
     for name in config.report_to:
+        if name not in REPORTS:
+            raise ValueError(f"report_to {name}: there are {', '.join(REPORTS)}; leave it out for none")
         if importlib.util.find_spec(name) is None:
             package = "'relisten[tensorboard]'" if name == "tensorboard" else name
             raise ValueError(f"report_to {name}: it is not installed; pip install {package}")
@@ -269,7 +285,8 @@ def check_examples(examples: Sequence[Example], data: str) -> None:
 
 
 def prepare(config: TrainingConfig) -> AudioLM:
-    """The model to train, its run folder begun, what is frozen frozen."""
+    """The model to train, what is frozen frozen; ValueError where the run folder holds another run."""
+    run.check(config.output, config)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # where this process's copies belong
     else:
@@ -277,16 +294,19 @@ def prepare(config: TrainingConfig) -> AudioLM:
     device = "cpu" if sharding.enabled() else "auto"  # sharded, a part of it alone goes on to a GPU
     model: AudioLM = run.resolve(config.model)() if ":" in config.model else load(config.model, config.dtype, device)
     model.module.set_attn_implementation(config.attention)
+    names = [name for name, _ in model.module.named_parameters()]
+    for pattern in config.freeze:
+        if pattern not in NO_GRADIENT and not fnmatch.filter(names, pattern):
+            raise ValueError(f"freeze {pattern!r}: no parameter has such a name; they are called as {names[0]}")
     for name, parameter in model.module.named_parameters():
         parameter.requires_grad = not _matches(name, (*config.freeze, *NO_GRADIENT))
         if sharding.enabled():
             parameter.data = parameter.data.contiguous()  # rows are what is split
     if not any(parameter.requires_grad for parameter in model.module.parameters()):
         raise ValueError(f"freeze {', '.join(config.freeze)}: leaves nothing to train; name fewer patterns")
-    if int(os.environ.get("RANK", "0")) == 0:
-        run.start(config.output, config)
-        if config.bf16 and model.module.device.type == "cpu" and not torch.cuda.is_available():
-            cpu.tell_of_bfloat16("set bf16 to false (--no-bf16)")
+    first = int(os.environ.get("RANK", "0")) == 0
+    if first and config.bf16 and model.module.device.type == "cpu" and not torch.cuda.is_available():
+        cpu.tell_of_bfloat16("set bf16 to false (--no-bf16)")
     return model
 
 
@@ -316,6 +336,8 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 def train(trainer: PackedTrainer) -> Path:
     """Train to the end, or go on where a stopped run was; write the model. The folder it is in."""
     config, model = trainer.config, trainer.audio_lm
+    if trainer.is_world_process_zero():
+        run.start(config.output, config)
     trainer.remove_callback(ProgressCallback)
     try:
         trainer.train(resume_from_checkpoint=checkpoint.latest(Path(trainer.args.output_dir)))
