@@ -27,7 +27,7 @@ SHARED = {
     "steps": 2, "batch_size": 4, "device_batch_size": 2, "learning_rate": 1e-3, "bf16": False, "workers": 0,
     "save_steps": 1, "log_steps": 1, "data": "scenes/questions.jsonl", "model": "tiny",
 }  # fmt: skip
-GRPO = {"mini_batch_size": 4, "group_size": 4, "max_new_tokens": 8, "rewards": ("own_rewards:shortness",)}
+GRPO = {"mini_batch_size": 4, "group_size": 4, "max_new_tokens": 8, "rewards": ("processes_rewards:shortness",)}
 FSDP = Path(__file__).parent.parent / "runs" / "accelerate_fsdp2.yaml"
 
 
@@ -122,7 +122,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     questions = write_scenes(folder / "scenes", num=8, questions=1)
     texts = [str(json.loads(line).get("cot")) for line in questions.read_text().splitlines()]
     nano.create([*texts, "user assistant <think></think><answer></answer>"] * 2, TINY).save(folder / "tiny")
-    (folder / "own_rewards.py").write_text(OWN)
+    (folder / "processes_rewards.py").write_text(OWN)
     (folder / "train.py").write_text(SCRIPT)
     with socket.socket() as free, socket.socket() as other:
         free.bind(("127.0.0.1", 0))
