@@ -14,10 +14,10 @@ from relisten.commands.study import read
 from relisten.data import curriculum, small_world
 from relisten.data.questions import heard, segment
 from relisten.data.scenes import bank, make_scene
-from relisten.localisation import located
+from relisten.localisation import _names, located
 from relisten.models import load
 from relisten.study import STAGES, StudyConfig, check, gate, train
-from relisten.types import Clip
+from relisten.types import Clip, Event
 
 
 def test_the_shipped_study_can_be_used() -> None:
@@ -119,6 +119,19 @@ def test_events_are_located_by_name_and_onset() -> None:
     assert located(model, clips) > 0.6
     renamed = [replace(c, events=tuple(replace(e, label="nothing", labels={}) for e in c.events)) for c in clips]
     assert located(model, renamed) == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "label", "group", "named"),
+    [
+        ("knock", "knock", "", True), ("two knocks", "knock", "", True), ("a low bell", "bell", "", True),
+        ("a xylophone", "phone", "", False), ("word", "seven", "word", True), ("a bell", "seven", "word", False),
+        ("a voice saying two", "seven", "word", True),
+    ],
+)  # fmt: skip
+def test_a_caption_may_tell_more_than_a_name(said: str, label: str, group: str, named: bool) -> None:
+    """The base whose captions tell all was said to locate nothing, and could not be made."""
+    assert _names(said, Event(label, 0.0, 1.0, {"group": group})) == named
 
 
 def test_fine_captions_tell_what_clips_tell() -> None:
