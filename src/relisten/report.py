@@ -59,10 +59,10 @@ PAPER = {
 
 
 COUNTS = ("unparsed", "errors")
+"""Shown even where all are 0."""
 LONG = " class='long'"
 """What a cell is called that may be broken into lines."""
 _BRACKETS, _SMALL = re.compile(r"^(\S+) (\(.+\))$"), r"\1 <small>\2</small>"
-"""Shown even where all are 0."""
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,8 @@ def _make_count(rng: np.random.Generator, heard: Heard) -> Asked | None:
     if not pool or not often:
         return None
     found = heard.named(str(rng.choice(pool)))
+    if len(found) == 2 and rng.random() < 0.5:  # else "2" would be right in most
+        return None
     least = 1 if len(found) <= 4 else len(found) - int(rng.integers(0, heard.num_choices))
     answer = str(len(found))
     choices = [str(n) for n in range(least, least + heard.num_choices)]
@@ -180,8 +182,10 @@ def _make_when(rng: np.random.Generator, heard: Heard) -> Asked | None:
     known = [event for event in heard.once() if len(right("when", (event.label,), heard)) == 1]
     if not known:
         return None
-    target = _pick(rng, known)
-    (answer,) = right("when", (target.label,), heard)
+    thirds = [min(right("when", (event.label,), heard)) for event in known]
+    # The third is drawn first: sounds begin early, and "in the first third" would be right too often.
+    answer = str(rng.choice(sorted(set(thirds))))
+    target = _pick(rng, [event for event, third in zip(known, thirds, strict=True) if third == answer])
     wrong = tuple(third for third in THIRDS if third != answer)
     return Asked("when", (target.label,), answer, wrong, (Step("find", target),))
 
