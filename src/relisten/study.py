@@ -315,7 +315,7 @@ def read(arm: Arm, folder: Path, key: str, config: StudyConfig) -> None:
     generation = GenerationConfig(format=arm.format, max_new_tokens=200)
     num = config.num_control_scenes if arm.control else config.num_scenes
     examples = small_world.heldout(num, config.questions_seed)
-    settings = {"study": key, "title": arm.title, "format": arm.format, "hears": arm.hears}
+    settings = {"study": key, "format": arm.format, "hears": arm.hears}
     run.start(out, settings | {"num_scenes": num, "questions_seed": config.questions_seed})
     model = str(folder / "models" / arm.model / "model") if arm.model in STAGES else arm.model
     evaluate(load(model), examples, out / "answers.jsonl", generation, Asking(hears=arm.hears), max_rows=64)
