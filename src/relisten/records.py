@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -15,6 +16,8 @@ from relisten.types import Example, Segment
 _FIELDS = ("id", "audio_path", "question", "choices", "answer", "cot")
 _GOLD = ("thinking", "cue", "rubric")
 """MMAR's reference reasoning: a model or a training set must never see it."""
+_HALF = re.compile("[\ud800-\udfff]")
+"""Half of a character, which JSON can hold and no tokenizer takes."""
 
 
 def read(path: str | os.PathLike[str], torn: bool = False) -> Iterator[dict[str, Any]]:
@@ -138,6 +141,9 @@ def example_from_record(record: Mapping[str, Any], folder: str | os.PathLike[str
     choices = record.get("choices") or []
     if not isinstance(choices, list | tuple) or not all(isinstance(choice, str) for choice in choices):
         raise ValueError(f"'choices' must be a list of texts, not {_short(choices)}")
+    written = [*((key, texts[key]) for key in ("question", "answer", "cot")), *(("choices", c) for c in choices)]
+    if halved := [key for key, text in written if text is not None and _HALF.search(text)]:
+        raise ValueError(f"{halved[0]!r} holds half a character and is no text; write it anew")
     answer = texts["answer"]
     if choices and answer is not None and answer.strip() not in {choice.strip() for choice in choices}:
         raise ValueError(f"the answer {_short(answer)} is not among the choices {_short(choices)}; correct one of them")

@@ -44,6 +44,8 @@ class Rows(Dataset[list[Encoded]]):
     def __getitem__(self, index: int) -> list[Encoded]:
         mel: dict[int, tuple[Audio, Tensor]] = {}
         rows = self.rows(index)
+        if not rows:
+            raise ValueError(f"data: index {index} has no rows; a function must give at least one for each")
         return [encode(self.model, example, format, mel) for example, format in rows]
 
 

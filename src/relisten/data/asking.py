@@ -130,7 +130,7 @@ def _between(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[
 def _count(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
     found = heard.named(about[0])
     runs_on = any(b.start - a.end < PAUSE for a, b in pairwise(found))
-    others = any(akin(event, found[0]) for event in heard.events if event not in found) if found else False
+    others = any(akin(event, one) for one in found[:1] for event in heard.events if event not in found)
     return set() if runs_on or others else {str(len(found))}
 
 
