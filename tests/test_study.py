@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import ModuleType
 import pytest
 
 from relisten import cli, study, tags
+from relisten.commands import study as study_command
 from relisten.commands.study import read
 from relisten.data import curriculum, small_world
 from relisten.data.questions import heard, segment
@@ -58,6 +60,21 @@ def test_settings_that_cannot_be_used_are_one_line(
     [line] = capsys.readouterr().err.splitlines()
     assert words in line
     assert not (tmp_path / "out").exists()
+
+
+def test_rows_are_named_on_the_command_line_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(study_command, "make", lambda config: asked.append(config.rows) or sys.exit(7))
+    settings = tmp_path / "study.yaml"
+    settings.write_text("rows: [A]\n")
+    command = ["study", str(settings), "--output", str(tmp_path / "out"), "--rows"]
+    with pytest.raises(SystemExit):
+        cli.run([*command, "B, D,B'"])
+    assert asked == [("B", "D", "B'")]
+    assert cli.run([*command, "B,X"]) == 2
+    assert "there is no row 'X'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [["train", "sft"], ["train", "grpo"], ["data", "build"]])

@@ -17,7 +17,7 @@ LATER = {"seeds": None, "side_seeds": None, "rows": None, "jobs": None}
 """Not kept among a folder's settings: they may be others when a study goes on."""
 
 
-def study(settings: Path, /, *, output: Path | None = None, seeds: int | None = None) -> int:
+def study(settings: Path, /, *, output: Path | None = None, seeds: int | None = None, rows: str = "") -> int:
     """Make every row of the paper's ablation at a small scale, from nothing, and report them beside the paper's.
 
     A study that was stopped goes on where it was when it is started again.
@@ -31,15 +31,19 @@ def study(settings: Path, /, *, output: Path | None = None, seeds: int | None = 
         Folder for models, answers and the report.
     seeds
         How often everything is made from nothing.
+    rows
+        The rows to make and report, with commas between ("A,B,D gentle"), in place of those in the settings.
     """
     config = read(settings)
     config = dataclasses.replace(config, output=output or config.output, seeds=config.seeds if seeds is None else seeds)
+    if rows:
+        config = dataclasses.replace(config, rows=tuple(filter(None, map(str.strip, rows.split(",")))))
     check(config)
     run.start(config.output, {**dataclasses.asdict(config), **LATER})
     folders = make(config)
     written = study_report.write(config, folders, command_line())
-    rows = [row(read_run(arm_folder(folders[0], key))) for key in arms_of(config, 0)]
-    console().print(terminal_table(short_table(rows), f"{folders[0].name} of {len(folders)}"))
+    shown = [row(read_run(arm_folder(folders[0], key))) for key in arms_of(config, 0)]
+    console().print(terminal_table(short_table(shown), f"{folders[0].name} of {len(folders)}"))
     for path in written[:2]:
         console().print(str(path), soft_wrap=True)
     return 0
