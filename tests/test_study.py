@@ -62,6 +62,12 @@ def test_settings_that_cannot_be_used_are_one_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_whole_number_is_not_rounded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "s.yaml").write_text(f"data: q.jsonl\noutput: {tmp_path / 'run'}\nseed: 1.5\n")
+    assert cli.run(["train", "sft", str(tmp_path / "s.yaml")]) == 2
+    assert "seed: 1.5 is no whole number" in capsys.readouterr().err
+
+
 def test_rows_are_named_on_the_command_line_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

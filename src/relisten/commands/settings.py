@@ -31,7 +31,11 @@ def from_yaml(app: Any, commands: Any, arguments: Any) -> None:
             path = Path(argument.tokens[0].value)
             if not path.is_file():
                 raise ValueError(f"{path}: no such file of settings; runs/ in the repository has examples")
-            read_yaml(path)  # says in one line what cyclopts would not
+            content = read_yaml(path)  # says in one line what cyclopts would not
+            for other in arguments:  # of which it would take the nearest whole number
+                value = content.get(other.field_info.name)
+                if other.hint is int and isinstance(value, float) and not value.is_integer():
+                    raise ValueError(f"{path}: {other.field_info.name}: {value} is no whole number")
             # Without command names for keys, cyclopts leaves out what is called like a command of ours (`data`).
             Yaml(path, use_commands_as_keys=True)(app, (), arguments)
             return
