@@ -391,16 +391,27 @@ def test_the_store_finds_what_is_done_and_forgets_nothing(tmp_path: Path) -> Non
     with Store(tmp_path / "s.sqlite") as store:
         asyncio.run(fill(store))
     with Store(tmp_path / "s.sqlite") as store:
-        met = store.meet(
-            0, [(key(2), "c2"), (key(3), "c3"), (key(20), "x"), (key(21), "x"), (key(1), "c1"), (near, "y")]
-        )
+        met = store.meet([(key(2), "c2"), (key(3), "c3"), (key(20), "x"), (key(21), "x"), (key(1), "c1"), (near, "y")])
         assert met == ["done", "new", "new", "twice", "done", "new"]
-        assert [clip for _, clip, _ in store.outcomes()] == ["c2", "c3", "c1"]
+        assert store.meet([(key(5), "c5"), (key(6), "c3"), (key(22), "c5")]) == ["done", "twice", "twice"]
+        assert [(at, clip) for at, clip, _ in store.outcomes()] == [(0, "c2"), (1, "c3"), (4, "c1"), (6, "c5")]
         found = store.call(b"k")
         assert found is not None and found.text == "fine" and store.call(b"unknown") is None
         spent = store.spent()
         assert (spent.calls, spent.failed, spent.attempts, spent.prompt_tokens, spent.cost) == (2, 1, 3, 12, 0.5)
         assert store.fact("a") == [1, {"b": 2}] and store.fact("z") is None
+
+
+def test_an_id_is_known_again_after_any_number_of_batches(tmp_path: Path) -> None:
+    ids = [f"clip {number * 7919 % 400}" for number in range(2000)]
+    known = set[str]()
+    with Store(tmp_path / "s.sqlite") as store:
+        for first, size in ((0, 1), (1, 30), (31, 30), (61, 500), (561, 7), (568, 1432)):
+            batch = ids[first : first + size]
+            twice = [(id in known or id in batch[:at]) for at, id in enumerate(batch)]
+            met = store.meet([(hashlib.blake2b(id.encode(), digest_size=16).digest(), id) for id in batch])
+            assert met == ["twice" if again else "new" for again in twice]
+            known |= set(batch)
 
 
 def test_a_fingerprint_changes_with_anything_that_is_known() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from conftest import make_example
@@ -12,7 +13,18 @@ from relisten import rewards
 from relisten.bench import ScriptedEngine
 from relisten.engine import GenerationConfig
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
-from relisten.rewards import TracedResponse, accuracy, confidence, consistency, find, format, score, segment, traced
+from relisten.rewards import (
+    TracedResponse,
+    accuracy,
+    confidence,
+    consistency,
+    find,
+    format,
+    located,
+    score,
+    segment,
+    traced,
+)
 from relisten.tags import parse
 from relisten.types import Example, Format, Listen, Refusal, Segment, Trace
 
@@ -40,7 +52,8 @@ def said(
 
 
 def total(model: Qwen2_5Omni, *parts: str | list[int], **fields: object) -> float:
-    return sum(score(rewards.KNOWN | {"confidence": lambda r, e: 0.0}, said(model, *parts, **fields), EXAMPLE).values())  # type: ignore[arg-type]
+    paper = find(("format", "consistency", "accuracy", "segment"))
+    return sum(score(paper, said(model, *parts, **fields), EXAMPLE).values())  # type: ignore[arg-type]
 
 
 def test_the_best_answer_earns_one_and_a_half(model: Qwen2_5Omni) -> None:
@@ -114,6 +127,24 @@ def test_a_form_that_a_limit_completed_is_not_the_models_own(model: Qwen2_5Omni)
     assert response.well_formed and format(response, EXAMPLE) == 0.0 and accuracy(response, EXAMPLE) == 0.5
 
 
+@pytest.mark.parametrize(
+    ("labelled", "earned"),
+    [([[0.5, 1.5]], 0.5), ([[1.0, 2.0]], 0.5 / 3), ([[0.5, 1.5], [2.0, 3.0]], 0.25), ([[2.0, 3.0]], 0.0)],
+)
+def test_located_is_worth_what_the_heard_segment_meets(
+    model: Qwen2_5Omni, labelled: list[list[float]], earned: float
+) -> None:
+    example = replace(EXAMPLE, labels={"segments": labelled})
+    assert located(said(model, GOOD, num_heard=1), example) == pytest.approx(earned)
+    assert located(said(model, GOOD.replace("two knocks<", "a dog<"), num_heard=1), example) == 0.0, "wrong"
+    assert located(said(model, GOOD), example) == 0.0, "named, not heard"
+
+
+def test_located_says_which_question_has_no_labelled_segments(model: Qwen2_5Omni) -> None:
+    with pytest.raises(ValueError, match=r"reward located: a has no labels\.segments"):
+        located(said(model, GOOD, num_heard=1), EXAMPLE)
+
+
 def test_confidence_as_the_release_has_it(model: Qwen2_5Omni) -> None:
     """Release 15 and 16: read at the answer's own tokens; nothing is read at a padding position."""
     p = math.exp(-0.5)
@@ -163,7 +194,8 @@ def test_whatever_a_model_writes_is_judged(model: Qwen2_5Omni, tokens: Sequence[
     text = model.decode(list(tokens)) + "</seg></answer><answer><think>"
     response = said(model, text)
     assert parse(response.text).answer == response.answer
-    assert all(math.isfinite(value) for value in score(rewards.KNOWN, response, EXAMPLE).values())
+    example = replace(EXAMPLE, labels={"segments": [[0.5, 1.5]]})
+    assert all(math.isfinite(value) for value in score(rewards.KNOWN, response, example).values())
 
 
 def test_two_rewards_of_one_name_are_refused() -> None:

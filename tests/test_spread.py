@@ -80,10 +80,10 @@ def test_a_shard_that_was_taken_over_before_a_crash_is_not_doubled(tmp_path: Pat
         assert store.spent().calls == 1
     shutil.copy(copy, part)  # as if the process had died before the shard's file was gone
     with shards.open_store(tmp_path, shards.WHOLE) as store:
-        assert store.spent().calls == 1 and store.meet(0, [(b"1" * 16, "c")]) == ["done"]
+        assert store.spent().calls == 1 and store.meet([(b"1" * 16, "c")]) == ["done"]
     with shards.open_store(tmp_path, (1, 2)) as store:  # a later shard finds what is known of the whole
         found = store.call(b"k")
-        assert found is not None and found.text == "fine" and store.meet(0, [(b"1" * 16, "c")]) == ["done"]
+        assert found is not None and found.text == "fine" and store.meet([(b"1" * 16, "c")]) == ["done"]
 
 
 def test_two_builds_in_one_folder_are_refused(tmp_path: Path) -> None:

@@ -56,8 +56,8 @@ class GrpoConfig(TrainingConfig):
     format: Format = "interleaved"
     """interleaved (segments are heard), grounded (named in text alone) or conditioned (neither)."""
     rewards: tuple[str, ...] = ("format", "consistency", "accuracy", "segment")
-    """Any of format, consistency, accuracy, segment, confidence (what the release has for accuracy), or your own as
-    `module:function`; they are added up."""
+    """Any of format, consistency, accuracy, segment, located (for segment: how well what was heard meets the labelled
+    segments), confidence (what the release has for accuracy), or your own as `module:function`; they are added up."""
     temperature: float = 1.0
     """Of sampling; the ratio's log-probabilities are those at temperature 1, whatever this is."""
     max_new_tokens: int = 2048

@@ -5,7 +5,8 @@
     accuracy     0.5   the answer is the right one
     segment      0.5   the answer is the right one, and at least one segment was really heard
 
-`confidence` is not the paper's: it is what the authors' release computes in place of accuracy.
+Two more are not the paper's: `confidence` is what the authors' release computes in place of accuracy; `located` can
+take the place of segment where questions have the segments that hold the answer.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from itertools import groupby
 from math import exp
 
 from relisten import run, tags
-from relisten.evals.scoring import is_right
+from relisten.evals.scoring import best_iou, is_right
 from relisten.listener import Hear, Listener
 from relisten.models.base import AudioLM
+from relisten.records import gold_segments
 from relisten.row import GenerationConfig
 from relisten.types import Example, Response, Segment, Trace
 
@@ -71,6 +73,18 @@ def segment(response: TracedResponse, example: Example) -> float:
     return SEGMENT * (is_right(response.answer, example.answer) and bool(response.heard))
 
 
+def located(response: TracedResponse, example: Example) -> float:
+    """Up to 0.5 for the right answer: times the overlap (IoU) of each labelled segment with the heard one nearest it.
+
+    Labelled are those in `example.labels["segments"]`, as [start, end] in seconds. Raises ValueError where none are.
+    """
+    labelled = gold_segments(example)
+    if not labelled:
+        raise ValueError(f"reward located: {example.id} has no labels.segments; give them, or use the reward segment")
+    overlaps = [best_iou(one, response.heard) for one in labelled]
+    return SEGMENT * is_right(response.answer, example.answer) * sum(overlaps) / len(overlaps)
+
+
 def confidence(response: TracedResponse, example: Example) -> float:
     """The release's own accuracy: 0.5 (1 - (p - 1)^2) when right, -0.5 p^2 when wrong.
 
@@ -94,6 +108,7 @@ KNOWN: dict[str, RewardFunction] = {
     "consistency": consistency,
     "accuracy": accuracy,
     "segment": segment,
+    "located": located,
     "confidence": confidence,
 }
 

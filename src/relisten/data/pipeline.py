@@ -153,24 +153,22 @@ class Build:
 
     async def _feed(self, clips: Iterator[Clip], waiting: asyncio.Queue[Any], bar: tqdm[Any]) -> None:
         """Meets every clip, after a stop too: what came of it before belongs in the sets."""
-        position = 0
-        while num := (met := await asyncio.to_thread(self._meet, clips, position))[0]:
+        while num := (met := await asyncio.to_thread(self._meet, clips))[0]:
             bar.update(num - len(met[1]))
             for job in met[1]:
                 if not self.stopped:
                     await waiting.put(job)
-            position += num
         for _ in range(2 * self.limits.in_flight):
             await waiting.put(None)
 
-    def _meet(self, clips: Iterator[Clip], position: int) -> tuple[int, list[tuple[bytes, Clip]]]:
+    def _meet(self, clips: Iterator[Clip]) -> tuple[int, list[tuple[bytes, Clip]]]:
         """Reads the next clips: how many, and those that have no outcome yet.
 
         All in the thread that reads the source, so that no call waits for it.
         """
         batch = list(itertools.islice(clips, TOGETHER))
         keys = [fingerprint(clip, self.identity) for clip in batch]
-        found = self.store.meet(position, [(key, clip.id) for key, clip in zip(keys, batch, strict=True)])
+        found = self.store.meet([(key, clip.id) for key, clip in zip(keys, batch, strict=True)])
         for clip, news in zip(batch, found, strict=True):
             if news == "twice":
                 self.left_out(clip.id, "another recording has this id")

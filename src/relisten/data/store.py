@@ -32,6 +32,7 @@ CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
 """
 TOGETHER = 512
 """Writes in one commit, at most; clips met together."""
+NO_KEY = bytes(16)
 
 
 PAID = (
@@ -107,8 +108,10 @@ class Store:
         except (OSError, sqlite3.Error) as error:
             raise ValueError(f"{path}: cannot be opened as a build's store ({error}); choose a new folder") from None
         self._lock = threading.Lock()
-        self._reader.execute("CREATE TEMP TABLE seen (position INTEGER PRIMARY KEY, key BLOB, clip TEXT UNIQUE)")
         self._done: Keys | None = None
+        self._ids = _Ids()
+        self._met = bytearray()
+        """The keys of clips met, by their positions; zeros where an id came twice."""
         self._queue: queue.SimpleQueue[tuple[str, Sequence[Any], Any] | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, name="store", daemon=True)
         self._writer.start()
@@ -169,8 +172,8 @@ class Store:
         text = json.dumps(outcome, ensure_ascii=False)
         await self._put("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?)", (key, clip, int(again), text))
 
-    def meet(self, first: int, clips: Sequence[tuple[bytes, str]]) -> list[str]:
-        """Note clips (key, id) that the source gives from position `first` on; each is "new", "done" or "twice".
+    def meet(self, clips: Sequence[tuple[bytes, str]]) -> list[str]:
+        """Note the next clips (key, id) that the source gives; each is "new", "done" or "twice".
 
         "twice": an earlier clip of this source has the same id.
         """
@@ -178,21 +181,9 @@ class Store:
             if self._done is None:
                 self._done = self._read_done()
             done = _among([key for key, _ in clips], self._done)
-            self._reader.execute("BEGIN")
-            rows = [(position, key, clip) for position, (key, clip) in enumerate(clips, start=first)]
-            noted = self._reader.executemany("INSERT OR IGNORE INTO seen VALUES (?, ?, ?)", rows).rowcount
-            once = range(first, first + len(clips)) if noted == len(rows) else self._noted(first, len(rows))
-            self._reader.execute("COMMIT")
-        return [
-            "twice" if position not in once else "done" if known else "new"
-            for (position, _, _), known in zip(rows, done, strict=True)
-        ]
-
-    def _noted(self, first: int, num: int) -> set[int]:
-        within = (first, first + num)
-        return {
-            p for (p,) in self._reader.execute("SELECT position FROM seen WHERE position >= ? AND position < ?", within)
-        }
+            once = self._ids.add([clip for _, clip in clips])
+            self._met += b"".join(key if first else NO_KEY for (key, _), first in zip(clips, once, strict=True))
+        return ["twice" if not first else "done" if known else "new" for first, known in zip(once, done, strict=True)]
 
     def _read_done(self) -> Keys:
         """The finished clips' keys as they are now, in order: 16 bytes each, for one query is cheaper than many."""
@@ -205,18 +196,18 @@ class Store:
 
     def outcomes(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
         """(position, clip's id, outcome) of the clips met since this was opened, in the source's order."""
-        after = -1
-        while True:
+        size = len(NO_KEY)
+        for first in range(0, len(self._met) // size, TOGETHER):
+            some = bytes(self._met[first * size : (first + TOGETHER) * size])
+            keys = [some[at : at + size] for at in range(0, len(some), size)]
+            asked = ", ".join("?" * len(keys))
             with self._lock:
-                rows = self._reader.execute(
-                    "SELECT position, outcomes.clip, outcome FROM seen JOIN outcomes USING (key)"
-                    " WHERE position > ? ORDER BY position LIMIT ?",
-                    (after, TOGETHER),
-                ).fetchall()
-            if not rows:
-                return
-            yield from ((position, clip, json.loads(outcome)) for position, clip, outcome in rows)
-            after = rows[-1][0]
+                found = self._reader.execute(f"SELECT key, clip, outcome FROM outcomes WHERE key IN ({asked})", keys)
+                outcomes = {key: (clip, outcome) for key, clip, outcome in found}
+            for position, key in enumerate(keys, start=first):
+                if key in outcomes:
+                    clip, outcome = outcomes[key]
+                    yield position, clip, json.loads(outcome)
 
     def spent_earlier(self) -> Spent:
         """What the calls of the earlier store came to."""
@@ -320,6 +311,31 @@ def _among(keys: Sequence[bytes], done: Keys) -> list[bool]:
     asked = _halves(b"".join(keys))
     places = np.minimum(np.searchsorted(done[:, 0], asked[:, 0]), len(done) - 1)
     return [bool(same) for same in (done[places] == asked).all(axis=1)]
+
+
+class _Ids:
+    """Which ids came before: 8 bytes each, in ordered runs that are merged when they are of like length.
+
+    Two ids that share their hash of 64 bits are taken for one: at ten million clips a chance of one in 400,000.
+    """
+
+    def __init__(self) -> None:
+        self._runs: list[NDArray[np.int64]] = []
+
+    def add(self, ids: Sequence[str]) -> list[bool]:
+        """Which of them come for the first time; they are then known."""
+        asked = np.fromiter(map(hash, ids), np.int64, len(ids))
+        fresh, first = np.unique(asked, return_index=True)
+        for run in self._runs:
+            new = run[np.minimum(np.searchsorted(run, fresh), len(run) - 1)] != fresh
+            fresh, first = fresh[new], first[new]
+        once = np.zeros(len(asked), dtype=bool)
+        once[first] = True
+        while self._runs and len(self._runs[-1]) <= len(fresh):
+            fresh = np.sort(np.concatenate([self._runs.pop(), fresh]), kind="stable")  # merges two ordered runs
+        if len(fresh):
+            self._runs.append(fresh)
+        return once.tolist()
 
 
 Waiter = tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]
