@@ -33,7 +33,7 @@ def test_rows_hold_what_was_written_to_them_in_any_order() -> None:
         expected[row] = prefix.layers[1][0][0]
     assert slab is not None
     for step, (rows, widths) in enumerate([([0, 1, 2], [1, 1, 1]), ([0, 2], [3, 90]), ([1], [1]), ([1, 2], [2, 1])]):
-        window = Window(slab, rows, widths, CPU)
+        window = Window(slab, rows, widths, CPU, len(slab.lengths))
         new = chunk(len(rows), max(widths), step)
         for layer in range(LAYERS):
             keys, _ = window.update(new, new, layer)
@@ -52,7 +52,7 @@ def test_rows_hold_what_was_written_to_them_in_any_order() -> None:
 def test_a_single_token_of_a_single_row_needs_no_mask() -> None:
     slab = Slab(prompt(5, 0), 100)
     slab.put(0, prompt(5, 0))
-    window = Window(slab, [0], [1], CPU)
+    window = Window(slab, [0], [1], CPU, 1)
     keys, _ = window.update(chunk(1, 1, 0), chunk(1, 1, 0), 0)
     assert window.mask is None
     assert keys.shape[2] == 6
@@ -82,6 +82,17 @@ def test_growth_is_bounded_and_rows_that_left_give_way() -> None:
     assert slab.num_rows * slab.capacity <= 512
 
 
+def test_a_row_that_grows_does_not_displace_live_rows_behind_it() -> None:
+    slab = Slab(prompt(10, 0), max_length=1000, max_cells=1400)
+    for row in range(3):
+        slab.put(row, prompt(10, row))
+    for width in (300, 100):  # alone, the row would take 640 tokens the second time: two rows of the bound
+        Window(slab, [0], [width], CPU, 3)
+    assert slab.num_rows == 3 and slab.capacity >= 410 and slab.num_rows * slab.capacity <= 1400
+    for row in (1, 2):
+        assert torch.equal(slab.layers[1][1][row, :, :10], prompt(10, row).layers[1][1][0])
+
+
 def test_a_row_moves_to_the_front() -> None:
     slab = Slab(prompt(3, 0), 100)
     slab.put(0, prompt(3, 0))
@@ -95,7 +106,7 @@ def test_a_fork_is_a_copy() -> None:
     slab = Slab(prompt(3, 0), 100)
     for row in range(2):
         slab.put(row, prompt(3, 0))
-    Window(slab, [0], [1], CPU).update(chunk(1, 1, 5), chunk(1, 1, 5), 0)
+    Window(slab, [0], [1], CPU, 1).update(chunk(1, 1, 5), chunk(1, 1, 5), 0)
     assert torch.equal(slab.layers[0][0][0, :, :3], slab.layers[0][0][1, :, :3])
     assert not slab.layers[0][0][1, :, 3].any()
 

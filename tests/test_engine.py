@@ -166,6 +166,19 @@ def test_the_cache_stays_within_its_bound(model: Qwen2_5Omni, monkeypatch: pytes
     assert max(cells) <= bound
 
 
+def test_a_row_that_hears_much_leaves_the_others_their_place(model: Qwen2_5Omni) -> None:
+    """Where memory is bounded, a pausing row once took the places of rows behind it."""
+    asked = [make_example(10.0, seed=i) for i in range(3)]
+    heard = script(model, "<think>", *["<seg>0.0, 10.0</seg"] * 3, "</think><answer>a dog</answer>", END)
+    talked = script(model, "<think>", 25, "</think><answer>a dog</answer>", END)
+    config = GenerationConfig(max_new_tokens=60, max_listens=3)
+    whole = ScriptedEngine(model, lambda i, s: talked if i else heard).generate(asked, config)
+    for cells in range(2000, 6000, 250):
+        engine = ScriptedEngine(model, lambda i, s: talked if i else heard, max_cache_bytes=cells * 2 * 4 * 2 * 32 * 4)
+        for [trace], [other] in zip(engine.generate(asked, config), whole, strict=True):
+            same(trace, other)
+
+
 def test_audio_and_forced_tokens_are_never_sampled(model: Qwen2_5Omni) -> None:
     [[trace]] = ScriptedEngine(model, ragged(model)).generate(examples(1), CONFIG)
     assert not any(trace.sampled[: trace.num_prompt])

@@ -326,7 +326,7 @@ def test_the_real_7b_model_builds_and_a_pause_has_the_right_shapes() -> None:
     slab = Slab(prefix, config.text_config.max_position_embeddings)
     for row in range(8):
         slab.put(row, prefix)
-    window = Window(slab, list(range(8)), [78] * 8, meta)
+    window = Window(slab, list(range(8)), [78] * 8, meta, 8)
     assert forward(8, 78, window.positions, window.mask, window).shape == (8, 78, 3584)
     assert slab.lengths == [878] * 8
 

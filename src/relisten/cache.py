@@ -80,7 +80,7 @@ class Slab:
         if num_rows <= self.num_rows and length <= self.capacity:
             return
         if length > self.capacity:
-            most = min(self.max_length, (self.max_cells or self.max_length * num_rows) // num_rows)
+            most = min(self.max_length, (self.max_cells or self.max_length * num_rows) // num_rows) // ROUND * ROUND
             # Half as much again for a first prompt, since an answer follows it; double from then on.
             self.capacity = _rounded(max(length, min(2 * self.capacity or length + length // 2, most)))
         if self.max_cells is not None:  # rows that are not live give way to longer ones
@@ -100,13 +100,16 @@ class Slab:
 class Window:
     """One forward's view of the slab: `widths[i]` new tokens on top of row `rows[i]`, right-padded to W columns.
 
-    Padding is written beyond the row's length, where the row's next tokens overwrite it.
+    Padding is written beyond the row's length, where the row's next tokens overwrite it. All of the slab's first
+    `num_live` rows stay, whichever are forwarded.
     """
 
-    def __init__(self, slab: Slab, rows: Sequence[int], widths: Sequence[int], device: torch.device) -> None:
+    def __init__(
+        self, slab: Slab, rows: Sequence[int], widths: Sequence[int], device: torch.device, num_live: int
+    ) -> None:
         self.slab, self.rows, self.width = slab, list(rows), max(widths)
         lengths = [slab.lengths[row] for row in rows]
-        slab.reserve(max(self.rows) + 1, max(lengths) + self.width)
+        slab.reserve(num_live, max(lengths) + self.width)
         for row, length, width in zip(rows, lengths, widths, strict=True):
             slab.lengths[row] = length + width
         self.positions = torch.tensor(lengths, device=device)[:, None] + torch.arange(self.width, device=device)

@@ -279,7 +279,7 @@ class _Run:
         rows = [self.live[i] for i in indices]
         assert self._slab is not None
         chunks = [row.chunk for row in rows]
-        window = Window(self._slab, indices, [len(chunk) for chunk in chunks], self.device)
+        window = Window(self._slab, indices, [len(chunk) for chunk in chunks], self.device, len(self.live))
         logits = self._forward(chunks, [f for row in rows for f in row.features], window)
         for row in rows:
             row.chunk, row.features = [], []
