@@ -203,6 +203,34 @@ def test_many_questions_are_answered_counted_and_resumed(
     assert "3 questions, 0 without an answer" in err
 
 
+def test_answers_to_other_questions_or_by_other_settings_are_not_taken_for_these(
+    run: Run, questions: Path, says: Callable[[str], None]
+) -> None:
+    says(ANSWER)
+    out_path = questions.with_name("answers.jsonl")
+    run("ask", questions, "--out", out_path)
+    written, asked = out_path.read_text(), questions.read_text()
+    questions.write_text(asked.replace(QUESTION, "Another?"))
+    assert "answers another question than is asked" in run("ask", questions, "--out", out_path)[2]
+    questions.write_text(asked)
+    assert "another model or options" in run("ask", questions, "--out", out_path, "--seed", "5")[2]
+    assert out_path.read_text() == written
+
+
+def test_what_is_asked_about_is_never_written_over(run: Run, questions: Path, recording: Path) -> None:
+    for named, more in ((recording, ["q", "--html", recording]), (questions, ["--out", questions])):
+        before = named.read_bytes()
+        code, out, err = run("ask", named, *more)
+        assert (code, out) == (2, "") and "is what you ask about; name another file" in err
+        assert named.read_bytes() == before
+    other = questions.with_name("other.jsonl")
+    other.write_text(questions.read_text().replace('"answer"', '"error": "x", "answer"', 1))
+    before = other.read_bytes()
+    code, _, err = run("ask", questions, "--out", other)
+    assert code == 2 and "line 1 is no answer of an earlier `relisten ask`" in err and other.read_bytes() == before
+    assert "cannot be written" in run("ask", recording, "q", "--html", recording.parent)[2]
+
+
 def test_a_recording_too_long_for_the_model_does_not_hold_up_the_others(
     run: Run, questions: Path, says: Callable[[str], None], model: AudioLM
 ) -> None:

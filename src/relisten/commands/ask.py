@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -101,25 +102,20 @@ def ask(
         raise ValueError(f"{audio}: what do you ask? Give a question after the recording")
     elif out is not None:
         raise ValueError("--out goes with a .jsonl of questions; use --json or --html for one question")
-    limits = {"max_new_tokens": max_new_tokens, "max_listens": max_listens, "min_segment": min_segment}
-    sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+    _check_writable(audio, html, out)
+    options = {
+        "format": format, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed,
+        "max_new_tokens": max_new_tokens, "max_listens": max_listens, "min_segment": min_segment,
+    }  # fmt: skip
     if question is None:
         from relisten.commands.ask_many import ask_many
 
-        return ask_many(
-            audio, out, model, {"format": format, **sampling, **limits}, max_seconds, {"device": device, "dtype": dtype}
-        )
+        return ask_many(audio, out, model, options, max_seconds, {"device": device, "dtype": dtype})
     recording = _load_audio(audio, max_seconds)
-    if html is not None and not html.absolute().parent.is_dir():
-        raise ValueError(f"{html}: the folder {html.absolute().parent} does not exist; make it first")
-    config, loaded = load(model, {"format": format, **sampling, **limits}, device=device, dtype=dtype)
+    config, loaded = load(model, options, device=device, dtype=dtype)
     seconds = {"load": time.perf_counter() - started}
     answer = _stream(loaded, recording, audio, question, choices, config, quiet=json)
     answer = replace(answer, seconds=seconds | answer.seconds)
-    if html is not None:
-        from relisten.page import write_page
-
-        write_page(html, answer, recording, question, choices, name=audio.name, model=model, command=command_line())
     if json:
         print(jsonlib.dumps(as_json(answer), ensure_ascii=False, indent=2))
     else:
@@ -128,8 +124,25 @@ def ask(
         console = terminal.console()
         terminal.show_answer(console, answer, choices)
         terminal.show_strip(console, recording, answer.trace.listens[1:])
+    if html is not None:  # after the answer, which a page that cannot be written must not take along
+        from relisten.page import write_page
+
+        write_page(html, answer, recording, question, choices, name=audio.name, model=model, command=command_line())
+    if not json:
         terminal.show_seconds(console, answer.seconds, html)
     return 0 if answer.answer is not None else 1
+
+
+def _check_writable(asked: Path, *results: Path | None) -> None:
+    """Raises ValueError where a result cannot go where it shall, before anything is loaded."""
+    for path in filter(None, results):
+        folder = path.absolute().parent
+        if not folder.is_dir() and path.suffix != ".jsonl":  # those make their folder
+            raise ValueError(f"{path}: the folder {folder} does not exist; make it first")
+        if path.is_dir() or (folder.is_dir() and not os.access(path if path.exists() else folder, os.W_OK)):
+            raise ValueError(f"{path}: cannot be written; name a file in a folder of yours")
+        if path.exists() and asked.exists() and path.samefile(asked):
+            raise ValueError(f"{path}: is what you ask about; name another file for the result")
 
 
 def _load_audio(path: Path, max_seconds: float) -> Audio:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,12 @@ def ask_many(
     recording could not be read, or is too long for the model.
     """
     examples = records.read_examples(questions)
-    lines: list[Line] = [] if out is None else records.resume(out)
-    done = {line.get("id") for line in lines}
+    settings = {"model": model, **options}
+    lines: list[Line] = []
+    if out is not None and out.exists():
+        _check_same(out, {e.id: records.record_from_example(e, questions.parent) for e in examples}, settings)
+        lines = records.resume(out)
+    done = {line["id"] for line in lines}
     waiting = [example for example in examples if example.id not in done]
     if len(waiting) < len(examples):
         print(f"{out}: {len(examples) - len(waiting)} of {len(examples)} are answered already", file=sys.stderr)
@@ -44,11 +48,25 @@ def ask_many(
         with _progress() as progress:
             task = progress.add_task("", total=len(waiting))
             for line in _lines(engine, config, waiting, questions.parent, max_seconds):
+                if "relisten" in line:
+                    line["relisten"]["settings"] = settings
                 write(line)
                 lines.append(line)
                 progress.advance(task)
     print(_summary(lines), file=sys.stderr)
     return int(any(line.get("answer_prediction") is None for line in lines))
+
+
+def _check_same(out: Path, asked: Mapping[str, Line], settings: Line) -> None:
+    """Raises ValueError where the lines of `out` are no answers to these questions with these settings."""
+    for number, line in enumerate(records.read(out, torn=True), start=1):
+        if "answer_prediction" not in line:
+            raise ValueError(f"{out}: line {number} is no answer of an earlier `relisten ask`; choose another --out")
+        question = asked.get(str(line.get("id")))
+        if question is None or any(line.get(name) != value for name, value in question.items()):
+            raise ValueError(f"{out}: line {number} answers another question than is asked; choose a new --out")
+        if line.get("relisten", {}).get("settings", settings) != settings:
+            raise ValueError(f"{out}: line {number} was answered with another model or options; choose a new --out")
 
 
 def _lines(
