@@ -136,7 +136,7 @@ HOSTILE = (
 def test_hostile_text_stays_text(hostile: str) -> None:
     plain = [tag for tag, _ in Parsed(make_page(make_answer("x", (), ()))).elements if tag not in ("rect", "li")]
     answer = make_answer(hostile, (), (), choices=(hostile,))
-    refused = make_answer(f"<seg>{hostile}</seg>", (), (Refusal(f"<seg>{hostile}", "unreadable"),))
+    refused = make_answer(f"<seg>{hostile}</seg>", (), (Refusal(f"<seg>{hostile}</seg>"[:80], "unreadable"),))
     named = make_answer(f"<think>{hostile}</think><answer>{hostile}</answer>", (), (), choices=(hostile,))
     for given_answer in (answer, refused, named):
         html = pages.page(given_answer, RECORDING, hostile, (hostile, "b"), hostile, hostile, hostile)
@@ -158,6 +158,16 @@ def test_any_text_can_be_annotated_and_no_listen_is_lost(pieces: list[str]) -> N
     listens = [Listen(0, 25, s) for s in HEARD]
     marks = [m for m in pages.annotate(text, listens, (), DURATION) if isinstance(m, pages.Mark)]
     assert [m.segment for m in marks if m.heard] == list(HEARD)
+
+
+def test_a_refusal_belongs_to_its_own_tag() -> None:
+    """Named tags before it, and tags that never closed, have none or another."""
+    text = "first <seg>1.0, 2.0</seg>, <seg>x <seg>3.0, 3.5</seg> then <seg>4.0, 4.1</seg> last"
+    refusals = (Refusal("<seg>x <seg>", "unreadable"), Refusal("<seg>4.0, 4.1</seg>", "too short"))
+    marks = [m for m in pages.annotate(text, (), refusals, 6.0) if isinstance(m, pages.Mark)]
+    assert [(m.segment, m.refusal) for m in marks] == [
+        (Segment(1.0, 2.0), None), (Segment(3.0, 3.5), None), (None, refusals[1]),
+    ]  # fmt: skip
 
 
 def test_thousands_of_unclosed_tags_take_no_time() -> None:

@@ -25,6 +25,7 @@ import soundfile
 
 from relisten import __version__, records, tags
 from relisten.commands.terminal import FINISHES, named_seconds, printable
+from relisten.listener import MAX_QUOTED
 from relisten.strip import levels
 from relisten.types import Audio, Listen, Refusal, Segment
 
@@ -106,10 +107,12 @@ def annotate(text: str, listens: Sequence[Listen], refusals: Sequence[Refusal], 
         pieces.append(text[position : match.start()])
         position = match.end()
         named = tags.parse_segment(match[2])
+        of_this = next((n for n, refusal in enumerate(refused) if refusal.text == match[0][:MAX_QUOTED]), None)
         if heard and named is not None and _same(named, heard[0].segment, duration):
             pieces.append(Mark(heard.pop(0).segment, heard=True))
-        elif refused:
-            pieces.append(Mark(None, refusal=refused.pop(0)))
+        elif of_this is not None:
+            pieces.append(Mark(None, refusal=refused[of_this]))
+            del refused[: of_this + 1]  # those before it are of tags that never closed
         elif named is not None and 0 <= named.start < named.end and named.start < duration:
             pieces.append(Mark(Segment(named.start, min(named.end, duration))))
         else:
