@@ -18,6 +18,7 @@ import pytest
 from conftest import make_audio
 
 from relisten import models, records, tags
+from relisten.analysis import read_run
 from relisten.audio import save
 from relisten.bench import ScriptedEngine
 from relisten.commands.ask import ask
@@ -430,6 +431,26 @@ def test_answers_of_another_model_or_other_questions_are_refused(asked: Path, ch
         file.write(b"\n")
     with pytest.raises(ValueError, match=re.escape(f"another run (sha256 of {Path(changed).name} is")):
         run_eval(asked)
+
+
+def test_answers_of_unknown_settings_are_not_taken_over(asked: Path) -> None:
+    assert run_eval(asked) == 0
+    (asked.parent / "out" / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"without the config\.json of a run"):
+        run_eval(asked)
+
+
+def test_a_run_that_is_not_finished_says_so_and_one_with_doubled_answers_is_refused(asked: Path) -> None:
+    records.append(asked, json.loads(asked.read_text()) | {"id": "q2"})
+    assert run_eval(asked) == 0
+    out = asked.parent / "out"
+    assert read_run(out).unfinished == "" and read_predictions([out]).notes == []
+    lines = (out / "answers.jsonl").read_text().splitlines(keepends=True)
+    (out / "answers.jsonl").write_text(lines[0])
+    assert "1 of 2 answers" in read_run(out).unfinished and read_predictions([out]).notes == [read_run(out).unfinished]
+    (out / "answers.jsonl").write_text(lines[0] + lines[1] + lines[0])
+    with pytest.raises(ValueError, match="twice"):
+        read_run(out)
 
 
 def test_the_command_says_that_some_could_not_be_asked(asked: Path) -> None:

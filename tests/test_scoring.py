@@ -285,6 +285,17 @@ def test_reading_never_raises_and_gives_a_choice_or_none(said: str, choices: lis
     assert read_choice(said, choices) in (*choices, None)
 
 
+def test_a_letter_is_no_place_among_notes_and_keys() -> None:
+    assert read_choice("B", ["C", "D", "G", "A"]) is None and read_choice("d.", ["C", "D", "G", "A"]) == "D"
+    assert read_choice("A", ["C major", "G major", "F# minor"]) is None
+    assert read_choice("B", ["A dog", "C-clamp", "An owl"]) == "C-clamp", "these are no notes"
+
+
+def test_what_follows_a_thought_without_a_tag_is_the_answer() -> None:
+    assert answer_text("<think>a cow?</think>\nbell") == "bell" == answer_text("a cow?</think> bell ")
+    assert answer_text("<think>a cow?</think>\n") is None
+
+
 def test_a_mere_thought_is_no_answer() -> None:
     assert answer_text("<think>cow</think><answer> bell </answer>") == "bell" == answer_text("bell")
     assert answer_text("<think>perhaps a cow") is None and answer_text("a <answer>bell") is None
@@ -388,6 +399,22 @@ def test_predictions_by_id_are_matched_to_their_questions(tmp_path: Path) -> Non
 def test_predictions_that_fit_no_question(tmp_path: Path, rows: list[dict[str, Any]], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         read_predictions([written(tmp_path / "p.jsonl", rows)], written(tmp_path / "q.jsonl", [question(1)]))
+
+
+def test_a_named_question_file_counts_and_not_what_the_predictions_say_of_it(tmp_path: Path) -> None:
+    """MMAU's answers were revised: files of predictions often hold the older ones."""
+    rows = [question(n) | {"model_output": "bell"} for n in (1, 2)]
+    revised = written(tmp_path / "q.json", [question(1) | {"answer": "cow"}, question(2)])
+    given = read_predictions([written(tmp_path / "p.json", rows)], revised)
+    assert figures.tally(given.records).right == 1
+    assert given.notes == [f"1 rows say another question, choices or answer than {revised}, which is counted"]
+
+
+def test_predictions_under_two_names_that_disagree_are_asked_for(tmp_path: Path) -> None:
+    path = written(tmp_path / "p.json", [question(1) | {"model_output": "bell", "model_prediction": "cow"}])
+    with pytest.raises(ValueError, match="name one with --key"):
+        read_predictions([path])
+    assert figures.tally(read_predictions([path], key="model_output").records).right == 1
 
 
 def test_the_command_scores_and_exports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

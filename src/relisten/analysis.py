@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from relisten import records
 from relisten.evals.benchmarks import BENCHMARKS
-from relisten.evals.figures import GROUPS, Record, gold_overlaps, mean, status_of, tally
+from relisten.evals.figures import GROUPS, Record, gold_overlaps, mean, status_of, tally, unfinished
 from relisten.evals.scoring import best_iou, wilson
 from relisten.types import Example, Format, Segment
 
@@ -59,6 +59,11 @@ class Run:
     def format(self) -> Format:
         """How the answers reason."""
         return cast(Format, self.config.get("format", "interleaved"))
+
+    @property
+    def unfinished(self) -> str:
+        """What to say where answers are still missing; "" where none are."""
+        return unfinished(self.folder, self.config, self.records)
 
     @property
     def answered(self) -> list[Record]:
@@ -193,6 +198,11 @@ def read_run(folder: Path) -> Run:
     found = list(records.read(path, torn=True))
     if not found:
         raise ValueError(f"{path}: holds no answers yet; let `relisten eval` finish")
+    given = Counter((str(r.get("id")), r.get("sample", 0)) for r in found)
+    if twice := [name for (name, _), num in given.items() if num > 1]:
+        raise ValueError(f"{path}: answers {twice[0]!r} twice ({len(twice)} such); evaluate into a new folder")
+    if lacking := [name for name in ("id", "answer", "choices", "named", "heard") if any(name not in r for r in found)]:
+        raise ValueError(f"{path}: a line has no {lacking[0]!r}; name a folder that `relisten eval` wrote")
     return Run(folder.resolve().name, folder, found, _json(folder / "config.json"), _json(folder / "run.json"))
 
 

@@ -103,17 +103,17 @@ def _groups(rows: Sequence[Row]) -> list[Section]:
 
 def _changes(runs: Sequence[Run]) -> list[Section]:
     """Every run against the first, over the questions that both have; those with other questions are left out."""
-    changes = []
+    changes, unlike = [], []
     for other in runs[1:]:
         try:
             changes.append(Change(other.name, compare(runs[0], other).total.paired))
-        except ValueError:
-            continue
+        except ValueError as error:
+            unlike.append(f" {other.name} is not compared: {error}.")
     if not changes:
-        return []
+        return [Section(f"Against {runs[0].name}", "".join(unlike).strip(), [])] if unlike else []
     caption = f"Change in accuracy from {runs[0].name}, paired by question: orange is worse, blue better, grey unsure."
     chart = Chart("changes", caption, charts.svg(charts.changes_figure(changes, runs[0].name, "the run named")))
-    text = f"A is {runs[0].name}, B the run named. Both answered the same questions."
+    text = f"A is {runs[0].name}, B the run named, over the questions that both answered." + "".join(unlike)
     return [Section(f"Against {runs[0].name}", text, [changes_table(changes, "A", "B"), chart])]
 
 

@@ -57,6 +57,8 @@ def analyse(
         tables[f"training {folder.name}"] = dynamics_table(read_metrics(folder))
     for title, table in tables.items():
         console().print(terminal_table(table, title))
+    for note in filter(None, (run.unfinished for run in evaluated)):
+        console().print(note, soft_wrap=True)
     found = {"runs": [to_json(a) for a in analyses]}
     records.write_atomic(out / "analysis.json", json.dumps(found, indent=2) + "\n")
     _draw(analyses, curves, trained, out)

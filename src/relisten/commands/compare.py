@@ -47,6 +47,8 @@ def compare(
     tables = comparison_tables(found)
     for name, table in tables.items():
         console().print(terminal_table(table, "" if name == "all" else f"by {name.replace('_', '-')}"))
+    for note in filter(None, (first.unfinished, second.unfinished)):
+        console().print(note, soft_wrap=True)
     if found.only_a or found.only_b:
         console().print(f"left out: {found.only_a} questions that only A has, {found.only_b} that only B has")
     if out is not None:

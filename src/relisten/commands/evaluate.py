@@ -121,7 +121,7 @@ def eval_file(
     if benchmark is None and data is not None:
         settings["data"] = data  # where a report finds the recordings again
     hashes = sums([path, *sorted(find(model).glob("*.safetensors"))])
-    run.start(out, settings | hashes)
+    _start(out, settings | hashes | {"num_answers": samples * len(examples[asking.shard[0] :: asking.shard[1]])})
     answers = evaluate(loaded, examples, out / "answers.jsonl", config, asking, max_rows, max_seconds)
     result = summary(answers, format, failed)
     left = {} if benchmark is None else benchmark.left_out(path.parent)
@@ -136,6 +136,13 @@ def eval_file(
     if benchmark is not None and shard == "0/1":
         console.print(_handed_in(benchmark, path, answers, out, failed), soft_wrap=True)
     return int(result["rows"]["all"]["errors"] > 0)
+
+
+def _start(out: Path, settings: dict[str, Any]) -> None:
+    """Begin the run or go on with it. Raises ValueError where answers lie there of which nobody knows the settings."""
+    if (out / "answers.jsonl").exists() and not (out / "config.json").exists():
+        raise ValueError(f"{out}: holds answers.jsonl without the config.json of a run; choose a new folder")
+    run.start(out, settings)
 
 
 def _handed_in(benchmark: Benchmark, path: Path, answers: Sequence[Record], out: Path, failed: Failed) -> str:

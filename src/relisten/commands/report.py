@@ -52,6 +52,8 @@ def report(
     curves = [curve for run in found if (curve := read_attention(run)) is not None]
     written = report_page.write(report_page.build(found, title, command_line(), papers, curves), out, examples)
     console().print(terminal_table(short_table([row(run) for run in found]), title))
+    for note in filter(None, (run.unfinished for run in found)):
+        console().print(note, soft_wrap=True)
     for path in written[:2]:
         console().print(str(path), soft_wrap=True)
     return 0

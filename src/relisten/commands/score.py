@@ -53,9 +53,9 @@ def score(
     if (export_as is not None or export_to is not None) and None in (export_as, export_to, questions):
         raise ValueError("--export-as, --export-to and --questions go together")
     given = read_predictions(files, questions, key)
-    result = summary(given.records, failed=failed)
+    result = summary(given.records, given.format, failed)
     console = Console(markup=False, highlight=False, emoji=False)  # names are shown as they are
-    console.print(shown(result, f"{files[0].name} · {given.key}"))
+    console.print(shown(result, f"{files[0].name} · {given.key}", given.format))
     for note in given.notes:
         console.print(note, soft_wrap=True)
     if out is not None:

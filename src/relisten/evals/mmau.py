@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,21 +41,10 @@ def _examples(path: Path) -> list[Example]:
 
 
 def in_mmars_form(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The recording under MMAR's name for it, an empty answer left out, and the category as a plain text."""
+    """The recording under MMAR's name for it, and an empty answer left out."""
     found = {key: value for key, value in row.items() if key not in ("audio_id", "answer")}
     if "audio_id" in row:
         found["audio_path"] = row["audio_id"]
     if row.get("answer"):
         found["answer"] = row["answer"]
-    if "category" in row:
-        found["category"] = plain(str(row["category"]))
     return found
-
-
-def plain(category: str) -> str:
-    """`['Reasoning']` is Reasoning: 13 questions of test-mini hold a list written as a text."""
-    try:
-        value = ast.literal_eval(category)
-    except (ValueError, SyntaxError):
-        return category
-    return value[0] if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str) else category

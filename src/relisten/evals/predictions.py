@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from relisten import records
-from relisten.evals.figures import Record, groups
+from relisten.evals.figures import Record, groups, unfinished
 from relisten.evals.reading import answer_text, read_choice, status
+from relisten.types import Format
 
 KEYS = ("answer_prediction", "model_prediction", "model_output")
 """MMAR's scripts since 2026-02, MMAR's before and MMAU's manual, MMAU's script."""
 _RUN = ("answers.jsonl", "config.json")
 _NO_KEY = "no prediction"
+_ASKED = ("question", "choices", "answer")
 _Placed = tuple[str, Mapping[str, Any]]
 """Where an entry stands, and the entry."""
 
@@ -29,6 +32,8 @@ class Predictions:
     """Under which the files have their predictions."""
     notes: list[str]
     """What the reader of the figures has to know, in plain words."""
+    format: Format = "interleaved"
+    """How a run's answers reason; of anybody's file it is not known, and nothing is made of it."""
 
 
 def read_predictions(paths: Sequence[Path], questions: Path | None = None, key: str | None = None) -> Predictions:
@@ -49,7 +54,16 @@ def read_predictions(paths: Sequence[Path], questions: Path | None = None, key: 
     else:
         key = _key([row for _, row in rows], key, paths[0])
         answers = _anybodys(_by_id(rows), asked or {}, key)
-    notes = _shards_missing([path for path in paths if path.is_dir()])
+    folders = [path for path in paths if path.is_dir()]
+    notes = _shards_missing(folders)
+    for folder in folders:
+        found = list(records.read(folder / _RUN[0], torn=True))
+        notes += [note] if (note := unfinished(folder, _settings(folder), found)) else []
+    if questions is not None and asked is not None:
+        if folders and not all(_asked(folder, questions) for folder in folders):
+            notes.append(f"{questions} is another version than was asked: the run's own answers are counted")
+        elif not folders and (others := _of_others([row for _, row in rows], asked)):
+            notes.append(f"{others} rows say another question, choices or answer than {questions}, which is counted")
     if keyless := sum(r.get("error") == _NO_KEY for r in answers):
         notes.append(f"{keyless} rows have no {key}: counted as failed; the official script would leave them out")
     present = {str(r["id"]) for r in answers}
@@ -58,20 +72,33 @@ def read_predictions(paths: Sequence[Path], questions: Path | None = None, key: 
         notes.append(f"{len(absent)} questions have no prediction, {absent[0]} for one: counted as failed")
     order = {name: place for place, name in enumerate(asked or ())}
     answers.sort(key=lambda r: (order.get(str(r["id"]), 0), str(r["id"]), r.get("sample", 0)))
-    return Predictions(answers, key, notes)
+    format: Format = _settings(folders[0]).get("format", "interleaved") if folders else "interleaved"
+    return Predictions(answers, key, notes, format)
 
 
 def _key(rows: Sequence[Mapping[str, Any]], key: str | None, path: Path) -> str:
-    """Under which the rows have their predictions."""
-    for name in KEYS if key is None else (key,):
-        if any(name in row for row in rows):
-            return name
+    """Under which the rows have their predictions. Raises ValueError where two names hold different ones."""
+    found = [name for name in (KEYS if key is None else (key,)) if any(name in row for row in rows)]
+    if any(row.get(found[0]) != row[name] for row in rows for name in found[1:] if name in row):
+        raise ValueError(f"{path}: {' and '.join(found)} hold different predictions; name one with --key")
+    if found:
+        return found[0]
     raise ValueError(f"{path}: no row has a prediction under {key or ', '.join(KEYS)}; name one with --key")
 
 
 def _anybodys(given: Mapping[str, _Placed], asked: Mapping[str, _Placed], key: str) -> list[Record]:
-    """Rows of anybody's file; what a question's own entry says is added where the row does not say it."""
-    return [_record(place, {**asked.get(name, ("", {}))[1], **row}, key) for name, (place, row) in given.items()]
+    """Rows of anybody's file; what the question file says of a question counts, whatever the row says of it."""
+    known = {name: {k: v for k, v in entry.items() if k not in (*KEYS, key)} for name, (_, entry) in asked.items()}
+    return [_record(place, {**row, **known.get(name, {})}, key) for name, (place, row) in given.items()]
+
+
+def _of_others(rows: Iterable[Mapping[str, Any]], asked: Mapping[str, _Placed]) -> int:
+    """Rows that say something else of their question than the question file."""
+    return sum(
+        any(name in row and name in entry and row[name] != entry[name] for name in _ASKED)
+        for row in rows
+        for _, entry in [asked.get(str(row.get("id")), ("", {}))]
+    )
 
 
 def _record(place: str, row: Mapping[str, Any], key: str) -> Record:
@@ -101,7 +128,7 @@ def _line(row: Mapping[str, Any], choices: list[str]) -> Record:
         "question": str(row.get("question", "")),
         "choices": choices,
         "answer": None if answer is None else str(answer),
-        "kind": row.get("kind", ""),
+        "kind": str(row.get("kind") or ""),
         "gold": [],
         **groups(dict(row)),
     }
@@ -142,7 +169,7 @@ def _check_runs(folders: Sequence[Path]) -> None:
     """Folders of one run: the same settings but for the shard."""
     settings = [_settings(folder) for folder in folders]
     for folder, other in zip(folders[1:], settings[1:], strict=True):
-        for name in sorted({*settings[0], *other} - {"shard"}):
+        for name in sorted({*settings[0], *other} - {"shard", "num_answers"}):
             if settings[0].get(name) != other.get(name):
                 raise ValueError(
                     f"{folder}: is of another run than {folders[0]} ({name} differs); score them one by one"
@@ -156,11 +183,20 @@ def _shards_missing(folders: Sequence[Path]) -> list[str]:
     return [f"not given: shard {', '.join(without)}"] if without else []
 
 
+def _asked(folder: Path, questions: Path) -> bool:
+    """Whether a run was asked this very file."""
+    with questions.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() in _settings(folder).values()
+
+
 def _settings(folder: Path) -> dict[str, Any]:
     for name in _RUN:
         if not (folder / name).is_file():
             raise ValueError(f"{folder}: holds no {name}; name a folder that `relisten eval` wrote, or a file")
     try:
-        return dict(json.loads((folder / _RUN[1]).read_text(encoding="utf-8")))
+        found = json.loads((folder / _RUN[1]).read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it holds no settings")
+        return found
     except ValueError as error:
         raise ValueError(f"{folder / _RUN[1]}: cannot be read as JSON ({error})") from None

@@ -18,6 +18,7 @@ _LABEL = re.compile(r"\s*(?:\(([A-Za-z])\)|([A-Za-z])[.):])\s+(?=\S)")
 _SAYS = r"\s*(?:(?:the\s+)?(?:correct\s+|right\s+)?(?:answer|option|choice)(?:\s+is)?\s*[:#]?\s*)?"
 _LETTER = re.compile(_SAYS + r"(?:\(([A-Z])\)|([A-Z])(?:[.):](?=\s|$)|\s*$))(.*)", re.DOTALL | re.IGNORECASE)
 _INDEX = re.compile(_SAYS + r"\(?([1-9][0-9]?)[.):]{0,2}\s*", re.IGNORECASE)
+_NOTE = re.compile(r"\s*[A-G][#♯b♭]?(?:[\s-]*(?:flat|sharp|natural|major|minor|maj|min|m))*\s*")
 _NUMERALS = {
     "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7",
     "eight": "8", "nine": "9", "ten": "10", "eleven": "11", "twelve": "12", "thirteen": "13", "fourteen": "14",
@@ -33,11 +34,17 @@ _DECLINES = re.compile(
 
 
 def answer_text(prediction: str) -> str | None:
-    """What a prediction answers: what its last answer tag holds, else the whole text, unless that is a mere thought."""
+    """What a prediction answers: what its last answer tag holds, else what follows its thought, else the whole text.
+
+    None where there is a thought and nothing after it, or an answer that does not end.
+    """
     answer = tags.parse(prediction).answer
     if answer is not None:
         return answer
-    return None if "<think>" in prediction or "<answer>" in prediction else prediction
+    _, closed, rest = prediction.rpartition("</think>")
+    if "<answer>" in prediction or (not closed and "<think>" in prediction):
+        return None
+    return (rest.strip() or None) if closed else prediction
 
 
 def read_choice(answer: str | None, choices: Sequence[str]) -> str | None:
@@ -74,7 +81,10 @@ def _in_figures(text: str) -> str:
 
 
 def _by_letter(answer: str, choices: Sequence[str]) -> str | None:
-    """The choice with that label of its own, where all have one, else the one in that place."""
+    """The choice with that label of its own, where all have one, else the one in that place.
+
+    None by place where choices are notes or keys (C, D major): a letter names those, offered or not.
+    """
     match = _LETTER.fullmatch(answer)
     if match is None:
         return None
@@ -82,6 +92,8 @@ def _by_letter(answer: str, choices: Sequence[str]) -> str | None:
     own = [_LABEL.match(choice) for choice in choices]
     labels = [(m[1] or m[2]).upper() for m in own if m]
     if len(labels) < len(choices) or len(set(labels)) < len(labels):
+        if any(_NOTE.fullmatch(choice) for choice in choices):
+            return None
         labels = [chr(ord("A") + i) for i in range(len(choices))]
     return choices[labels.index(letter)] if letter in labels else None
 
