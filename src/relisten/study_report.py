@@ -108,7 +108,7 @@ def write(config: StudyConfig, folders: Sequence[Path], command: str) -> list[Pa
     )
     sections = [
         _rows(main, pooled, runs),
-        _differences(pooled, runs),
+        _differences(runs),
         _controls([key for key in pooled if ARMS[key].control], pooled, runs),
         _kinds(main, pooled),
         *_listening([pooled[key] for key in LISTENING if key in pooled]),
@@ -122,8 +122,8 @@ def write(config: StudyConfig, folders: Sequence[Path], command: str) -> list[Pa
 
 
 def _pooled(key: str, runs: Sequence[Run]) -> Run:
-    """A row's answers of all seeds, as one run named by its key."""
-    found = [r | {"id": f"{_seed(run).name}/{r['id']}"} for run in runs for r in run.records]
+    """A row's answers of all seeds, as one run named by its key: a seed's model gives one more answer to a question."""
+    found = [r | {"sample": seed} for seed, run in enumerate(runs) for r in run.records]
     return replace(runs[0], name=key, records=found)
 
 
@@ -166,13 +166,14 @@ def _line(r: Row, run: Run, seeds: Sequence[float]) -> list[str]:
     ]  # fmt: skip
 
 
-def _differences(pooled: dict[str, Run], runs: dict[str, list[Run]]) -> Section:
+def _differences(runs: dict[str, list[Run]]) -> Section:
     changes: list[Change] = []
     by_seed: list[list[float]] = []
     for a, b, what in DIFFERENCES:
-        if a in pooled and b in pooled:
-            changes.append(Change(f"{a} to {b}: {what}", compare(pooled[a], pooled[b]).total.paired))
+        if a in runs and b in runs:
             pairs = [(x, y) for x in runs[a] for y in runs[b] if _seed(x) == _seed(y)]
+            both = _pooled(a, [x for x, _ in pairs]), _pooled(b, [y for _, y in pairs])
+            changes.append(Change(f"{a} to {b}: {what}", compare(*both).total.paired))
             by_seed.append([compare(x, y).total.paired.difference for x, y in pairs])
     if not changes:
         return Section("What decides", "", [])
@@ -186,7 +187,7 @@ def _differences(pooled: dict[str, Run], runs: dict[str, list[Run]]) -> Section:
     seeds_table = Table(["", *(f"seed {n}" for n in range(num)), "mean", "95 %"], rows, note)
     pairs_alone = [replace(change, name=change.name.split(":")[0]) for change in changes]  # what they show: the table
     picture = charts.svg(charts.changes_figure(pairs_alone, "first", "second"))
-    caption = "Differences, paired by question and seed: orange is worse, blue better, grey unsure."
+    caption = "Differences, paired by question (the mean over its seeds): orange is worse, blue better, grey unsure."
     parts: list[Table | Chart] = [changes_table(changes, "first", "second"), Chart("decides", caption, picture)]
     return Section("What decides", "Over all questions first, then each seed by itself.", [*parts, seeds_table])
 
