@@ -1,7 +1,7 @@
 """The paper's ablation at a small scale, from nothing: its rows, how each model comes about, how it is read.
 
 Every model is one run folder of `train_sft` or `train_grpo`, every row one of `evaluate`; so a study that was stopped
-goes on where it was. All rows share data, budgets and seeds, fixed beforehand in one settings file.
+goes on where it was. All rows share data, budgets and seeds, which stand in one settings file.
 """
 
 from __future__ import annotations
