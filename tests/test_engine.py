@@ -179,6 +179,24 @@ def test_a_row_that_hears_much_leaves_the_others_their_place(model: Qwen2_5Omni)
             same(trace, other)
 
 
+@pytest.mark.parametrize(
+    ("samples", "rate", "question", "choices", "said"),
+    [
+        (np.zeros((100, 2), np.float32), 16_000, "q", ("a",), r"float32 \[100, 2\]"),
+        (np.zeros(16_000, np.int16), 16_000, "q", ("a",), "int16"),
+        (np.zeros(16_000, np.float32), 0, "q", ("a",), "0 Hz"),
+        (np.full(16_000, np.nan, np.float32), 16_000, "q", ("a",), "NaN"),
+        (np.zeros(16_000, np.float32), 16_000, "q", "five", "not one text"),
+        (np.zeros(16_000, np.float32), 16_000, "q \udcff", ("a",), "half a character"),
+    ],
+)
+def test_what_no_model_can_be_asked_is_told_in_a_line(
+    model: Qwen2_5Omni, samples: Any, rate: int, question: str, choices: Any, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        ask(model, Audio(samples, rate), question, choices)
+
+
 def test_audio_and_forced_tokens_are_never_sampled(model: Qwen2_5Omni) -> None:
     [[trace]] = ScriptedEngine(model, ragged(model)).generate(examples(1), CONFIG)
     assert not any(trace.sampled[: trace.num_prompt])

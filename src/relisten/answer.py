@@ -48,7 +48,8 @@ def ask(
     name = "the recording" if isinstance(audio, Audio) else str(audio)
     loaded = perf_counter()
     engine = Engine(model, max_rows=1)
-    [[trace]] = engine.generate([Example(name, heard, question, tuple(choices))], config)
+    given = choices if isinstance(choices, str) else tuple(choices)  # a text is refused with a word, not taken apart
+    [[trace]] = engine.generate([Example(name, heard, question, given)], config)  # type: ignore[arg-type]
     seconds = {"load": loaded - started, **engine.seconds, "total": perf_counter() - started}
     return answered(trace, choices, seconds)
 

@@ -109,11 +109,29 @@ def audible(model: AudioLM, audio: Audio) -> Audio:
     return Audio(np.pad(samples, (0, least - len(samples))), model.rate)
 
 
+def _check(example: Example, audio: Audio) -> None:
+    """Raises ValueError on what no model can be asked; files are checked where they are read, callers' own here."""
+    if isinstance(example.choices, str):
+        raise ValueError(f"choices are a list of texts, not one text: {example.choices!r}")
+    samples = audio.samples
+    if samples.ndim != 1 or samples.dtype.kind != "f" or audio.rate <= 0:
+        shape = f"{samples.dtype} {list(samples.shape)} at {audio.rate} Hz"
+        raise ValueError(f"a recording in memory is float samples [T] within -1 .. 1 and a rate above 0, not {shape}")
+    if not np.isfinite(samples).all():
+        raise ValueError("a recording in memory holds samples that are NaN or infinite; mend it")
+    for text in (example.question, *example.choices):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{text!r} holds half a character and is no text; write it anew") from None
+
+
 class Question:
     """An example made ready: its recording in memory, its prompt in tokens."""
 
     def __init__(self, model: AudioLM, example: Example, index: int, format: Format) -> None:
         given = example.audio if isinstance(example.audio, Audio) else audio_files.load(example.audio, model.rate)
+        _check(example, given)
         self.index = index
         self.id = example.id
         self.duration = given.duration
