@@ -105,6 +105,9 @@ def test_changes_are_paired_by_question_and_sorted() -> None:
     assert (found.only_a, found.only_b) == (0, 1)
     with pytest.raises(ValueError, match="another one"):
         compare(make_run(first), make_run([answer("q0", question="else?")]))
+    withheld = make_run([answer("q0") | {"answer": None}])
+    with pytest.raises(ValueError, match="withheld"):
+        compare(withheld, withheld)
     with pytest.raises(ValueError, match="share no question"):
         compare(make_run(first), make_run([answer("z")]))
 

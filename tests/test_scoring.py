@@ -417,6 +417,11 @@ def test_predictions_under_two_names_that_disagree_are_asked_for(tmp_path: Path)
     assert figures.tally(read_predictions([path], key="model_output").records).right == 1
 
 
+def test_so_few_questions_that_no_test_can_tell_are_unsure() -> None:
+    assert paired([0.0] * 5, [1.0] * 5).surely == 0 and paired([0.0] * 5, [1.0] * 5).interval == (1.0, 1.0)
+    assert paired([0.0] * 6, [1.0] * 6).surely == 1 and paired([1.0] * 6, [0.0] * 6).surely == -1
+
+
 def test_the_command_scores_and_exports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     questions = written(tmp_path / "q.jsonl", [question(1), question(2)])
     one = written(tmp_path / "1.jsonl", [{"id": f"q{n}", "model_prediction": "bell"} for n in (1, 2)])

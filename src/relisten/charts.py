@@ -207,7 +207,7 @@ def changes_figure(changes: Sequence[Change], a: str, b: str) -> Figure:
     """What changes from run A to run B, the greatest gain first."""
     figure, [axis] = _axes(0.8 + 0.3 * len(changes))
     for place, c in enumerate(changes):
-        colour = COLOURS[0] if c.paired.interval[0] > 0 else COLOURS[1] if c.paired.interval[1] < 0 else "#777777"
+        colour = {1: COLOURS[0], -1: COLOURS[1], 0: "#777777"}[c.paired.surely]
         look = {"color": colour, "marker": "o", "markersize": 5}
         _point(axis, c.paired.difference, place, c.paired.interval, look)
     axis.axvline(0, color="#333333", linewidth=1)

@@ -34,7 +34,7 @@ class Comparison:
 
 
 def compare(a: Run, b: Run, seed: int = 0, failed: Failed = "wrong") -> Comparison:
-    """Pair two runs by question. ValueError where they share none, or a question is another one in the other run."""
+    """Pair two runs by question. ValueError where they share none, know no answer, or differ in one."""
     first, second = ({str(r["id"]): r for r in run.records} for run in (a, b))
     shared = [key for key in first if key in second]
     if not shared:
@@ -44,6 +44,8 @@ def compare(a: Run, b: Run, seed: int = 0, failed: Failed = "wrong") -> Comparis
             raise ValueError(
                 f"question {key!r} of {a.folder} is another one in {b.folder}; compare runs of one file of questions"
             )
+    if all(first[key].get("answer") is None for key in shared):
+        raise ValueError(f"{a.folder} and {b.folder}: the right answers are withheld; nothing to compare")
     shares = by_question(a.records, failed), by_question(b.records, failed)
 
     def change(name: str, keys: Sequence[str]) -> Change:

@@ -9,6 +9,8 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
+FEWEST = 6
+"""Questions on which two runs must differ before p can be less than 0.05; a bootstrap of fewer knows no doubt."""
 _AT_ONCE = 1_000_000
 """Numbers drawn together in a bootstrap."""
 
@@ -27,6 +29,13 @@ class Paired:
     """Questions on which only the first, only the second is right (more often right, with several samples)."""
     p: float
     """McNemar's exact test, two-sided (a sign test, with several samples)."""
+
+    @property
+    def surely(self) -> int:
+        """1 better, -1 worse, 0 unsure: the interval holds 0, or too few questions differ for any test."""
+        if sum(self.better) < FEWEST:
+            return 0
+        return (self.interval[0] > 0) - (self.interval[1] < 0)
 
 
 def paired(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Paired:

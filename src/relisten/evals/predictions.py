@@ -127,7 +127,7 @@ def _line(row: Mapping[str, Any], choices: list[str]) -> Record:
         "sample": 0,
         "question": str(row.get("question", "")),
         "choices": choices,
-        "answer": None if answer is None else str(answer),
+        "answer": str(answer) if answer or answer == 0 else None,
         "kind": str(row.get("kind") or ""),
         "gold": [],
         **groups(dict(row)),
