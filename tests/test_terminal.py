@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from io import StringIO
 
 import numpy as np
@@ -61,3 +63,13 @@ def test_the_strip_fits_any_recording() -> None:
             lines = draw(recording, segments, width).plain.splitlines()
             assert len({len(line) for line in lines[:3]} | {len(lines[-1])}) == 1
             assert max(map(len, lines)) <= max(width, 20)
+
+
+def test_a_reader_that_has_gone_is_no_failure() -> None:
+    """`| head -1`: the exit code is that of work done."""
+    command = [sys.executable, "-m", "relisten.cli", "data", "sources"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0

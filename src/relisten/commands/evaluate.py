@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
-from rich.console import Console
 
 from relisten import records, run
+from relisten.commands import terminal
 from relisten.commands.accuracy import shown
 from relisten.commands.ask import LIMITS, MACHINE, MAX_SECONDS, SAMPLING, load
 from relisten.evals.benchmarks import BENCHMARKS, Benchmark, export, missing
@@ -127,7 +127,7 @@ def eval_file(
     left = {} if benchmark is None else benchmark.left_out(path.parent)
     found = {"questions": str(path), "max_rows": max_rows, "not_asked": left, **hashes}
     write_summary(out / "summary.json", result | found)
-    console = Console(markup=False, highlight=False, emoji=False)  # names are shown as they are
+    console = terminal.console()
     console.print(shown(result, _title(path, model, config.format, asking), format))
     if left:
         told = ", ".join(f"{num:,} {reason}" for reason, num in left.items())

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
-
+from relisten.commands import terminal
 from relisten.commands.accuracy import shown
 from relisten.evals.benchmarks import BENCHMARKS, export
 from relisten.evals.figures import Failed, summary, write_summary
@@ -54,7 +53,7 @@ def score(
         raise ValueError("--export-as, --export-to and --questions go together")
     given = read_predictions(files, questions, key)
     result = summary(given.records, given.format, failed)
-    console = Console(markup=False, highlight=False, emoji=False)  # names are shown as they are
+    console = terminal.console()
     console.print(shown(result, f"{files[0].name} · {given.key}", given.format))
     for note in given.notes:
         console.print(note, soft_wrap=True)

@@ -33,9 +33,15 @@ def _steers(character: str) -> bool:
     )
 
 
+class _Terminal(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would exit with 1; a reader that has gone (head, less) is the user's wish, and `cli.run` sees to it."""
+        raise BrokenPipeError
+
+
 def console(stderr: bool = False) -> Console:
     """A console that prints text as it is: no markup, no emoji codes, no guessing of colours."""
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    return _Terminal(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 def span(segment: Segment) -> str:
