@@ -275,3 +275,25 @@ def test_saving_clips_and_refuses(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not numbers"):
         audio.save(tmp_path / "b.wav", Audio(np.array([np.nan], np.float32), RATE))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav"]
+
+
+@pytest.mark.parametrize("name", ["a.webm", "a.mkv", "a.mp4"])
+@pytest.mark.parametrize(("start", "gap"), [(0.0, 0.0), (2.0, 0.0), (0.0, 5.0), (1.0, 0.5)])
+def test_sound_lies_where_its_time_stamps_say(tmp_path: Path, name: str, start: float, gap: float) -> None:
+    """A call recorder leaves pauses out, and a video's sound may begin after its picture: players show these times."""
+    rate, at = 48_000, (0.5, 1.5)
+    samples = np.zeros(2 * rate, np.float32)
+    for second in at:
+        samples[round(second * rate) :][:4800] = 0.9 * np.sin(2 * np.pi * 1000 * np.arange(4800) / rate)
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream("libopus" if name == "a.webm" else "aac", rate=rate, layout="mono")
+        for first in range(0, len(samples), 960):
+            piece, late = samples[None, first : first + 960], gap if first >= rate else 0.0
+            frame = av.AudioFrame.from_ndarray(piece.copy(), format="flt", layout="mono")
+            frame.sample_rate, frame.pts = rate, first + round((start + late) * rate)
+            [frame] = av.AudioResampler(format=stream.codec_context.format, layout="mono", rate=rate).resample(frame)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    loud = np.flatnonzero(np.abs(audio.load(tmp_path / name).samples) > 0.3) / RATE
+    assert loud[0] == pytest.approx(start + at[0], abs=0.06)
+    assert loud[-1] == pytest.approx(start + gap + at[1] + 0.1, abs=0.06)

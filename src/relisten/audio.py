@@ -267,29 +267,35 @@ def _from_av(path: Path, container: av.container.InputContainer) -> _Source:
     first = next(frames, None)
     if first is None:
         raise ValueError(f"{_name(path)}: holds no sound; record or copy it again")
-    blocks = _av_blocks(path, itertools.chain([first], frames))
+    blocks = _av_blocks(path, itertools.chain([first], frames), _timed(container))
     return _Source(first.sample_rate, first.layout.nb_channels, _promised(container, stream), blocks)
 
 
 def _av_frames(path: Path, container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
     """Decoded frames; ValueError where decoding stops early."""
-    seconds = 0.0
+    seconds = end = 0.0
     try:
         for frame in container.decode(stream):
             seconds += frame.samples / frame.sample_rate
+            end = max(seconds, (frame.time or 0.0) + frame.samples / frame.sample_rate)
             yield frame
     except _AV_ERRORS as error:
         if not seconds:
             raise _unreadable(path, error) from None
         raise _broken(path, f"decoding stops after {seconds:.1f} s: {_reason(error)}") from None
     promised = _promised(container, stream)
-    if promised is not None and seconds < promised - _SLACK:
-        raise _broken(path, f"its header promises {promised:.1f} s, {seconds:.1f} s are there")
+    if promised is not None and end < promised - _SLACK:
+        raise _broken(path, f"its header promises {promised:.1f} s, {end:.1f} s are there")
+
+
+def _timed(container: av.container.InputContainer) -> bool:
+    """Whether the container says of every frame when it sounds; FFmpeg counts frames of the others."""
+    return any(name in container.format.name for name in ("mp4", "matroska"))
 
 
 def _promised(container: av.container.InputContainer, stream: av.AudioStream) -> float | None:
     """Seconds of sound by the header; None where FFmpeg merely guesses them, or where a picture may last longer."""
-    if not any(name in container.format.name for name in ("mp4", "matroska")):
+    if not _timed(container):
         return None
     if stream.duration is not None:
         return float(stream.duration * stream.time_base)
@@ -297,9 +303,9 @@ def _promised(container: av.container.InputContainer, stream: av.AudioStream) ->
     return container.duration / av.time_base if alone else None
 
 
-def _av_blocks(path: Path, frames: Iterator[av.AudioFrame]) -> Iterator[Samples]:
-    """Frames of any sample type as float32 [frames, channels]; gaps in their time stamps are not filled."""
-    setup = None
+def _av_blocks(path: Path, frames: Iterator[av.AudioFrame], timed: bool) -> Iterator[Samples]:
+    """Frames of any sample type as float32 [frames, channels], each when it sounds: what is missing is silence."""
+    setup, num_given = None, 0
     for frame in frames:
         previous, setup = setup, (frame.sample_rate, frame.layout.nb_channels)
         if setup != (previous or setup):
@@ -307,6 +313,12 @@ def _av_blocks(path: Path, frames: Iterator[av.AudioFrame]) -> Iterator[Samples]
                 f"{_name(path)}: changes its sample rate or channels on the way; make it even with"
                 " `ffmpeg -i FILE even.wav`"
             )
+        missing = round((frame.time or 0.0) * frame.sample_rate) - num_given if timed else 0
+        if missing > _MIN_GAP * frame.sample_rate:  # a call's pause, or sound that begins after the picture
+            silence = np.zeros((_BLOCK, frame.layout.nb_channels), np.float32)
+            yield from (silence[: missing - done] for done in range(0, missing, _BLOCK))
+            num_given += missing
+        num_given += frame.samples
         block = frame.to_ndarray()
         block = block.T if frame.format.is_planar else block.reshape(-1, frame.layout.nb_channels)
         if block.dtype.kind == "f":
@@ -380,3 +392,7 @@ def _levelled(samples: Samples) -> Samples:
     if peak > _MAX_PEAK:
         samples, offset = samples / np.float32(peak), offset / peak
     return samples - np.float32(offset) if abs(offset) > _MAX_OFFSET else samples
+
+
+_MIN_GAP = 0.05
+"""Seconds between two frames that are filled with silence; time stamps are rounded to milliseconds."""
