@@ -41,7 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "relisten.strip", "relisten.page", "relisten.report_page", "relisten.report_examples",
         "relisten.study_report", "relisten.doctor", "relisten.bench", "relisten.bench_eval", "relisten.bench_train",
-        "relisten.bench_steps", "relisten.commands", "relisten.server", "relisten.cli",
+        "relisten.bench_steps", "relisten.commands", "relisten.cli",
     ),
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "accelerate", "matplotlib"}

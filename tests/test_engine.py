@@ -345,6 +345,10 @@ def test_a_prompt_that_does_not_fit_is_named(model: Qwen2_5Omni) -> None:
     example = replace(make_example(60.0), id="long one")
     with pytest.raises(ValueError, match=r"^long one: 60\.0 s .* room for 1000; cut the recording$"):
         Engine(make_model(context=1000)).generate([example], CONFIG)
+    with pytest.raises(ValueError, match="shorten the question"):
+        Engine(make_model(context=1000)).generate([replace(make_example(1.0), question="why " * 2000)], CONFIG)
+    with pytest.raises(ValueError, match="the question is empty"):
+        Engine(model).generate([replace(example, question=" ")], CONFIG)
     with pytest.raises(ValueError, match="max_cache_bytes"):
         Engine(model, max_cache_bytes=10_000).generate([example], CONFIG)
 
@@ -469,7 +473,8 @@ def test_timings_are_told_apart(model: Qwen2_5Omni) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"format": "spoken"}, {"temperature": -1.0}, {"temperature": float("nan")}, {"top_p": 0.0}, {"top_k": -1},
+        {"format": "spoken"}, {"temperature": -1.0}, {"temperature": float("nan")}, {"temperature": 1e-39},
+        {"top_p": 0.0}, {"top_k": -1},
         {"max_new_tokens": 0}, {"max_listens": -1}, {"min_segment": float("nan")}, {"seed": -1},
     ],
 )  # fmt: skip

@@ -128,6 +128,8 @@ def broken(folder: Path, thinker: Path, what: str) -> str | Path:
         (folder / "preprocessor_config.json").unlink()
     elif what == "prompts":
         (folder / "prompts.json").write_text('{"speak": 1}')
+    elif what == "prompts of another shape":
+        (folder / "prompts.json").write_text('{"instructions": {"grounded": "think"}}')
     elif what == "a file":
         return weights
     elif what == "nowhere":
@@ -144,6 +146,7 @@ def broken(folder: Path, thinker: Path, what: str) -> str | Path:
         ("odd type", "not supported"), ("no weights", "safetensors"), ("garbage", "cannot be loaded"),
         ("cut off", "cannot be loaded"), ("some missing", "2 weights are missing"), ("other shape", "lm_head"),
         ("no tokenizer", "tokenizer"), ("no extractor", "feature extractor"), ("prompts", "prompts.json"),
+        ("prompts of another shape", "prompts.json"),
         ("a file", "not a file"), ("nowhere", "no such folder"), ("hub", "hf download Nobody/Nothing"),
     ],
 )  # fmt: skip
@@ -159,7 +162,7 @@ def test_what_cannot_be_loaded_is_told_in_one_line(
 
 
 def test_a_device_that_is_not_there_is_named(thinker_folder: Path) -> None:
-    for device in ("cuda:99", "tpu", "nonsense:x"):
+    for device in ("cuda:99", "tpu", "nonsense:x", "meta"):
         with pytest.raises(ValueError, match="'cpu' always can") as caught:
             relisten.load(thinker_folder, device=device)
         assert "\n" not in str(caught.value)

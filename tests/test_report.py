@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from test_analysis import answer
 
-from relisten import records, report_examples, report_page
+from relisten import charts, records, report_examples, report_page
 from relisten.analysis import read_runs
 from relisten.audio import save
 from relisten.cli import run as relisten
@@ -119,6 +120,12 @@ def test_sound_is_bounded_and_a_page_without_recordings_says_so(
     assert "<audio" not in html and "without sound" in html and "rect class" in html
     report.runs[0].config["questions"] = "gone.jsonl"
     assert "gone.jsonl, are not there" in report_page.html_report(report)
+
+
+def test_a_name_is_no_formula() -> None:
+    figure = Figure()
+    figure.subplots().set_title(r"$\frac$")
+    assert "<svg" in charts.svg(figure)
 
 
 def test_the_command_writes_page_markdown_and_charts(

@@ -73,3 +73,9 @@ def test_a_reader_that_has_gone_is_no_failure() -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 0
+
+
+def test_without_a_stdout_or_stderr_nothing_is_said() -> None:
+    """`>&- 2>&-`: Python then has None in place of the two."""
+    command = ["sh", "-c", '"$0" -m relisten.cli data sources >&- 2>&-', sys.executable]
+    assert subprocess.run(command).returncode == 0

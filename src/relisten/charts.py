@@ -15,6 +15,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from numpy.typing import NDArray
 
 from relisten import records
@@ -39,6 +40,7 @@ PANELS = 24
 
 def svg(figure: Figure) -> str:
     """The figure's SVG, letters as outlines; the same figure gives the same text."""
+    _plain(figure)
     file = io.StringIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(file, format="svg", metadata={"Date": None})
@@ -47,10 +49,17 @@ def svg(figure: Figure) -> str:
 
 def save(figure: Figure, path: Path) -> None:
     """Write an SVG, PNG or PDF, by the name's ending, whole or not at all."""
+    _plain(figure)
     file = io.BytesIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(file, format=path.suffix[1:], dpi=160)
     records.write_atomic(path, file.getvalue())
+
+
+def _plain(figure: Figure) -> None:
+    """No name is a formula: a category may be called `$5` or `$\\frac$`."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
 
 
 def _axes(height: float, columns: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:

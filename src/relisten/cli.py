@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError, UnusedCliTokensError
@@ -114,6 +115,9 @@ app.command(bench)
 
 def main(tokens: Sequence[str] | None = None) -> None:
     """The `relisten` script."""
+    # Closed by the caller (`>&-`), they are None, which every print would have to know.
+    nowhere = Path(os.devnull).open("w")  # noqa: SIM115
+    sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without ♪ shows ?, and no traceback

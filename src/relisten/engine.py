@@ -219,9 +219,10 @@ class _Run:
                 most = min(most, self.max_cells)
             if length > most:
                 what = "the model's context" if most == self.context else "max_cache_bytes"
+                too_long = "cut the recording" if 2 * question.listen.num_tokens > length else "shorten the question"
                 raise ValueError(
                     f"{question.id}: {question.duration:.1f} s of audio and the question take {length} tokens,"
-                    f" {what} has room for {most}; cut the recording"
+                    f" {what} has room for {most}; {too_long}"
                 )
             self._questions[index] = question
         return self._questions[index]

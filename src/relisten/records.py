@@ -44,7 +44,7 @@ def append(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
 def resume(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """What an earlier run wrote; lines of failures (`error`) are taken out of the file, so that they are tried again.
 
-    None where the file does not exist yet. A last line that a crash cut short is left for `append` to clear away.
+    [] where the file does not exist yet. A last line that a crash cut short is left for `append` to clear away.
     """
     path = Path(path)
     if not path.exists():

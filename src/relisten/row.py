@@ -19,6 +19,8 @@ from relisten.types import Audio, Example, Finish, Format, Listen, Refusal, Segm
 if TYPE_CHECKING:
     from relisten.models.base import AudioLM
 
+LEAST_TEMPERATURE = 1e-6
+"""Above 0; logits divided by much less are infinite in float32."""
 ANSWER_TOKENS = 64
 """Tokens that may still be sampled for the answer once a limit has closed the thought."""
 LEAD = "</seg></think><answer>"
@@ -48,6 +50,8 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         if self.format not in ("conditioned", "grounded", "interleaved"):
             raise ValueError(f"format {self.format!r} is none of conditioned, grounded, interleaved")
+        if 0 < self.temperature < LEAST_TEMPERATURE:
+            raise ValueError(f"temperature {self.temperature} is too little to divide by; 0 takes the likeliest token")
         if not (0 <= self.temperature < float("inf") and 0 < self.top_p <= 1 and self.top_k >= 0):
             raise ValueError(
                 f"temperature {self.temperature}, top_p {self.top_p}, top_k {self.top_k}: temperature and top_k must"
@@ -119,6 +123,8 @@ def _check(example: Example, audio: Audio) -> None:
         raise ValueError(f"a recording in memory is float samples [T] within -1 .. 1 and a rate above 0, not {shape}")
     if not np.isfinite(samples).all():
         raise ValueError("a recording in memory holds samples that are NaN or infinite; mend it")
+    if not example.question.strip():
+        raise ValueError("the question is empty; write what you ask")
     for text in (example.question, *example.choices):
         try:
             text.encode()

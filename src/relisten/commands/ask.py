@@ -58,7 +58,7 @@ def ask(
     ----------
     audio
         A recording in any format libsndfile or FFmpeg reads. Or a .jsonl of questions in MMAR's form, one object a
-        line: audio_path (relative to the file), question, and perhaps id, choices, answer.
+        line: id, audio_path (relative to the file), question, and perhaps choices, answer.
     question
         What to ask. Left out with a .jsonl.
     choices

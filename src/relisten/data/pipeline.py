@@ -54,8 +54,6 @@ class Limits:
     """In the currency of the prices; over all runs into the folder. 0: none."""
     max_total_tokens: int = 0
     """Prompt and reply, over all runs into the folder. 0: none."""
-    max_clips: int = 0
-    """The first so many of the source; 0: all."""
 
 
 @dataclass(frozen=True)

@@ -148,6 +148,12 @@ def read_prompts(folder: Path) -> Prompts:
     if not path.is_file():
         return Prompts()
     try:
-        return Prompts(**json.loads(path.read_text(encoding="utf-8")))
+        prompts = Prompts(**json.loads(path.read_text(encoding="utf-8")))
+        texts = {**vars(prompts), **prompts.instructions}
+        if odd := [name for name, text in texts.items() if not isinstance(text, str | None) and name != "instructions"]:
+            raise TypeError(f"{odd[0]} is no text")
+        if absent := {"conditioned", "grounded", "interleaved"} - set(prompts.instructions):
+            raise TypeError(f"instructions lack {min(absent)}")
+        return prompts
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: not a prompts file ({error}); delete it to use the paper's prompt") from None
