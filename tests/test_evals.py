@@ -448,6 +448,9 @@ def test_a_run_that_is_not_finished_says_so_and_one_with_doubled_answers_is_refu
     lines = (out / "answers.jsonl").read_text().splitlines(keepends=True)
     (out / "answers.jsonl").write_text(lines[0])
     assert "1 of 2 answers" in read_run(out).unfinished and read_predictions([out]).notes == [read_run(out).unfinished]
+    with (out / "answers.jsonl").open("ab") as file:
+        file.write(b'{"id": "q1", "ans')  # kill -9
+    assert read_predictions([out]).notes == [read_run(out).unfinished]
     (out / "answers.jsonl").write_text(lines[0] + lines[1] + lines[0])
     with pytest.raises(ValueError, match="twice"):
         read_run(out)

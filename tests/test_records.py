@@ -50,6 +50,15 @@ def test_a_resumed_job_tries_failures_again(tmp_path: Path) -> None:
     assert records.resume(path) == done and path.read_bytes() == whole
 
 
+def test_a_file_has_one_writer(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "a.jsonl"
+    other = f"from relisten import records\nwith records.sole_writer({str(path)!r}): pass"
+    with records.sole_writer(path):
+        done = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True)
+        assert "a.jsonl: another process is writing it" in done.stderr
+    assert subprocess.run([sys.executable, "-c", other]).returncode == 0
+
+
 def test_what_is_appended_is_read(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "a.jsonl"
     written = [{"id": "1", "text": "wörter\n说话\u2028"}, {"id": "2", "path": os.fsdecode(b"caf\xe9")}, {"id": 3}]

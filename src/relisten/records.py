@@ -7,9 +7,11 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
 
 from relisten.types import Example, Segment
 
@@ -57,6 +59,24 @@ def resume(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return kept
 
 
+@contextmanager
+def sole_writer(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold a file that is appended to; ValueError while another process does, whose lines ours would double."""
+    path = Path(path)
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:  # an OSError itself
+        raise ValueError(f"{path}: another process is writing it; wait for that one, or name another") from None
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:
     """Write so that a reader, or a crash at any point, finds the old file or the new one, never a part."""
     path = Path(os.path.realpath(path))  # a link stays a link
@@ -75,16 +95,16 @@ def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:
             part.unlink()
 
 
-def entries(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def entries(path: str | os.PathLike[str], torn: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, object) of each entry of a .json list, each row of a .parquet, or each line of any other file.
 
-    ValueError names the place.
+    ValueError names the place. `torn`: as for `read`.
     """
     path = Path(path)
     if path.suffix.lower() == ".parquet":
         yield from ((f"{path}, row {number}", row) for number, row in enumerate(table(path).to_pylist(), start=1))
         return
-    yield from _listed(path) if path.suffix.lower() == ".json" else _numbered(path, torn=False)
+    yield from _listed(path) if path.suffix.lower() == ".json" else _numbered(path, torn)
 
 
 def table(path: Path) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,22 @@ def ask_many(
     MMAR's scripts read) and everything else under `relisten`, or `error` where the
     recording could not be read, or is too long for the model.
     """
-    examples = records.read_examples(questions)
+    with nullcontext() if out is None else records.sole_writer(out):
+        lines = _answer(records.read_examples(questions), questions, out, model, options, max_seconds, place)
+    print(_summary(lines), file=sys.stderr)
+    return int(any(line.get("answer_prediction") is None for line in lines))
+
+
+def _answer(
+    examples: Sequence[Example],
+    questions: Path,
+    out: Path | None,
+    model: str,
+    options: dict[str, Any],
+    max_seconds: float,
+    place: dict[str, str],
+) -> list[Line]:
+    """The lines of all questions, those of an earlier run first."""
     settings = {"model": model, **options}
     lines: list[Line] = []
     if out is not None and out.exists():
@@ -53,8 +69,7 @@ def ask_many(
                 write(line)
                 lines.append(line)
                 progress.advance(task)
-    print(_summary(lines), file=sys.stderr)
-    return int(any(line.get("answer_prediction") is None for line in lines))
+    return lines
 
 
 def _check_same(out: Path, asked: Mapping[str, Line], settings: Line) -> None:

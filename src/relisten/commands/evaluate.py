@@ -122,7 +122,8 @@ def eval_file(
         settings["data"] = data  # where a report finds the recordings again
     hashes = sums([path, *sorted(find(model).glob("*.safetensors"))])
     _start(out, settings | hashes | {"num_answers": samples * len(examples[asking.shard[0] :: asking.shard[1]])})
-    answers = evaluate(loaded, examples, out / "answers.jsonl", config, asking, max_rows, max_seconds)
+    with records.sole_writer(out / "answers.jsonl"):
+        answers = evaluate(loaded, examples, out / "answers.jsonl", config, asking, max_rows, max_seconds)
     result = summary(answers, format, failed)
     left = {} if benchmark is None else benchmark.left_out(path.parent)
     found = {"questions": str(path), "max_rows": max_rows, "not_asked": left, **hashes}

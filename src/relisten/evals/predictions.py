@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,11 @@ class Predictions:
     """How a run's answers reason; of anybody's file it is not known, and nothing is made of it."""
 
 
+def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Of a file, which must be whole, or of a run, whose last line a crash may have cut short."""
+    return records.entries(path / _RUN[0], torn=True) if path.is_dir() else records.entries(path)
+
+
 def read_predictions(paths: Sequence[Path], questions: Path | None = None, key: str | None = None) -> Predictions:
     """Records from files of predictions (.jsonl or .json) or from run folders, those of several shards together.
 
@@ -43,7 +48,7 @@ def read_predictions(paths: Sequence[Path], questions: Path | None = None, key: 
     of the denominator without a word, and know nothing of the second.
     """
     _check_runs([path for path in paths if path.is_dir()])
-    rows = [row for path in paths for row in records.entries(path / _RUN[0] if path.is_dir() else path)]
+    rows = [row for path in paths for row in _entries(path)]
     if not rows:
         raise ValueError(f"{paths[0]}: holds no predictions")
     asked = None if questions is None else _by_id(records.entries(questions))
