@@ -15,6 +15,7 @@ from conftest import make_audio, make_example, make_model
 
 import relisten
 from relisten.answer import ask, chosen
+from relisten.audio import save
 from relisten.bench import ScriptedEngine
 from relisten.engine import Engine, Finished, GenerationConfig, Heard, Refused, Text, audible
 from relisten.models import nano
@@ -526,6 +527,16 @@ def test_token_logprobs_leaves_banned_ids_out_and_has_a_gradient() -> None:
 
 
 # --- answers --------------------------------------------------------------------------------------------------------
+
+
+def test_a_sampled_answer_does_not_depend_on_how_the_path_is_spelt(
+    model: Qwen2_5Omni, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "a.wav", make_audio(1.0))
+    monkeypatch.chdir(tmp_path)
+    config = replace(CONFIG, temperature=1.0, max_new_tokens=8)
+    one, other = (ask(model, path, "What is it?", config=config).trace for path in ("a.wav", tmp_path / "a.wav"))
+    assert one.token_ids == other.token_ids
 
 
 def test_ask_answers_a_question_about_a_recording(model: Qwen2_5Omni) -> None:

@@ -45,7 +45,8 @@ def ask(
     """
     started = perf_counter()
     heard = audio if isinstance(audio, Audio) else audio_files.load(audio, model.rate)
-    name = "the recording" if isinstance(audio, Audio) else str(audio)
+    # Sampling depends on the name: as in `relisten ask`, the folder is no part of it.
+    name = "the recording" if isinstance(audio, Audio) else Path(audio).name
     loaded = perf_counter()
     engine = Engine(model, max_rows=1)
     given = choices if isinstance(choices, str) else tuple(choices)  # a text is refused with a word, not taken apart
