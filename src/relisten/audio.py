@@ -44,6 +44,8 @@ _MAX_OFFSET = 0.01
 """A mean beyond 1 % of full scale is a fault of the sound card and is removed; below it, samples stay untouched."""
 _MAX_PEAK = 2.0
 """No decoder or resampler overshoots by 6 dB: floats beyond it are on another scale (say 16-bit integers)."""
+_MIN_GAP = 0.05
+"""Seconds between two frames that are filled with silence; time stamps are rounded to milliseconds."""
 _SLACK = 0.5
 """Seconds by which the length in an mp4's or webm's header may pass the decoded sound (encoder delay, rounding)."""
 _CANCELLED = 0.1
@@ -392,7 +394,3 @@ def _levelled(samples: Samples) -> Samples:
     if peak > _MAX_PEAK:
         samples, offset = samples / np.float32(peak), offset / peak
     return samples - np.float32(offset) if abs(offset) > _MAX_OFFSET else samples
-
-
-_MIN_GAP = 0.05
-"""Seconds between two frames that are filled with silence; time stamps are rounded to milliseconds."""
