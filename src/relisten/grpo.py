@@ -23,7 +23,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm import tqdm
 
-from relisten import rewards, rollout, sharding, training
+from relisten import rewards, rollout, training
 from relisten.batch import Encoded, pack, replay
 from relisten.engine import Engine, GenerationConfig
 from relisten.losses import grpo_loss, token_weights
@@ -119,12 +119,16 @@ class GrpoTrainer(PackedTrainer):
         self.engine = Engine(audio_lm, max_rows=config.rollout_rows)
         self.reference = _frozen_copy(audio_lm) if config.kl and not config.lora else None
         super().__init__(audio_lm, config, **kwargs)
-        if self.reference is not None and self.is_fsdp_enabled:
-            sharding.shard(self.reference, self.accelerator)
         self._figures: list[dict[str, float]] = []
         self._failed: dict[str, str] = {}
         """Why a question could not be asked, by its id; said once."""
         self._best = {"well_formed": 0.0, "segments": 0.0}
+
+    def _prepare_for_training(self, *arguments: Any, **more: Any) -> Any:
+        prepared = super()._prepare_for_training(*arguments, **more)
+        if self.reference is not None and self.sharding is not None:
+            self.sharding.shard(self.reference)
+        return prepared
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Roll out, reward, update; the last mini-batch's optimiser step is left to `Trainer`."""
@@ -244,7 +248,7 @@ class GrpoTrainer(PackedTrainer):
                 weights = token_weights(forward.lengths, keep, self.config.loss_mean, total).to(now.device)
                 loss, metrics = self._loss(forward, logprobs, old, weights)
                 # Processes average their gradients, where their sum is wanted: the weights count over all of them.
-                self.accelerator.backward(loss * self.accelerator.num_processes)
+                self.backward(loss * self.accelerator.num_processes, last)
             metrics |= {"loss": loss.detach(), "entropy": (weights * entropies.detach()).sum()}
             largest["ratio_max"] = max(largest["ratio_max"], float(metrics.pop("ratio_max")))
             sums = {name: sums.get(name, 0.0) + value for name, value in metrics.items()}

@@ -17,12 +17,14 @@ from torch import Tensor
 from transformers import ProgressCallback, Trainer, TrainingArguments
 
 from relisten import checkpoint, cpu, plots, records, run, sharding
+from relisten.fsdp import Fsdp2
 from relisten.losses import token_scores
 from relisten.models import load
 from relisten.models.base import AudioLM
 from relisten.optimizer import MuonWithAdamW
 from relisten.progress import not_finite
 from relisten.types import Example
+from relisten.zero import Zero3
 
 
 @dataclass
@@ -98,19 +100,35 @@ class PackedTrainer(Trainer):
         module = with_lora(audio_lm, config) if config.lora else audio_lm.module
         super().__init__(model=module, **kwargs)
         self.model_accepts_loss_kwargs = True  # the loss is divided by the whole batch's tokens, not a part's
-        if sharding.enabled() and not self.is_fsdp_enabled:
-            raise ValueError("accelerate shards models on GPUs alone; without them start with torchrun (DDP)")
-        if self.is_fsdp_enabled:
-            self.accelerator.state.fsdp_plugin.mixed_precision_policy = sharding.precision(config.bf16)
+        self.sharding: sharding.Sharding | None = None
+        if sharding.kind() == "fsdp":
+            self.sharding = Fsdp2(self.accelerator, config.bf16)
+        elif sharding.kind() == "deepspeed":
+            self.sharding = Zero3(self.accelerator)
 
     def precision(self) -> AbstractContextManager[None]:
-        """What forwards are in that Trainer does not make itself; sharded weights see to it on their own."""
-        return nullcontext() if self.is_fsdp_enabled else self.accelerator.autocast()
+        """What forwards are in that Trainer does not make itself; split weights see to it on their own."""
+        return self.accelerator.autocast() if self.sharding is None else nullcontext()
 
     def whole_weights(self) -> AbstractContextManager[None]:
-        """All weights in each process for a while, where they are sharded."""
-        plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
-        return sharding.whole(self.audio_lm, plugin is None or plugin.reshard_after_forward)
+        """All weights in each process for a while, where they are split."""
+        return nullcontext() if self.sharding is None else self.sharding.whole(self.audio_lm)
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        """Add the gradients of a part of a batch; last: DeepSpeed then makes the optimiser's step as well."""
+        self.accelerator.gradient_state._set_sync_gradients(last)
+        self.accelerator.backward(loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        """As Trainer does, but that it would look for a checkpoint of DeepSpeed's own."""
+        folder = resume_from_checkpoint if self.is_deepspeed_enabled else None
+        prepared = super()._prepare_for_training(
+            max_steps, train_dataloader, None if folder else resume_from_checkpoint
+        )
+        if folder:
+            self._load_from_checkpoint(folder)
+            self._load_optimizer_and_scheduler(folder)
+        return prepared
 
     def create_optimizer(self, model: Any = None) -> Any:
         """AdamW as transformers makes it, or Muon for matrices."""
@@ -134,35 +152,35 @@ class PackedTrainer(Trainer):
             set_peft_model_state_dict(self.model, load_file(Path(resume_from_checkpoint) / "adapter_model.safetensors"))
             return
         module, weights = self.audio_lm.module, dict[str, Any]()
-        if self.is_world_process_zero() or not self.is_fsdp_enabled:
+        if self.is_world_process_zero() or self.sharding is None:
             weights = type(module).from_pretrained(resume_from_checkpoint, local_files_only=True).state_dict()
-        if self.is_fsdp_enabled:
-            sharding.set_weights(module, weights)
-        else:
+        if self.sharding is None:
             module.load_state_dict(weights)
+        else:
+            self.sharding.set_weights(module, weights)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Weights of a checkpoint, whole whether they are sharded or not."""
-        if self.is_fsdp_enabled:
-            self._save(output_dir, state_dict=sharding.whole_weights(self.model))
-        else:
+        """Weights of a checkpoint, whole whether they are split or not."""
+        if self.sharding is None:
             super().save_model(output_dir, _internal_call)
+        else:
+            self._save(output_dir, state_dict=self.sharding.weights(self.model))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not self.is_fsdp_enabled:
+        if self.sharding is None:
             super()._save_optimizer_and_scheduler(output_dir)
             return
-        sharding.save_optimizer(self.model, self.optimizer, Path(output_dir) / "optimizer.pt", self.args.should_save)
+        memory = self.sharding.memory(self.model, self.optimizer)
         if self.args.should_save:
+            torch.save(memory, Path(output_dir) / "optimizer.pt")
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
-        folder, sharded = Path(checkpoint), bool(self.is_fsdp_enabled)
-        first = self.is_world_process_zero()
-        module = self.model if sharded else self.accelerator.unwrap_model(self.model)
-        sharding.load_optimizer(module, self.optimizer, folder / "optimizer.pt", sharded=sharded, reader=first)
+        folder, first = Path(checkpoint), self.is_world_process_zero()
+        module = self.accelerator.unwrap_model(self.model) if self.sharding is None else self.model
+        sharding.load_optimizer(self.sharding, module, self.optimizer, folder / "optimizer.pt", reader=first)
         self.lr_scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -207,7 +225,7 @@ def _head_scores(model: AudioLM, token_ids: Tensor) -> Iterator[None]:
     head = model.module.get_output_embeddings()
     wrapped = vars(head).get("forward")  # as accelerate leaves it on a model that is spread over devices
     project: Callable[[Tensor], Tensor] = head.forward
-    vocab_size = int(head.weight.shape[0])
+    vocab_size = int(head.out_features)  # of its weight, a process may hold a part
     head.forward = lambda hidden: token_scores(hidden, project, token_ids, model.banned_token_ids, vocab_size)
     try:
         yield
@@ -245,12 +263,7 @@ def check(config: TrainingConfig) -> None:
             f"there are {torch.cuda.device_count()} GPUs and one process: start with `torchrun --nproc-per-node"
             f" {torch.cuda.device_count()} -m relisten.cli train ...`, or set CUDA_VISIBLE_DEVICES=0"
         )
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
-        raise ValueError(
-            "DeepSpeed is not supported; FSDP2 splits a model as ZeRO-3 does:"
-            " accelerate launch --config-file runs/accelerate_fsdp2.yaml -m relisten.cli train ..."
-        )
-    if sharding.enabled():
+    if sharding.kind():
         sharding.check(config.optimizer, config.lora)
     if config.lora and importlib.util.find_spec("peft") is None:
         raise ValueError("lora needs peft, which is not installed: pip install 'relisten[lora]'")
@@ -291,7 +304,7 @@ def prepare(config: TrainingConfig) -> AudioLM:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # where this process's copies belong
     else:
         cpu.keep_freed_memory()
-    device = "cpu" if sharding.enabled() else "auto"  # sharded, a part of it alone goes on to a GPU
+    device = "cpu" if sharding.kind() else "auto"  # split, a part of it alone goes on to a GPU
     model: AudioLM = run.resolve(config.model)() if ":" in config.model else load(config.model, config.dtype, device)
     model.module.set_attn_implementation(config.attention)
     names = [name for name, _ in model.module.named_parameters()]
@@ -300,7 +313,7 @@ def prepare(config: TrainingConfig) -> AudioLM:
             raise ValueError(f"freeze {pattern!r}: no parameter has such a name; they are called as {names[0]}")
     for name, parameter in model.module.named_parameters():
         parameter.requires_grad = not _matches(name, (*config.freeze, *NO_GRADIENT))
-        if sharding.enabled():
+        if sharding.kind():
             parameter.data = parameter.data.contiguous()  # rows are what is split
     if not any(parameter.requires_grad for parameter in model.module.parameters()):
         raise ValueError(f"freeze {', '.join(config.freeze)}: leaves nothing to train; name fewer patterns")
@@ -343,7 +356,7 @@ def train(trainer: PackedTrainer) -> Path:
         trainer.train(resume_from_checkpoint=checkpoint.latest(Path(trainer.args.output_dir)))
     except ValueError as error:  # of a process that prepares data, it holds that process's whole traceback
         raise ValueError(str(error).rpartition("\nValueError: ")[2].strip()) from error
-    weights = sharding.whole_weights(model.module) if trainer.is_fsdp_enabled else None
+    weights = None if trainer.sharding is None else trainer.sharding.weights(model.module)
     if trainer.is_world_process_zero():
         if config.lora:
             trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
@@ -356,6 +369,9 @@ def train(trainer: PackedTrainer) -> Path:
 
 def arguments(config: TrainingConfig, model: AudioLM, **more: Any) -> TrainingArguments:
     """Our settings in transformers' words."""
+    on_cpu = model.module.device.type == "cpu"
+    if sharding.kind():  # the model is moved later; DeepSpeed trains on CPUs as well, but not where it is told to
+        on_cpu = sharding.kind() == "fsdp" and not torch.cuda.is_available()
     return TrainingArguments(
         output_dir=str(config.output / "checkpoints"),
         learning_rate=config.learning_rate,
@@ -377,6 +393,6 @@ def arguments(config: TrainingConfig, model: AudioLM, **more: Any) -> TrainingAr
         report_to=list(config.report_to),
         run_name=config.output.resolve().name,
         project="relisten",  # trackio's; W&B takes its own from WANDB_PROJECT
-        use_cpu=model.module.device.type == "cpu" and not (sharding.enabled() and torch.cuda.is_available()),
+        use_cpu=on_cpu,
         **more,
     )
