@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "relisten.rewards", "relisten.losses", "relisten.batch", "relisten.sft", "relisten.grpo",
         "relisten.training", "relisten.progress", "relisten.rollout", "relisten.checkpoint", "relisten.optimizer",
-        "relisten.data", "relisten.sharding", "relisten.questions",
+        "relisten.data", "relisten.sharding", "relisten.fsdp", "relisten.zero", "relisten.questions",
         "relisten.evals", "relisten.analysis", "relisten.localisation",
         "relisten.report", "relisten.study", "relisten.side_by_side", "relisten.plots", "relisten.comparison",
         "relisten.attention", "relisten.charts", "relisten.dynamics",

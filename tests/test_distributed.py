@@ -1,8 +1,9 @@
-"""Two processes train as one does, each with the whole model (DDP) or with half of it (FSDP2): the same weights in
-both, the same loss as one process with the whole batch."""
+"""Two processes train as one does, each with the whole model (DDP) or with half of it (FSDP2, DeepSpeed's ZeRO-3): the
+same weights in both, the same loss as one process with the whole batch."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,18 +24,31 @@ from relisten.data.scene_files import write_scenes
 from relisten.grpo import GrpoConfig, train_grpo
 from relisten.models import nano
 from relisten.sft import SftConfig, train_sft
+from relisten.zero import Zero3
 
 SHARED = {
     "steps": 2, "batch_size": 4, "device_batch_size": 2, "learning_rate": 1e-3, "bf16": False, "workers": 0,
     "save_steps": 1, "log_steps": 1, "data": "scenes/questions.jsonl", "model": "tiny",
 }  # fmt: skip
 GRPO = {"mini_batch_size": 4, "group_size": 4, "max_new_tokens": 8, "rewards": ("processes_rewards:shortness",)}
-FSDP = Path(__file__).parent.parent / "runs" / "accelerate_fsdp2.yaml"
+RUNS = Path(__file__).parent.parent / "runs"
+HOW = ["two", "fsdp", *["zero"][: sys.platform == "linux"]]  # where the tests' own extras bring DeepSpeed
+
+
+def zero() -> dict[str, str]:
+    """What `accelerate launch` makes of the ZeRO-3 file in runs/ for the processes that it starts."""
+    config = yaml.safe_load((RUNS / "accelerate_zero3.yaml").read_text())
+    assert config["distributed_type"] == "DEEPSPEED"
+    return {
+        "ACCELERATE_USE_DEEPSPEED": "true",
+        "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(RUNS.parent / config["deepspeed_config"]["deepspeed_config_file"]),
+        "DS_ACCELERATOR": "cpu",
+    }
 
 
 def sharded() -> dict[str, str]:
-    """What `accelerate launch` makes of the file in runs/ for the processes that it starts."""
-    config = yaml.safe_load(FSDP.read_text())
+    """What it makes of the FSDP2 file."""
+    config = yaml.safe_load((RUNS / "accelerate_fsdp2.yaml").read_text())
     assert config["distributed_type"] == "FSDP"
     return {"ACCELERATE_USE_FSDP": "true"} | {
         name.upper().replace("_LAYER", ""): str(value).lower() if isinstance(value, bool) else str(value)
@@ -46,17 +61,18 @@ SCRIPT = f"""
 import os
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 import torch
 from accelerate import DistributedType, PartialState
 from torch.distributed.tensor import DTensor
-from transformers import TrainerCallback
+from transformers import TrainerCallback, training_args
 from relisten import grpo, losses, progress, training
 from relisten.grpo import GrpoConfig, train_grpo
 from relisten.sft import SftConfig, train_sft
 
-def started():  # both ranks of DDP, and when they are done those of FSDP2; in each of them its name
-    for name, port, more in (("two", sys.argv[1], {{}}), ("fsdp", sys.argv[2], {sharded()!r})):
+def started():  # both ranks of DDP, and when they are done those of FSDP2 and ZeRO-3; in each of them its name
+    for name, port, more in zip({HOW!r}, sys.argv[1:], ({{}}, {sharded()!r}, {zero()!r})):
         ranks = []
         for rank in "01":
             ranks.append(os.fork())
@@ -75,12 +91,19 @@ def as_on_gpus(self, *arguments, **more):
         self.distributed_type = DistributedType.MULTI_GPU
 if name == "fsdp":  # which accelerate has for GPUs alone: it is told that these processes are on some
     PartialState.__init__ = as_on_gpus
+if name == "zero":  # the same for DeepSpeed, which itself trains on CPUs as well
+    PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
+    PartialState.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
+    training_args.is_torch_bf16_gpu_available = lambda: True
+    from deepspeed.runtime.zero import GatheredParameters
 whole = training.train
 def watched(trainer):
     folder = whole(trainer)
     parameters = list(trainer.audio_lm.module.parameters())
     assert any(isinstance(p, DTensor) for p in parameters) == (name == "fsdp")
-    mine = torch.cat([(p.full_tensor() if isinstance(p, DTensor) else p).detach().flatten() for p in parameters])
+    assert any(p.numel() < getattr(p, "ds_numel", 0) for p in parameters) == (name == "zero")
+    with GatheredParameters(parameters) if name == "zero" else nullcontext():
+        mine = torch.cat([(p.full_tensor() if isinstance(p, DTensor) else p).detach().flatten() for p in parameters])
     torch.save(mine, f"{{trainer.config.output.name}}-{{trainer.args.process_index}}.pt")
     return folder
 training.train = watched
@@ -104,12 +127,17 @@ def in_full(*arguments, **more):
     return scores
 grpo.token_logprobs_of = in_full
 stopped_once(train_grpo, GrpoConfig(output=Path(name + "-grpo"), **{SHARED!r}, **{GRPO!r}))
-if name == "fsdp":
+if name != "two":
+    begun = {{"fsdp": "two", "zero": "fsdp"}}[name]
     if os.environ["RANK"] == "0":
-        shutil.copytree("two-sft", "two-fsdp-sft", ignore=shutil.ignore_patterns("checkpoint-2", "model"))
+        shutil.copytree(begun + "-sft", begun + "-" + name + "-sft",
+                        ignore=shutil.ignore_patterns("checkpoint-2", "model"))
     torch.distributed.barrier()
-    train_sft(SftConfig(output=Path("two-fsdp-sft"), format="interleaved", **{SHARED!r}))
-    train_grpo(GrpoConfig(output=Path("fsdp-bf16"), **{SHARED | {"bf16": True}!r}, **{GRPO!r}))
+    train_sft(SftConfig(output=Path(begun + "-" + name + "-sft"), format="interleaved", **{SHARED!r}))
+    train_grpo(GrpoConfig(output=Path(name + "-bf16"), **{SHARED | {"bf16": True}!r}, **{GRPO!r}))
+if name != "fsdp":  # which makes its steps as DDP does; DeepSpeed makes them within the backward pass
+    minis = {{**{SHARED!r}, **{GRPO!r}, "steps": 3, "mini_batch_size": 2}}
+    train_grpo(GrpoConfig(output=Path(name + "-minis"), **minis))
 torch.distributed.destroy_process_group()
 """
 OWN = "def shortness(response, example):\n    return -0.01 * len(response.text)\n"
@@ -117,17 +145,18 @@ OWN = "def shortness(response, example):\n    return -0.01 * len(response.text)\
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which two processes have trained, without and with FSDP2."""
+    """A folder in which two processes have trained: with DDP, with FSDP2, with ZeRO-3."""
     folder = tmp_path_factory.mktemp("two")
     questions = write_scenes(folder / "scenes", num=8, questions=1)
     texts = [str(json.loads(line).get("cot")) for line in questions.read_text().splitlines()]
     nano.create([*texts, "user assistant <think></think><answer></answer>"] * 2, TINY).save(folder / "tiny")
     (folder / "processes_rewards.py").write_text(OWN)
     (folder / "train.py").write_text(SCRIPT)
-    with socket.socket() as free, socket.socket() as other:
-        free.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        ports = [str(one.getsockname()[1]) for one in (free, other)]
+    with contextlib.ExitStack() as stack:
+        free = [stack.enter_context(socket.socket()) for _ in HOW]
+        for one in free:
+            one.bind(("127.0.0.1", 0))
+        ports = [str(one.getsockname()[1]) for one in free]
     command = [sys.executable, "train.py", *ports]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
@@ -151,7 +180,7 @@ def figures(folder: Path, name: str) -> list[float]:
     return [row[name] for row in rows if name in row]
 
 
-@pytest.mark.parametrize("how", ["two", "fsdp"])
+@pytest.mark.parametrize("how", HOW)
 def test_two_processes_train_as_one(work: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     monkeypatch.chdir(work)
     for name in ("sft", "grpo"):
@@ -172,13 +201,28 @@ def test_two_processes_train_as_one(work: Path, monkeypatch: pytest.MonkeyPatch,
         for key, value in one.items():
             torch.testing.assert_close(other[key], value, atol=1e-5, rtol=0, msg=f"{name}: {key}")
         assert (two / "checkpoints" / "checkpoint-2" / "rng_state_1.pth").exists()
-    if how == "fsdp":
-        assert max(figures(work / "fsdp-bf16", "logprob_difference")) < 0.1
-        full, rounded = (figures(work / name, "entropy")[0] for name in ("fsdp-grpo", "fsdp-bf16"))
+    if how != "two":
+        assert max(figures(work / f"{how}-bf16", "logprob_difference")) < 0.1
+        full, rounded = (figures(work / name, "entropy")[0] for name in (f"{how}-grpo", f"{how}-bf16"))
         assert 1e-6 < abs(full - rounded) < 0.1, "bfloat16 has rounded something, and not much"
 
 
-@pytest.mark.parametrize("name", ["two-sft", "two-grpo", "fsdp-sft", "fsdp-grpo", "two-fsdp-sft"])
+@pytest.mark.skipif("zero" not in HOW, reason="the tests' extras bring DeepSpeed on Linux alone")
+def test_zero_makes_every_step_of_a_rollout(work: Path) -> None:
+    runs = [work / "two-minis", work / "zero-minis"]
+    for figure in ("loss", "ratio_max", "kl", "grad_norm", "learning_rate"):
+        two, zero = (figures(run, figure) for run in runs)
+        assert zero == pytest.approx(two, rel=1e-3, abs=1e-5), figure
+    assert max(figures(runs[0], "ratio_max")) > 1.001, "the second step of a rollout is not made"
+    two, zero = (load_file(run / "model" / "model.safetensors") for run in runs)
+    for key, value in two.items():
+        torch.testing.assert_close(zero[key], value, atol=1e-5, rtol=0, msg=key)
+
+
+RESUMED = [f"{how}-{kind}" for how in HOW for kind in ("sft", "grpo")]
+
+
+@pytest.mark.parametrize("name", [*RESUMED, "two-fsdp-sft", *["fsdp-zero-sft"][: "zero" in HOW]])
 def test_a_run_goes_on_in_other_processes_than_it_began_in(
     work: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -186,7 +230,7 @@ def test_a_run_goes_on_in_other_processes_than_it_began_in(
     kind = name.rpartition("-")[2]
     train_once(kind)
     moved = Path(name)
-    if name != "two-fsdp-sft":  # else it went on in the script, sharded
+    if name in RESUMED:  # else it went on in the script, sharded
         moved = Path(f"{name}-one")
         shutil.copytree(name, moved, ignore=shutil.ignore_patterns("checkpoint-2", "model"))
         train_once(kind, moved)
@@ -204,8 +248,9 @@ def test_a_run_goes_on_in_other_processes_than_it_began_in(
         ({"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, "fsdp_cpu_ram_efficient_loading"),
         ({"optimizer": "muon"}, "adamw"),
         ({"lora": 4}, "torchrun"),
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "FSDP2"),
         ({}, "on GPUs alone"),  # accelerate would train without sharding, and say nothing
+        (zero(), "on GPUs alone"),
+        (zero() | {"optimizer": "muon"}, "deepspeed splits"),
     ],
 )
 def test_what_does_not_work_sharded_is_said_in_one_line(
@@ -219,3 +264,20 @@ def test_what_does_not_work_sharded_is_said_in_one_line(
     with pytest.raises(ValueError, match=said) as caught:
         train_sft(SftConfig(output=tmp_path / "run", **settings))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"zero_optimization": {"stage": 2}}, "set it to 3"),
+        ({"zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"}}}, "offload_param is not supported"),
+        ({"zero_optimization": {"stage": 3}, "scheduler": {"type": "WarmupLR"}}, "scheduler in the DeepSpeed file"),
+    ],
+)
+def test_what_a_deepspeed_file_may_not_say(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], said: str
+) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(deepspeed_config=settings))
+    with pytest.raises(ValueError, match=said):
+        Zero3(SimpleNamespace(state=state))

@@ -23,9 +23,10 @@ class Zero3:
 
     def __init__(self, accelerator: Any) -> None:
         """Raises ValueError on stages and settings that are not supported."""
+        unset_hf_deepspeed_config()  # else transformers would split whatever it loads from now on
         self.accelerator = accelerator
         self.plugin = accelerator.state.deepspeed_plugin
-        if self.plugin is None:
+        if self.plugin is None or not dist.is_initialized():
             raise ValueError("accelerate starts DeepSpeed on GPUs alone; without them start with torchrun (DDP)")
         zero = self.plugin.deepspeed_config["zero_optimization"]
         if zero.get("stage") != 3:
@@ -36,7 +37,6 @@ class Zero3:
         for name in ("optimizer", "scheduler"):
             if name in self.plugin.deepspeed_config:
                 raise ValueError(f"{name} in the DeepSpeed file: leave it out; the run's own settings decide")
-        unset_hf_deepspeed_config()  # else transformers would split whatever it loads from now on
 
     def shard(self, model: AudioLM) -> None:
         """See `Sharding`."""
