@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -126,6 +127,12 @@ def test_a_name_is_no_formula() -> None:
     figure = Figure()
     figure.subplots().set_title(r"$\frac$")
     assert "<svg" in charts.svg(figure)
+
+
+def test_the_papers_mean_over_modalities_stands_beside_own(folders: list[Path]) -> None:
+    plain = row(read_runs(folders)[0], PAPER["D"])
+    rings = [charts.svg(charts.accuracy_figure([replace(plain, macro=macro)])) for macro in (None, 0.5)]
+    assert ["mean of modalities" in text for text in rings] == [False, True]
 
 
 def test_the_command_writes_page_markdown_and_charts(

@@ -74,22 +74,26 @@ def _look(index: int) -> dict[str, Any]:
 
 
 def accuracy_figure(rows: Sequence[Row]) -> Figure:
-    """Each run's accuracy with its interval; guessing as a tick, the paper's row as a ring."""
+    """Each run's accuracy with its interval; guessing as a tick, the paper's row as a ring.
+
+    The paper's figure is a mean over modalities: a run's own, where it has one, stands beside it as a diamond.
+    """
     figure, [axis] = _axes(0.9 + 0.32 * len(rows))
     for place, r in enumerate(rows):
         _point(axis, r.accuracy, place, r.interval, _look(place))
         axis.plot([r.chance], [place], "|", color="#555555", markersize=13, label="guessing" if not place else None)
-    for place, r in enumerate(rows):
-        if r.paper:
-            first = not any(x.paper for x in rows[:place])
-            label = "the paper's row" if first else None
-            axis.plot([r.paper.accuracy], [place], "o", mfc="none", mec="#555555", markersize=8, label=label)
+    for mark, label, found in (
+        ("o", "the paper's row", {place: r.paper.accuracy for place, r in enumerate(rows) if r.paper}),
+        ("D", "mean of modalities, as in the paper", {n: r.macro for n, r in enumerate(rows) if r.paper and r.macro}),
+    ):
+        if found:
+            axis.plot(list(found.values()), list(found), mark, mfc="none", mec="#555555", markersize=8, label=label)
     axis.set_yticks(range(len(rows)), [r.name for r in rows])
     axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.set_xlim(-0.01, 1.01)
     axis.set_xlabel("accuracy, 95 % interval")
     axis.grid(axis="y", visible=False)
-    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8, frameon=False)
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8, frameon=False)
     return figure
 
 
