@@ -39,6 +39,15 @@ def write_run(folder: Path, answers: list[dict[str, Any]]) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("format", ["3", "[1]", '"sung"'])
+def test_a_format_that_there_is_not_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str) -> None:
+    run = write_run(tmp_path / "run", [answer("a")])
+    records.write_atomic(run / "config.json", f'{{"format": {format}}}')
+    for command in (["analyse", str(run)], ["report", str(run), "--out", str(tmp_path / "r.html")]):
+        assert relisten(command) == 2
+        assert "config.json: no format" in capsys.readouterr().err
+
+
 def test_time_heard_twice_is_the_overlap() -> None:
     assert overlap_rate([Segment(0, 2), Segment(1, 3)]) == pytest.approx(1 - 3 / 4)
     assert overlap_rate([Segment(0, 2), Segment(0, 2)]) == 0.5

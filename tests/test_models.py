@@ -105,6 +105,8 @@ def broken(folder: Path, thinker: Path, what: str) -> str | Path:
         (folder / "config.json").unlink()
     elif what == "config is not JSON":
         (folder / "config.json").write_text("{")
+    elif what == "config is a list":
+        (folder / "config.json").write_text("[]")
     elif what == "unknown type":
         (folder / "config.json").write_text('{"model_type": "martian"}')
     elif what == "odd type":
@@ -142,7 +144,8 @@ def broken(folder: Path, thinker: Path, what: str) -> str | Path:
 @pytest.mark.parametrize(
     ("what", "hint"),
     [
-        ("no config", "config.json"), ("config is not JSON", "config.json"), ("unknown type", "martian"),
+        ("no config", "config.json"), ("config is not JSON", "config.json"),
+        ("config is a list", "config.json"), ("unknown type", "martian"),
         ("odd type", "not supported"), ("no weights", "safetensors"), ("garbage", "cannot be loaded"),
         ("cut off", "cannot be loaded"), ("some missing", "2 weights are missing"), ("other shape", "lm_head"),
         ("no tokenizer", "tokenizer"), ("no extractor", "feature extractor"), ("prompts", "prompts.json"),

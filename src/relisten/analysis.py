@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,8 +57,11 @@ class Run:
 
     @property
     def format(self) -> Format:
-        """How the answers reason."""
-        return cast(Format, self.config.get("format", "interleaved"))
+        """How the answers reason. Raises ValueError where the settings name no such format."""
+        found = self.config.get("format", "interleaved")
+        if found not in get_args(Format):
+            raise ValueError(f"{self.folder / 'config.json'}: no format {found!r}; mend or remove it")
+        return cast(Format, found)
 
     @property
     def unfinished(self) -> str:

@@ -26,7 +26,7 @@ def load(name: str | Path = "nano", dtype: str = "auto", device: str = "auto", d
     folder = find(name)
     try:
         model_type = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
-    except (OSError, KeyError, ValueError):
+    except (OSError, KeyError, TypeError, ValueError):
         raise ValueError(f"{folder}: no config.json with a model_type; a model folder has one beside its weights")
     module_name = str(model_type).removesuffix("_thinker")
     try:
