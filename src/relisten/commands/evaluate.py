@@ -40,11 +40,13 @@ def eval_file(
     samples: Annotated[int, ASKING] = 1,
     shuffle: Annotated[int | None, ASKING] = None,
     shard: Annotated[str, ASKING] = "0/1",
-    max_new_tokens: Annotated[int, LIMITS] = 512,
+    max_new_tokens: Annotated[int, LIMITS] = 2048,
     max_listens: Annotated[int, LIMITS] = 8,
     min_segment: Annotated[float, LIMITS] = 0.2,
     max_seconds: Annotated[float, LIMITS] = MAX_SECONDS,
     temperature: Annotated[float, SAMPLING] = 0.0,
+    top_p: Annotated[float, SAMPLING] = 1.0,
+    top_k: Annotated[int, SAMPLING] = 0,
     seed: Annotated[int, SAMPLING] = 0,
     max_rows: Annotated[int, MACHINE] = 32,
     device: Annotated[str, MACHINE] = "auto",
@@ -94,6 +96,10 @@ def eval_file(
         Longest recording taken.
     temperature
         0 is greedy.
+    top_p
+        Sample from the likeliest tokens that together have this probability.
+    top_k
+        Sample from this many likeliest tokens; 0 is off.
     seed
         Of the sampling.
     max_rows
@@ -111,8 +117,8 @@ def eval_file(
     if benchmark is not None and not allow_missing:
         _check_recordings(examples)
     options = {
-        "format": format, "temperature": temperature, "seed": seed, "max_new_tokens": max_new_tokens,
-        "max_listens": max_listens, "min_segment": min_segment,
+        "format": format, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed,
+        "max_new_tokens": max_new_tokens, "max_listens": max_listens, "min_segment": min_segment,
     }  # fmt: skip
     config, loaded = load(model, options, device=device, dtype=dtype)
     check(examples, config, asking, max_rows)
