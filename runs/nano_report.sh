@@ -18,3 +18,12 @@ runs() { for name in "$@"; do echo "$folder/$name"; done; }
 relisten analyse $(runs own grounded conditioned) --attention 24 --model "$model" --out "$folder/analysis"
 relisten report $(runs own grounded conditioned other silence random neighbour off oracle) --examples 1 \
   --title "nano on 1,152 held-out questions" --out docs/nano-report/report.html
+
+# Longer ones: 8 to 16 s.
+relisten scenes "$folder/longer" --num 600 --questions 2 --seed 700000 --split heldout \
+  --min-seconds 8 --max-seconds 16 --max-gap 2.5 --max-events 7
+for format in interleaved grounded conditioned; do
+  relisten eval "$folder/longer/questions.jsonl" "$folder/longer-$format" --model "$model" --format "$format"
+done
+relisten compare $(runs grounded own)
+relisten compare $(runs longer-grounded longer-interleaved)

@@ -134,14 +134,13 @@ def eval_file(
     left = {} if benchmark is None else benchmark.left_out(path.parent)
     found = {"questions": str(path), "max_rows": max_rows, "not_asked": left, **hashes}
     write_summary(out / "summary.json", result | found)
-    console = terminal.console()
-    console.print(shown(result, _title(path, model, config.format, asking), format))
+    terminal.console().print(shown(result, _title(path, model, config.format, asking), format))
+    notes = [f"{path.name}: sha256 {hashes[f'sha256 of {path.name}']}"]
     if left:
-        told = ", ".join(f"{num:,} {reason}" for reason, num in left.items())
-        console.print(f"not asked, and in no figure: {told}", soft_wrap=True)
-    console.print(f"{path.name}: sha256 {hashes[f'sha256 of {path.name}']}", soft_wrap=True)
+        notes.insert(0, f"not asked, and in no figure: {', '.join(f'{n:,} {reason}' for reason, n in left.items())}")
     if benchmark is not None and shard == "0/1":
-        console.print(_handed_in(benchmark, path, answers, out, failed), soft_wrap=True)
+        notes.append(_handed_in(benchmark, path, answers, out, failed))
+    terminal.console().print("\n".join(notes), soft_wrap=True)
     return int(result["rows"]["all"]["errors"] > 0)
 
 

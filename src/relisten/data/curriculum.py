@@ -18,7 +18,7 @@ import numpy as np
 
 from relisten.audio import crop
 from relisten.data.questions import caption, heard, make_questions, name, segment
-from relisten.data.scenes import Bank, bank, make_scene
+from relisten.data.scenes import Bank, SceneConfig, bank, make_scene
 from relisten.models import nano
 from relisten.models.base import AudioLM
 from relisten.types import Audio, Clip, Event, Example, Format, Segment
@@ -35,9 +35,14 @@ RL_SCENES = 5_000_000
 
 
 def nano_scene(index: int) -> tuple[Clip, Bank, np.random.Generator]:
-    """A scene of nano's world, from training's waveforms."""
+    """A scene of nano's world, from training's waveforms; every second one is longer: 8 to 16 s, dense or sparse."""
     sounds, seed = bank("train"), TRAINING_SEED + index
-    return make_scene(seed, sounds), sounds, np.random.default_rng([seed, 41])
+    config = SceneConfig()
+    if index % 2:
+        drawn = np.random.default_rng([seed, 53])
+        seconds = float(drawn.uniform(8.0, 16.0))
+        config = SceneConfig(seconds, seconds, max_events=round(seconds / 2), max_gap=float(drawn.uniform(0.9, 3.5)))
+    return make_scene(seed, sounds, config), sounds, np.random.default_rng([seed, 41])
 
 
 def clip_rows(index: int, scene: Scene = nano_scene) -> list[Row]:
