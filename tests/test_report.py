@@ -129,6 +129,12 @@ def test_a_name_is_no_formula() -> None:
     assert "<svg" in charts.svg(figure)
 
 
+def test_a_run_whose_name_begins_with_an_underscore_stands_in_the_legend(folders: list[Path]) -> None:
+    [grouped] = [replace(row(run), name="_mine") for run in read_runs(folders)[:1]]
+    figure = charts.groups_figure([grouped], next(iter(grouped.groups)))
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [" _mine"]
+
+
 def test_the_papers_mean_over_modalities_stands_beside_own(folders: list[Path]) -> None:
     plain = row(read_runs(folders)[0], PAPER["D"])
     rings = [charts.svg(charts.accuracy_figure([replace(plain, macro=macro)])) for macro in (None, 0.5)]

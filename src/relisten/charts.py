@@ -62,6 +62,11 @@ def _plain(figure: Figure) -> None:
         text.set_parse_math(False)
 
 
+def _label(name: str) -> str:
+    """A name as a legend shows it: matplotlib leaves out those that begin with an underscore."""
+    return f" {name}" if name.startswith("_") else name
+
+
 def _axes(height: float, columns: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height))
@@ -107,7 +112,7 @@ def groups_figure(rows: Sequence[Row], dimension: str) -> Figure:
         for place, name in enumerate(names):
             if name in found:
                 y = place + (index - (len(rows) - 1) / 2) * step
-                label = r.name if name == next(iter(found)) else None
+                label = _label(r.name) if name == next(iter(found)) else None
                 _point(axis, found[name].accuracy, y, found[name].interval, _look(index), label)
     axis.set_yticks(range(len(names)), [f"{name} (n {_count(rows, dimension, name)})" for name in names])
     axis.set_ylim(len(names) - 0.5, -0.5)
@@ -144,7 +149,7 @@ def bins_figure(analyses: Sequence[Analysis], which: str) -> Figure:
         y = [b.accuracy for b in bins]
         spread = [[a - b.interval[0] for a, b in zip(y, bins, strict=True)],
                   [b.interval[1] - a for a, b in zip(y, bins, strict=True)]]  # fmt: skip
-        axis.errorbar(x, y, yerr=np.maximum(spread, 0), linewidth=1.3, capsize=2, label=run, **_look(index))
+        axis.errorbar(x, y, yerr=np.maximum(spread, 0), linewidth=1.3, capsize=2, label=_label(run), **_look(index))
     axis.set_xticks(range(len(names)), names)
     axis.set_xlim(-0.5, max(len(names) - 0.5, 0.5))
     axis.set_ylim(-0.02, 1.02)
@@ -164,9 +169,9 @@ def listening_figure(analyses: Sequence[Analysis]) -> Figure:
     for index, a in enumerate(shown):
         shares = [sum(n for k, n in a.counts.items() if min(k, most) == count) / a.num for count in range(most + 1)]
         places = np.arange(most + 1) + (index - (len(shown) - 1) / 2) * width
-        left.bar(places, shares, width * 0.92, color=COLOURS[index % len(COLOURS)], label=a.name)
+        left.bar(places, shares, width * 0.92, color=COLOURS[index % len(COLOURS)], label=_label(a.name))
         if a.timeline and a.references * a.num >= FEW:
-            right.plot(_middles(), a.timeline, linewidth=1.5, label=a.name, **_look(index))
+            right.plot(_middles(), a.timeline, linewidth=1.5, label=_label(a.name), **_look(index))
     gold = next((a.timeline_gold for a in shown if a.timeline_gold), None)
     if gold:
         right.plot(_middles(), gold, color="#777777", linestyle=":", linewidth=1.5, label="labelled events")
@@ -200,11 +205,11 @@ def attention_figure(curves: Sequence[AttentionCurve], least: int = 3) -> Figure
         length = int((c.num >= least).sum())
         steps, colour = np.arange(1, length + 1), COLOURS[index % len(COLOURS)]
         again = 100 * c.shares[:length, 1]
-        total = 100 * c.shares[:length, 0] + again
-        axis.plot(steps, total, color=colour, linewidth=1.6, label=f"{c.name}: all audio (n {c.num.max(initial=0)})")
+        total, name = 100 * c.shares[:length, 0] + again, _label(c.name)
+        axis.plot(steps, total, color=colour, linewidth=1.6, label=f"{name}: all audio (n {c.num.max(initial=0)})")
         if again.any():
             axis.plot(steps, again, color=colour, linewidth=1.3, linestyle="--",
-                      label=f"{c.name}: heard again")  # fmt: skip
+                      label=f"{name}: heard again")  # fmt: skip
     if longest > 25:
         axis.plot([25, longest], [5, 5], color="#777777", linestyle=":", label="Echo's paper: text reasoning, below")
     axis.axhspan(10, 14, color="#777777", alpha=0.18, linewidth=0, label="Echo's paper: with re-listening")

@@ -202,16 +202,16 @@ def _row(answers: Sequence[Record], failed: Failed) -> dict[str, Any]:
     """A line of a table; accuracies are None where the right answers are withheld."""
     t = tally(answers, failed)
     sure = {
-        "accuracy": round(t.accuracy, 4),
-        "interval": [round(x, 4) for x in t.interval],
-        "over_answered": round(t.over_answered, 4),
-        "exact": round(t.exact / t.num, 4) if t.num else 0.0,
-        "first_choice": round(t.first_choice, 4),
+        "accuracy": round(t.accuracy, 6),
+        "interval": [round(x, 6) for x in t.interval],
+        "over_answered": round(t.over_answered, 6),
+        "exact": round(t.exact / t.num, 6) if t.num else 0.0,
+        "first_choice": round(t.first_choice, 6),
     }
     return {
         "n": t.num,
         **(sure if t.known else dict.fromkeys(sure)),
-        "chance": round(t.chance, 4),
+        "chance": round(t.chance, 6),
         "answered": t.counts["answered"],
         "unparsed": t.counts["unparsed"],
         "refused": t.counts["refused"],
