@@ -435,6 +435,21 @@ def test_the_command_scores_and_exports(tmp_path: Path, capsys: pytest.CaptureFi
     assert run(["score", str(one), "--questions", str(questions), "--export-to", "x"]) == 2
 
 
+def test_shards_are_scored_together_wherever_their_files_lay(tmp_path: Path) -> None:
+    """Two machines have the same questions and weights in other places; other questions are another run."""
+    folders = [tmp_path / str(which) for which in range(2)]
+    for which, folder in enumerate(folders):
+        folder.mkdir()
+        written(folder / "answers.jsonl", [record("bell", id=f"q{which}")])
+        settings = {"questions": f"/disk{which}/q.jsonl", "model": f"/disk{which}/m", "shard": f"{which}/2"}
+        (folder / "config.json").write_text(json.dumps(settings | {"sha256 of q.jsonl": "1"}))
+    assert len(read_predictions(folders).records) == 2
+    for changed, words in (({"sha256 of q.jsonl": "2"}, "sha256 of q.jsonl differs"), ({}, "model differs")):
+        (folders[1] / "config.json").write_text(json.dumps({"model": "m", "shard": "1/2"} | changed))
+        with pytest.raises(ValueError, match=words):
+            read_predictions(folders)
+
+
 def test_both_files_of_a_comparison_have_their_predictions_under_the_key(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
