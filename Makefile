@@ -23,7 +23,7 @@ check: $(VENV)/installed-dev  ## lint, formatting, types
 	$(BIN)/mypy
 
 bench: $(VENV)/installed  ## measure the engine beside the naive loop
-	$(BIN)/relisten bench engine
+	$(BIN)/python -m benchmarks.engine
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -16,8 +16,8 @@ from pathlib import Path
 from time import process_time
 
 from relisten.audio import load
-from relisten.data import ears
 from relisten.data.kinds import spoken
+from relisten.data.offline import ears
 from relisten.data.sources import scenes
 from relisten.types import Event, Segment
 

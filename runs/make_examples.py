@@ -14,8 +14,8 @@ import numpy as np
 
 from relisten import records
 from relisten.audio import save
-from relisten.data.questions import make_question
-from relisten.data.scenes import Bank, SceneConfig, bank, make_scene
+from relisten.data.worlds.questions import make_question
+from relisten.data.worlds.scenes import Bank, SceneConfig, bank, make_scene
 
 OUT = Path(__file__).parent.parent / "examples"
 KINDS = ("word", "after", "before", "count", "detail", "word")

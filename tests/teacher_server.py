@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from relisten.data.rules import Rules
+from relisten.data.offline.rules import Rules
 
 Fault = Callable[[int, list[dict[str, str]]], str]
 """(number of the request, messages) -> what goes wrong with it; empty: nothing."""

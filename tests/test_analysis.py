@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from relisten import analysis, charts, records
-from relisten.analysis import Run, analyse, attention_curve, overlap_rate, read_run, read_runs
+from relisten import records
 from relisten.cli import run as relisten
-from relisten.comparison import compare
-from relisten.dynamics import Series, dynamics_table, panels, read_metrics
+from relisten.evals import analysis
+from relisten.evals.analysis import Run, analyse, attention_curve, overlap_rate, read_run, read_runs
+from relisten.evals.comparison import compare
+from relisten.reports import charts
+from relisten.reports.dynamics import Series, dynamics_table, panels, read_metrics
 from relisten.types import Segment
 
 

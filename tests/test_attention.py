@@ -11,14 +11,15 @@ import pytest
 import torch
 from conftest import make_example
 
-from relisten import attention, records
-from relisten.analysis import Run
-from relisten.attention import PARTS, attention_of_run, attention_shares, parts
+from relisten import records
 from relisten.audio import save
-from relisten.batch import Encoded, encode
-from relisten.engine import GenerationConfig
+from relisten.engine.engine import GenerationConfig
+from relisten.evals import attention
+from relisten.evals.analysis import Run
+from relisten.evals.attention import PARTS, attention_of_run, attention_shares, parts
 from relisten.evals.runner import evaluate
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
+from relisten.training.batch import Encoded, encode
 from relisten.types import Audio, Example
 
 COT = "A siren <seg>0.5, 1.5</seg>, then a dog <seg>2.0, 3.1</seg>, yes"

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from relisten.audio import save
-from relisten.batch import Encoded, encode, pack, replay, response_text
-from relisten.losses import sft_loss
+from relisten.engine.operations import crop
+from relisten.engine.sampling import token_logprobs
 from relisten.models import nano
 from relisten.models.base import pad_features
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
-from relisten.operations import crop
-from relisten.sampling import token_logprobs
+from relisten.training.batch import Encoded, encode, pack, replay, response_text
+from relisten.training.losses import sft_loss
 from relisten.types import Audio, Example
 
 COT = "The bell is at <seg>0.5, 1.2</seg>, a bell. Then <seg>1.4, 2.0</seg> with a cow."

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from relisten import bench
+from benchmarks import engine as bench
 from relisten.models import nano
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from conftest import make_example
 
-from relisten.bench_eval import _table, measure
-from relisten.engine import GenerationConfig
+from benchmarks.evaluation import _table, measure
+from relisten.engine.engine import GenerationConfig
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
 
 

@@ -9,14 +9,15 @@ import pytest
 import torch
 from tqdm import tqdm
 
-from relisten.batch import Encoded, replay
-from relisten.bench_steps import MEMORY, OneAtATime, Steps, Work, examples, peak_bytes, plain, script, tiny
+from benchmarks.training import commands
+from benchmarks.training_steps import MEMORY, OneAtATime, Steps, Work, examples, peak_bytes, plain, script, tiny
 from relisten.cli import run
-from relisten.engine import GenerationConfig
+from relisten.engine.engine import GenerationConfig
+from relisten.engine.operations import crop
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
-from relisten.operations import crop
-from relisten.sft import collate
-from relisten.training import token_logprobs_of
+from relisten.training.batch import Encoded, replay
+from relisten.training.sft import collate
+from relisten.training.trainer import token_logprobs_of
 from relisten.types import Audio
 
 WORK = Work(questions=1, group_size=3, seconds=5.0, segments=2, sampled=24)
@@ -76,7 +77,7 @@ def test_the_engine_and_the_loop_do_the_same_in_a_step(rows: list[list[Encoded]]
 
 
 def test_quick_gives_tables_a_file_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["bench", "train", "--quick", "--out", str(tmp_path / "f.json"), "--plot", str(tmp_path / "f.png")]) == 0
+    assert run(["--quick", "--out", str(tmp_path / "f.json"), "--plot", str(tmp_path / "f.png")], commands) == 0
     result = json.loads((tmp_path / "f.json").read_text())
     assert set(result["ratios"]) == {"rollout", "step", "sft"} and set(result["memory"]) == set(MEMORY)
     assert min(result["memory"].values()) > 0
@@ -89,5 +90,5 @@ def test_quick_gives_tables_a_file_and_a_picture(tmp_path: Path, capsys: pytest.
 
 
 def test_a_wrong_number_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["bench", "train", "--repeats", "0"]) == 2
+    assert run(["--repeats", "0"], commands) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -13,8 +13,7 @@ import pytest
 from relisten import models, records
 from relisten.audio import save
 from relisten.cli import run
-from relisten.evals import mmar, mmau, mmau_pro
-from relisten.evals.benchmarks import BENCHMARKS, missing
+from relisten.evals.benchmarks import BENCHMARKS, missing, mmar, mmau, mmau_pro
 from relisten.evals.figures import groups
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
 from relisten.types import Audio

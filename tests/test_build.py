@@ -14,7 +14,7 @@ from test_describe import needs_ears, serving
 from relisten.audio import load
 from relisten.data.build import BuildConfig, build
 from relisten.data.export import read_set
-from relisten.data.scene_files import write_scenes
+from relisten.data.worlds.scene_files import write_scenes
 from relisten.types import Clip, Event
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -106,7 +106,7 @@ def test_ones_own_events_and_a_server_that_describes(tmp_path: Path) -> None:
 def test_a_describing_server_that_fails_is_asked_again_another_day(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Path
 ) -> None:
-    monkeypatch.setattr("relisten.data.describe.RETRIES", 0)
+    monkeypatch.setattr("relisten.data.describers.RETRIES", 0)
     with serving(status=503) as (url, _):
         made = built(tmp_path, "folder", plain, describer=f"{url}#tiny")
         assert made["files"]["sft.jsonl"] == 0
@@ -130,7 +130,7 @@ def test_what_describing_takes_counts_in_the_budget(tmp_path: Path, plain: Path)
 def test_requests_that_a_client_sends_again_by_itself_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Path
 ) -> None:
-    monkeypatch.setattr("relisten.data.describe.RETRIES", 1)
+    monkeypatch.setattr("relisten.data.describers.RETRIES", 1)
     with serving(status=503) as (url, _):
         made = built(tmp_path, "folder", plain, describer=f"{url}#tiny")
     assert made["calls"]["describe"]["attempts"] == 2 * made["calls"]["describe"]["failed"]

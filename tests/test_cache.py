@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from relisten.cache import ROUND, Prefix, Slab, Window
+from relisten.engine.cache import ROUND, Prefix, Slab, Window
 
 HEADS, WIDTH, LAYERS = 2, 4, 2
 CPU = torch.device("cpu")

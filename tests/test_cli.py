@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from benchmarks.engine import ScriptedEngine
 from relisten import audio, cli, models
-from relisten.bench import ScriptedEngine
 from relisten.commands import ask as ask_command
 from relisten.commands.ask import ask
-from relisten.engine import GenerationConfig
+from relisten.engine.engine import GenerationConfig
 from relisten.models.base import AudioLM
 
 ANSWER = (
@@ -69,7 +69,7 @@ def says(model: AudioLM, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Non
             def __init__(self, model: AudioLM) -> None:
                 super().__init__(model, lambda index, sample: lambda n: ids[n] if n < len(ids) else None)
 
-        monkeypatch.setattr("relisten.engine.Engine", Engine)
+        monkeypatch.setattr("relisten.engine.engine.Engine", Engine)
         monkeypatch.setattr("relisten.commands.ask_many.Engine", Engine)
         monkeypatch.setattr(models, "load", lambda *args, **kwargs: model)
 
@@ -289,7 +289,7 @@ def test_many_questions_without_out_go_to_stdout(run: Run, questions: Path, says
         (["ask", "gone.jsonl"], "gone.jsonl"),
         (["ask", "x.jsonl", "q"], "leave out yours"),
         (["ask", "bad\x1b[31m\nname.wav", "q"], "no such file"),
-        (["bench", "engin"], "did you mean 'engine'?"),
+        (["data", "buil"], "did you mean 'build'?"),
     ],
 )
 def test_mistakes_give_one_line_and_exit_code_2(run: Run, recording: Path, tokens: list[str], said: str) -> None:
@@ -412,7 +412,7 @@ def test_doctor_finds_a_model_usable_or_not(run: Run, says: Callable[[str], None
     assert code == 1
     assert "no such folder" in " ".join(out.split())
     says(ANSWER)
-    monkeypatch.setattr("relisten.answer.Engine", lambda model, max_rows: __import__("relisten").engine.Engine(model))
+    monkeypatch.setattr("relisten.engine.answer.Engine", lambda model, max_rows: __import__("relisten").Engine(model))
     code, out, _ = run("doctor")
     assert code == 0, out
     assert "torch" in out
@@ -422,7 +422,7 @@ def test_doctor_finds_a_model_usable_or_not(run: Run, says: Callable[[str], None
 def test_doctor_names_the_extra_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib import metadata
 
-    from relisten import doctor
+    from relisten.commands import installed as doctor
 
     real = metadata.version
 

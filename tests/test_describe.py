@@ -18,9 +18,10 @@ import soundfile
 
 from relisten import cli
 from relisten.audio import load
-from relisten.data import describe, ears
+from relisten.data import describers as describe
 from relisten.data.checks import cot_fault
 from relisten.data.compose import Draft
+from relisten.data.offline import ears
 from relisten.models.base import AudioLM
 from relisten.types import Audio, Clip, Event
 

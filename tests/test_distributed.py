@@ -20,11 +20,11 @@ import yaml
 from safetensors.torch import load_file
 from tiny import TINY
 
-from relisten.data.scene_files import write_scenes
-from relisten.grpo import GrpoConfig, train_grpo
+from relisten.data.worlds.scene_files import write_scenes
 from relisten.models import nano
-from relisten.sft import SftConfig, train_sft
-from relisten.zero import Zero3
+from relisten.training.grpo import GrpoConfig, train_grpo
+from relisten.training.sft import SftConfig, train_sft
+from relisten.training.sharding.zero import Zero3
 
 SHARED = {
     "steps": 2, "batch_size": 4, "device_batch_size": 2, "learning_rate": 1e-3, "bf16": False, "workers": 0,
@@ -67,9 +67,9 @@ import torch
 from accelerate import DistributedType, PartialState
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, training_args
-from relisten import grpo, losses, progress, training
-from relisten.grpo import GrpoConfig, train_grpo
-from relisten.sft import SftConfig, train_sft
+from relisten.training import grpo, losses, progress, trainer as training
+from relisten.training.grpo import GrpoConfig, train_grpo
+from relisten.training.sft import SftConfig, train_sft
 
 def started():  # both ranks of DDP, and when they are done those of FSDP2 and ZeRO-3; in each of them its name
     for name, port, more in zip({HOW!r}, sys.argv[1:], ({{}}, {sharded()!r}, {zero()!r})):

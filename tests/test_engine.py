@@ -14,16 +14,16 @@ import torch
 from conftest import make_audio, make_example, make_model
 
 import relisten
-from relisten.answer import ask, chosen
+from benchmarks.engine import ScriptedEngine
 from relisten.audio import save
-from relisten.bench import ScriptedEngine
-from relisten.engine import Engine, Finished, GenerationConfig, Heard, Refused, Text, audible
+from relisten.engine.answer import ask, chosen
+from relisten.engine.engine import Engine, Finished, GenerationConfig, Heard, Refused, Text, audible
+from relisten.engine.naive import Script, naive
+from relisten.engine.operations import crop, slow
+from relisten.engine.row import ANSWER_TOKENS
+from relisten.engine.sampling import choose, token_logprobs
 from relisten.models import nano
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
-from relisten.naive import Script, naive
-from relisten.operations import crop, slow
-from relisten.row import ANSWER_TOKENS
-from relisten.sampling import choose, token_logprobs
 from relisten.types import Audio, Example, Format, Segment, Trace
 
 CONFIG = GenerationConfig(max_new_tokens=160)
@@ -154,7 +154,7 @@ def test_a_row_depends_on_its_own_seed_alone(model: Qwen2_5Omni) -> None:
 
 
 def test_the_cache_stays_within_its_bound(model: Qwen2_5Omni, monkeypatch: pytest.MonkeyPatch) -> None:
-    from relisten import cache
+    from relisten.engine import cache
 
     cells: list[int] = []
     grown = cache.Slab.reserve

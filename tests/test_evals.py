@@ -17,20 +17,20 @@ import numpy as np
 import pytest
 from conftest import make_audio
 
+from benchmarks.engine import ScriptedEngine
 from relisten import models, records, tags
-from relisten.analysis import read_run
 from relisten.audio import save
-from relisten.bench import ScriptedEngine
+from relisten.choices import is_right
 from relisten.commands.ask import ask
-from relisten.commands.evaluate import eval_file
-from relisten.engine import GenerationConfig
+from relisten.commands.eval import eval_file
+from relisten.engine.engine import GenerationConfig
+from relisten.engine.row import audible
 from relisten.evals import figures, runner
+from relisten.evals.analysis import read_run
 from relisten.evals.hearing import Hearing, Hears, Recording, asked_as, hearing
 from relisten.evals.predictions import read_predictions
 from relisten.evals.runner import Asking
-from relisten.evals.scoring import is_right
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
-from relisten.row import audible
 from relisten.types import Audio, Example, Segment, Trace
 
 
@@ -345,7 +345,7 @@ def test_answers_do_not_depend_on_how_many_recordings_are_in_memory(
     examples = [Example(f"q{i}", tmp_path / f"{i}.wav", "Which?", ("a", "b"), "a") for i in range(5)]
     config = GenerationConfig(max_new_tokens=6)
     whole = answers(model, examples, tmp_path / "whole.jsonl", config, Asking(hears))
-    monkeypatch.setattr("relisten.answer.BLOCK", 2)
+    monkeypatch.setattr("relisten.engine.answer.BLOCK", 2)
     assert answers(model, examples, tmp_path / "blocks.jsonl", config, Asking(hears)) == whole
 
 

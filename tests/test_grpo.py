@@ -19,17 +19,17 @@ import torch
 from safetensors.torch import load_file
 from tiny import TINY
 
-from relisten import training
-from relisten.bench import ScriptedEngine
-from relisten.data.scene_files import write_scenes
-from relisten.engine import Engine
-from relisten.grpo import Forward, GrpoConfig, GrpoTrainer, train_grpo
+from benchmarks.engine import ScriptedEngine
+from relisten.data.worlds.scene_files import write_scenes
+from relisten.engine.engine import Engine
 from relisten.models import load, nano
 from relisten.models.base import AudioLM
-from relisten.progress import Report
-from relisten.questions import Questions, read_questions, together
-from relisten.rollout import Rollout
-from relisten.training import token_logprobs_of
+from relisten.training import trainer as training
+from relisten.training.grpo import Forward, GrpoConfig, GrpoTrainer, train_grpo
+from relisten.training.progress import Report
+from relisten.training.questions import Questions, read_questions, together
+from relisten.training.rollout import Rollout
+from relisten.training.trainer import token_logprobs_of
 
 REWARD = "def shortness(response, example):\n    return -0.01 * len(response.text) + (response.answer is not None)\n"
 TEXTS = ["<think>it is <seg>0.5, 1.5</seg>, so <seg>2.0, 2.6</seg> then</think><answer>bell</answer>user assistant"]
@@ -354,7 +354,7 @@ def test_a_collapse_is_said_once(work: Path, tmp_path: Path, capsys: pytest.Capt
         ({"group_size": 1}, "group_size"),
         ({"temperature": 0.0}, "greedy"),
         ({"rewards": ("nothing",)}, "there are format"),
-        ({"data": "relisten.data.curriculum:rl_rows", "steps": -1}, "give `steps`"),
+        ({"data": "relisten.data.worlds.curriculum:rl_rows", "steps": -1}, "give `steps`"),
         ({"loss_mean": "sum"}, "loss_mean"),
         ({"lora": 4, "lora_modules": ("*.nothing",)}, "no layer"),
         ({"report_to": ("nowhere_at_all",)}, "there are tensorboard, wandb, trackio"),
@@ -375,7 +375,7 @@ def test_the_head_is_given_back(work: Path) -> None:
 
 
 def test_questions_made_on_the_fly_are_the_same_each_time() -> None:
-    from relisten.data.curriculum import rl_rows
+    from relisten.data.worlds.curriculum import rl_rows
 
     [one], [again], [other] = rl_rows(3), rl_rows(3), rl_rows(4)
     assert one.cot is None and one.answer in one.choices and one.id != other.id

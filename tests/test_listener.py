@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relisten import tags
-from relisten.listener import MAX_INSIDE, Action, Force, Hear, Listener, Refuse, Stop
+from relisten.engine.listener import MAX_INSIDE, Action, Force, Hear, Listener, Refuse, Stop
 from relisten.types import Segment
 
 

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from relisten import losses
-from relisten.losses import group_advantages, grpo_loss, sft_loss, token_scores, token_weights
-from relisten.sampling import choose, token_logprobs
+from relisten.engine.sampling import choose, token_logprobs
+from relisten.training import losses
+from relisten.training.losses import group_advantages, grpo_loss, sft_loss, token_scores, token_weights
 
 
 def test_advantages_are_relative_to_the_group() -> None:

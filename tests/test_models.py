@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
 import relisten
-from relisten.cache import Prefix, Slab, Window
+from relisten.engine.cache import Prefix, Slab, Window
 from relisten.models import nano
 from relisten.models.base import Prompts, lay_out_for_cpu
 from relisten.models.qwen2_5_omni import Qwen2_5Omni, pick_device

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from relisten.audio import RATE
-from relisten.data import music
+from relisten.data.offline import music
 
 NOISE = np.random.default_rng(0).normal(size=8 * RATE) * 0.003
 

@@ -11,11 +11,11 @@ import torch
 from transformers import AutoTokenizer, Qwen2_5OmniThinkerForConditionalGeneration, WhisperFeatureExtractor
 
 from relisten import records
-from relisten.answer import ask
-from relisten.engine import Engine, GenerationConfig
+from relisten.choices import is_right
+from relisten.engine.answer import ask
+from relisten.engine.engine import Engine, GenerationConfig
 from relisten.evals.figures import mean_iou
 from relisten.evals.runner import evaluate
-from relisten.evals.scoring import is_right
 from relisten.models import load
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
 from relisten.types import Audio
@@ -78,9 +78,9 @@ def test_batches_streams_and_samples_agree(nano: Qwen2_5Omni) -> None:
 
 
 def test_recorded_log_probabilities_are_those_of_one_plain_forward(nano: Qwen2_5Omni) -> None:
-    from relisten.batch import Encoded, pack
-    from relisten.operations import crop
-    from relisten.sampling import token_logprobs
+    from relisten.engine.operations import crop
+    from relisten.engine.sampling import token_logprobs
+    from relisten.training.batch import Encoded, pack
 
     example = records.read_examples(EXAMPLES / "questions.jsonl")[0]
     [[trace]] = Engine(nano).generate([example], GenerationConfig(temperature=1.0))

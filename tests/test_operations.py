@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from relisten import audio
-from relisten.operations import Operation, band, crop, slow
+from relisten.engine.operations import Operation, band, crop, slow
 from relisten.types import Audio, Segment
 
 RATE = 16_000

@@ -15,9 +15,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relisten import page as pages
 from relisten import tags
-from relisten.answer import Answer, answered
+from relisten.engine.answer import Answer, answered
+from relisten.reports import answer_page as pages
 from relisten.types import Audio, Listen, Refusal, Segment, Trace
 
 DURATION = 6.0

@@ -22,12 +22,13 @@ from teacher_server import COMPLETION_TOKENS, PROMPT_TOKENS, TeacherServer, serv
 
 from relisten import records
 from relisten.cli import run
-from relisten.data import export, leakage, stats
+from relisten.data import export, leakage
 from relisten.data.build import BuildConfig, build
 from relisten.data.export import SETS
 from relisten.data.pipeline import fingerprint
 from relisten.data.route import Funnel, route
 from relisten.data.store import Call, Store
+from relisten.reports import data_stats as stats
 from relisten.types import Audio, Clip, Event
 
 LABELS = ("dog", "bell", "horn", "rain", "siren", "knock", "tone", "crow", "saw", "owl", "goat", "drum")

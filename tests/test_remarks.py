@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from relisten.data import phrases
-from relisten.data.asking import SOLVERS, Asked, Heard, Step
 from relisten.data.checks import words
-from relisten.data.drawing import draw
-from relisten.data.remarks import OTHERS, facts, remarks, ruled_out, seconds
-from relisten.data.rules import STYLES, chain
+from relisten.data.offline import phrases
+from relisten.data.offline.asking import SOLVERS, Asked, Heard, Step
+from relisten.data.offline.drawing import draw
+from relisten.data.offline.remarks import OTHERS, facts, remarks, ruled_out, seconds
+from relisten.data.offline.rules import STYLES, chain
 from relisten.types import Event
 
 DOG = Event("dog", 1.0, 1.4, {"level": -1.0})

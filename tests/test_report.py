@@ -14,11 +14,14 @@ import pytest
 from matplotlib.figure import Figure
 from test_analysis import answer
 
-from relisten import charts, records, report_examples, report_page
-from relisten.analysis import read_runs
+from relisten import records
 from relisten.audio import save
 from relisten.cli import run as relisten
-from relisten.report import PAPER, Table, html_table, markdown_table, results_table, row, terminal_table
+from relisten.evals.analysis import read_runs
+from relisten.reports import charts
+from relisten.reports import examples as report_examples
+from relisten.reports import page as report_page
+from relisten.reports.tables import PAPER, Table, html_table, markdown_table, results_table, row, terminal_table
 from relisten.types import Audio
 
 EVIL = "<script>alert(1)</script> | `x`"

@@ -9,11 +9,12 @@ from dataclasses import replace
 import pytest
 from conftest import make_example
 
-from relisten import rewards
-from relisten.bench import ScriptedEngine
-from relisten.engine import GenerationConfig
+from benchmarks.engine import ScriptedEngine
+from relisten.engine.engine import GenerationConfig
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
-from relisten.rewards import (
+from relisten.tags import parse
+from relisten.training import rewards
+from relisten.training.rewards import (
     TracedResponse,
     accuracy,
     confidence,
@@ -25,7 +26,6 @@ from relisten.rewards import (
     segment,
     traced,
 )
-from relisten.tags import parse
 from relisten.types import Example, Format, Listen, Refusal, Segment, Trace
 
 EXAMPLE = Example("a", make_example().audio, "What?", ("two knocks", "a dog"), "two knocks")
@@ -200,4 +200,4 @@ def test_whatever_a_model_writes_is_judged(model: Qwen2_5Omni, tokens: Sequence[
 
 def test_two_rewards_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="of that name already"):
-        rewards.find(["accuracy", "relisten.rewards:accuracy"])
+        rewards.find(["accuracy", "relisten.training.rewards:accuracy"])

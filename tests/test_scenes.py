@@ -11,9 +11,9 @@ import pytest
 import soundfile
 
 from relisten import records, tags
-from relisten.data.questions import KINDS, make_question, make_questions, segment
-from relisten.data.scene_files import write_scenes
-from relisten.data.scenes import SceneConfig, bank, fitted, make_scene
+from relisten.data.worlds.questions import KINDS, make_question, make_questions, segment
+from relisten.data.worlds.scene_files import write_scenes
+from relisten.data.worlds.scenes import SceneConfig, bank, fitted, make_scene
 from relisten.types import Audio, Clip, Event, Example
 
 

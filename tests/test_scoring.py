@@ -17,13 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relisten import records
+from relisten.choices import is_right
 from relisten.cli import run
 from relisten.evals import figures
 from relisten.evals.benchmarks import BENCHMARKS, export
 from relisten.evals.paired import bootstrap, mcnemar, paired
 from relisten.evals.predictions import read_predictions
 from relisten.evals.reading import answer_text, read_choice, status
-from relisten.evals.scoring import iou, is_right, wilson, word_match
+from relisten.evals.scoring import wilson, word_match
+from relisten.segments import iou
 from relisten.types import Segment
 
 # --- the rule ---------------------------------------------------------------------------------------------------------

@@ -20,13 +20,13 @@ import yaml
 from safetensors.torch import load_file
 from tiny import TINY
 
-from relisten import training
-from relisten.checkpoint import latest, prune, staged
 from relisten.cli import app
-from relisten.data.scene_files import write_scenes
+from relisten.data.worlds.scene_files import write_scenes
 from relisten.models import load, nano
-from relisten.optimizer import Muon, MuonWithAdamW
-from relisten.sft import SftConfig, read_rows, train_sft
+from relisten.training import trainer as training
+from relisten.training.checkpoint import latest, prune, staged
+from relisten.training.optimizer import Muon, MuonWithAdamW
+from relisten.training.sft import SftConfig, read_rows, train_sft
 
 
 @pytest.fixture(scope="module")
@@ -158,8 +158,8 @@ def test_muon_takes_the_matrices_and_restores_its_memory() -> None:
     [
         ({"batch_size": 3}, "not a multiple"),
         ({"data": "nowhere.jsonl"}, "nowhere.jsonl"),
-        ({"data": "relisten.data.curriculum:base_rows", "steps": -1}, "give `steps`"),
-        ({"data": "relisten.data.curriculum:nothing"}, "nothing"),
+        ({"data": "relisten.data.worlds.curriculum:base_rows", "steps": -1}, "give `steps`"),
+        ({"data": "relisten.data.worlds.curriculum:nothing"}, "nothing"),
         ({"model": "nowhere/at/all"}, "no such folder"),
         ({"optimizer": "sgd"}, "optimizer"),
     ],

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from relisten import side_by_side
+from studies.echo import side_by_side
 
 
 def touch(folder: Path, name: str, *before: str) -> None:
@@ -63,7 +63,7 @@ def test_a_process_that_is_killed_is_told_in_one_line(tmp_path: Path) -> None:
 
 def test_processes_end_when_the_first_is_killed(tmp_path: Path) -> None:
     lines = (
-        "import sys\nfrom functools import partial\nfrom pathlib import Path\nfrom relisten import side_by_side\n"
+        "import sys\nfrom functools import partial\nfrom pathlib import Path\nfrom studies.echo import side_by_side\n"
         "import test_side_by_side as here\n"
         "if __name__ == '__main__':\n"
         "    folder = Path(sys.argv[1])\n"

@@ -10,8 +10,8 @@ import pytest
 import soundfile
 
 from relisten.audio import load
-from relisten.data import synth
-from relisten.data.sounds import COLUMNS, SHIPPED, Sound, for_split, load_bank
+from relisten.data.worlds import synth
+from relisten.data.worlds.sounds import COLUMNS, SHIPPED, Sound, for_split, load_bank
 
 LICENCES = {"CC0-1.0", "CC-BY-3.0", "CC-BY-SA-3.0", "MIT"}
 VALUES = [(label, value) for label, (_, values) in synth.KINDS.items() for value in values]

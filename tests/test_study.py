@@ -10,20 +10,22 @@ from types import ModuleType
 
 import pytest
 
-from relisten import cli, study, tags
-from relisten.commands import study as study_command
-from relisten.commands.study import read
-from relisten.data import curriculum, small_world
-from relisten.data.questions import heard, segment
-from relisten.data.scenes import bank, make_scene
-from relisten.localisation import _names, located
+from relisten import cli, tags
+from relisten.data.worlds import curriculum
+from relisten.data.worlds.questions import heard, segment
+from relisten.data.worlds.scenes import bank, make_scene
 from relisten.models import load
-from relisten.study import STAGES, StudyConfig, check, gate, train
 from relisten.types import Clip, Event
+from studies.echo import __main__ as study_command
+from studies.echo import study
+from studies.echo import world as small_world
+from studies.echo.__main__ import read
+from studies.echo.localisation import _names, located
+from studies.echo.study import STAGES, StudyConfig, check, gate, train
 
 
 def test_the_shipped_study_can_be_used() -> None:
-    config = read(Path(__file__).parent.parent / "runs" / "study.yaml")
+    config = read(Path(study.__file__).parent / "study.yaml")
     check(config)
     assert config.output == Path("out/study") and config.grpo["group_size"] == 8
 
@@ -56,7 +58,7 @@ def test_settings_that_cannot_be_used_are_one_line(
 ) -> None:
     settings = tmp_path / "study.yaml"
     settings.write_text(text + "\n")
-    assert cli.run(["study", str(settings), "--output", str(tmp_path / "out")]) == 2
+    assert cli.run([str(settings), "--output", str(tmp_path / "out")], study_command.commands) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert words in line
     assert not (tmp_path / "out").exists()
@@ -75,11 +77,11 @@ def test_rows_are_named_on_the_command_line_too(
     monkeypatch.setattr(study_command, "make", lambda config: asked.append(config.rows) or sys.exit(7))
     settings = tmp_path / "study.yaml"
     settings.write_text("rows: [A]\n")
-    command = ["study", str(settings), "--output", str(tmp_path / "out"), "--rows"]
+    command = [str(settings), "--output", str(tmp_path / "out"), "--rows"]
     with pytest.raises(SystemExit):
-        cli.run([*command, "B, D,B'"])
+        cli.run([*command, "B, D,B'"], study_command.commands)
     assert asked == [("B", "D", "B'")]
-    assert cli.run([*command, "B,X"]) == 2
+    assert cli.run([*command, "B,X"], study_command.commands) == 2
     assert "there is no row 'X'" in capsys.readouterr().err
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from test_analysis import answer
 
-from relisten import records, study_report
-from relisten.study import ARMS, StudyConfig, arm_folder, arms_of, located_file, stages_of
+from relisten import records
+from studies.echo import report as study_report
+from studies.echo.study import ARMS, StudyConfig, arm_folder, arms_of, located_file, stages_of
 
 HEARD = {"heard": [[0.5, 1.0]], "named": [[0.5, 1.0]], "gold": [[0.4, 1.0]], "duration": 2.0, "seconds": 0.5}
 
@@ -38,7 +39,7 @@ def section(markdown: str, title: str) -> str:
 
 def test_rows_differences_and_seeds(tmp_path: Path) -> None:
     config = StudyConfig(output=tmp_path, seeds=2, side_seeds=1, gentle={"steps": 1})
-    html, *_ = study_report.write(config, study(tmp_path, config), "relisten study x")
+    html, *_ = study_report.write(config, study(tmp_path, config), "python -m studies.echo x")
     text = html.with_suffix(".md").read_text()
     rows = section(text, "Rows")
     assert all(f"| {key} | {arm.title}" in rows for key, arm in ARMS.items() if not arm.control)
@@ -56,7 +57,7 @@ def test_rows_differences_and_seeds(tmp_path: Path) -> None:
 
 def test_a_study_of_some_rows_has_no_empty_sections(tmp_path: Path) -> None:
     config = StudyConfig(output=tmp_path, seeds=1, rows=("A", "CF"))
-    html, *_ = study_report.write(config, study(tmp_path, config), "relisten study x")
+    html, *_ = study_report.write(config, study(tmp_path, config), "python -m studies.echo x")
     text = html.with_suffix(".md").read_text()
     assert "## Rows" in text and "## By kind of question" in text
     assert "## Controls" not in text and "## What decides" not in text and "## During RL" not in text
@@ -64,7 +65,7 @@ def test_a_study_of_some_rows_has_no_empty_sections(tmp_path: Path) -> None:
 
 def test_rows_for_which_nothing_is_trained(tmp_path: Path) -> None:
     config = StudyConfig(output=tmp_path, seeds=2, rows=("nano", "nano grounded"))
-    html, *_ = study_report.write(config, study(tmp_path, config, located=False), "relisten study x")
+    html, *_ = study_report.write(config, study(tmp_path, config, located=False), "python -m studies.echo x")
     text = html.with_suffix(".md").read_text()
     assert "nano was made beside the study" in section(text, "Rows") and "## How it was made" not in text
 
@@ -74,7 +75,7 @@ def test_a_study_on_the_other_base_alone(tmp_path: Path) -> None:
     assert [*stages_of(config, 0)] == ["clips", "base-mid", "cold-mid", "rl-echo-gentle"]
     [folder] = study(tmp_path, config, located=False)
     records.write_atomic(located_file(folder, "base-mid"), '{"located": 0.7}')
-    html, *_ = study_report.write(config, [folder], "relisten study x")
+    html, *_ = study_report.write(config, [folder], "python -m studies.echo x")
     assert "Events that base-mid locates by name, within 0.2 s: 0.70." in html.with_suffix(".md").read_text()
     assert "D gentle" not in arms_of(StudyConfig(), 0) and "D mid" in arms_of(StudyConfig(), 0)
 

@@ -16,9 +16,9 @@ from teacher_server import Fault, serving
 
 from relisten import tags
 from relisten.data import checks, compose, judge, teachers
-from relisten.data.asking import SOLVERS, Heard, right
-from relisten.data.drawing import draw
-from relisten.data.rules import Rules
+from relisten.data.offline.asking import SOLVERS, Heard, right
+from relisten.data.offline.drawing import draw
+from relisten.data.offline.rules import Rules
 from relisten.data.store import Call
 from relisten.data.teachers import Endpoint, Recorded, open_teacher, retry_after
 from relisten.types import Audio, Clip, Event

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from relisten.commands.terminal import Typist
-from relisten.strip import draw
+from relisten.reports.strip import draw
 from relisten.types import Audio, Listen, Refusal, Segment
 
 ANSWER = "<think>The bell <seg>1.2, 1.9</seg>, a voice <seg>3.0, 3.5</seg>.</think><answer>green</answer>"

@@ -12,10 +12,11 @@ import pytest
 import torch
 from tiny import TINY
 
-from relisten import cpu, training
-from relisten.doctor import _device
+from relisten import cpu
+from relisten.commands.installed import _device
 from relisten.models import load, nano
-from relisten.sft import SftConfig
+from relisten.training import trainer as training
+from relisten.training.sft import SftConfig
 
 FAULTS = """
 import resource, torch

@@ -10,13 +10,13 @@ __version__ = "0.1.0"
 # Where each public name lives: imported when first used, so that `import relisten` does not import torch.
 _HOME = {
     "Audio": "relisten.types:Audio",
-    "Engine": "relisten.engine:Engine",
+    "Engine": "relisten.engine.engine:Engine",
     "Example": "relisten.types:Example",
-    "GenerationConfig": "relisten.engine:GenerationConfig",
+    "GenerationConfig": "relisten.engine.engine:GenerationConfig",
     "Response": "relisten.types:Response",
     "Segment": "relisten.types:Segment",
     "Trace": "relisten.types:Trace",
-    "ask": "relisten.answer:ask",
+    "ask": "relisten.engine.answer:ask",
     "load": "relisten.models:load",
     "load_audio": "relisten.audio:load",
 }

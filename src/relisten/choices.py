@@ -21,3 +21,10 @@ def chosen(answer: str | None, choices: Sequence[str]) -> str | None:
     longest = max((len(c.strip()) for c in found), default=0)
     best = [c for c in found if len(c.strip()) == longest]
     return best[0] if len(best) == 1 else None
+
+
+def is_right(prediction: str | None, answer: str | None) -> bool:
+    """Whether an answer is the right one as a text; case and blanks at the ends do not count."""
+    if prediction is None or answer is None:
+        return False
+    return prediction.strip().casefold() == answer.strip().casefold()

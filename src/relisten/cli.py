@@ -39,12 +39,12 @@ app.command(
     help="Ask a question about a recording (or many, from a JSONL).",
 )
 app.command(
-    "relisten.data.scene_files:write_scenes",
+    "relisten.data.worlds.scene_files:write_scenes",
     name="scenes",
     help="Mix scenes of sounds at exact times, with questions.",
 )
 app.command(
-    "relisten.commands.evaluate:eval_file",
+    "relisten.commands.eval:eval_file",
     name="eval",
     usage="Usage: relisten eval QUESTIONS|mmar|mmau-mini|mmau|mmau-pro OUT [OPTIONS]",
     help="Answer a benchmark, or questions whose answers are known, and score.",
@@ -62,12 +62,6 @@ app.command(
     name="report",
     usage="Usage: relisten report RUN... [OPTIONS]",
     help="Put runs on one page: tables, charts, examples to listen to.",
-)
-app.command(
-    "relisten.commands.study:study",
-    name="study",
-    usage="Usage: relisten study SETTINGS.yaml [OPTIONS]",
-    help="Make the paper's ablation at a small scale, from nothing.",
 )
 
 
@@ -106,14 +100,16 @@ data.command("relisten.commands.data_files:show", name="show", help="Show one ex
 data.command("relisten.commands.data_files:validate", name="validate", help="Name every bad line of a JSONL.")
 app.command(data)
 app.command("relisten.commands.doctor:doctor", name="doctor", help="Say what is installed and whether a model answers.")
-bench = App(name="bench", help="Measure, side by side.")
-bench.command("relisten.bench:engine", name="engine", help="The engine beside the naive loop that re-reads everything.")
-bench.command("relisten.bench_eval:evaluation", name="eval", help="A file's questions: engine beside usual script.")
-bench.command("relisten.bench_train:train", name="train", help="A step of GRPO and of SFT beside the usual ways.")
-app.command(bench)
 
 
-def main(tokens: Sequence[str] | None = None) -> None:
+def standalone(function: Callable[..., int], name: str) -> App:
+    """One typed function as a command line of its own, for `main` or `run`: a script with the manners of `relisten`."""
+    single = App(name=name, suppress_keyboard_interrupt=False, default_parameter=lists, help_format="markdown")
+    single.default(function)
+    return single
+
+
+def main(tokens: Sequence[str] | None = None, commands: App = app) -> None:
     """The `relisten` script."""
     # Closed by the caller (`>&-`), they are None, which every print would have to know.
     nowhere = Path(os.devnull).open("w")  # noqa: SIM115
@@ -121,18 +117,20 @@ def main(tokens: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without ♪ shows ?, and no traceback
-    sys.exit(run(sys.argv[1:] if tokens is None else tokens))
+    sys.exit(run(sys.argv[1:] if tokens is None else tokens, commands))
 
 
-def run(tokens: Sequence[str]) -> int:
+def run(tokens: Sequence[str], commands: App = app) -> int:
     """Run one command; the exit code. A user's mistake gives one line on stderr, and code 2."""
     given = list(tokens)
     debug = "--debug" in given or os.environ.get("RELISTEN_DEBUG", "0") not in ("", "0")
     given = [token for token in given if token != "--debug"]
     try:
         if HELP & set(given):
-            _tell_all([token for token in given if token not in HELP])
-        code = app(given, exit_on_error=False, print_error=False, result_action="print_non_int_return_int_as_exit_code")
+            _tell_all([token for token in given if token not in HELP], commands)
+        code = commands(
+            given, exit_on_error=False, print_error=False, result_action="print_non_int_return_int_as_exit_code"
+        )
         sys.stdout.flush()
         return int(code)
     except KeyboardInterrupt:
@@ -142,7 +140,7 @@ def run(tokens: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except CycloptsError as error:
-        return _fail(error, debug, _wrong_usage)
+        return _fail(error, debug, lambda e: _wrong_usage(e, commands.name[0]))
     except ImportError as error:
         return _fail(error.__cause__ or error, debug, lambda e: f"{e}; `relisten doctor` says what to install")
     except (ValueError, OSError, MemoryError) as error:
@@ -153,9 +151,9 @@ def run(tokens: Sequence[str]) -> int:
         return _fail(error, debug)
 
 
-def _tell_all(tokens: Sequence[str]) -> None:
+def _tell_all(tokens: Sequence[str], commands: App) -> None:
     """A command's own page gives its whole docstring; lists of commands, which import none, the lines above."""
-    _, apps, _ = app.parse_commands(tokens)
+    _, apps, _ = commands.parse_commands(tokens)
     if apps[-1].default_command is not None:
         apps[-1].help = None
 
@@ -169,9 +167,9 @@ def _fail(error: BaseException, debug: bool, explain: Callable[[Any], str] = str
     return USAGE_ERROR
 
 
-def _wrong_usage(error: CycloptsError) -> str:
+def _wrong_usage(error: CycloptsError, name: str) -> str:
     """What cyclopts says, and where to read on."""
-    names = ["relisten", *(error.command_chain or [])]
+    names = [name, *(error.command_chain or [])]
     if isinstance(error, UnknownCommandError):
         # Cyclopts would import every command to suggest one.
         given = (error.unused_tokens or [""])[0]

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relisten import records
-from relisten.analysis import Analysis, AttentionCurve, Run, read_runs, to_json, write_attention
-from relisten.analysis import analyse as analyse_run
-from relisten.commands.terminal import console
-from relisten.dynamics import dynamics_table, read_metrics
-from relisten.report import Table, attention_table, bins_table, listening_table, terminal_table
+from relisten.evals.analysis import Analysis, AttentionCurve, Run, read_runs, to_json, write_attention
+from relisten.evals.analysis import analyse as analyse_run
+from relisten.reports.dynamics import dynamics_table, read_metrics
+from relisten.reports.tables import Table, attention_table, bins_table, listening_table, terminal_table
+from relisten.reports.text import console
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,7 +79,7 @@ def _tables(analyses: Sequence[Analysis], curves: Sequence[AttentionCurve]) -> d
 
 
 def _watch(run: Run, num: int, model: str | None, device: str, dtype: str) -> AttentionCurve:
-    from relisten.attention import attention_of_run
+    from relisten.evals.attention import attention_of_run
     from relisten.models import load
 
     name = model or str(run.config.get("model", "nano"))
@@ -89,7 +89,7 @@ def _watch(run: Run, num: int, model: str | None, device: str, dtype: str) -> At
 
 
 def _draw(analyses: Sequence[Analysis], curves: Sequence[AttentionCurve], trained: Sequence[Path], out: Path) -> None:
-    from relisten import charts
+    from relisten.reports import charts
 
     figures: dict[str, Figure] = {}
     if any(a.references for a in analyses):

@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import json as jsonlib
 import os
-import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Group, Parameter
+from cyclopts import Parameter
 
-from relisten.commands.terminal import named_seconds
+from relisten.commands.options import LIMITS, MACHINE, MAX_SECONDS, OUTPUT, SAMPLING, as_json, command_line, load
+from relisten.reports.text import console
 from relisten.types import Audio, Format
 
 if TYPE_CHECKING:
-    from relisten.answer import Answer
-    from relisten.engine import GenerationConfig
+    from relisten.engine.answer import Answer
+    from relisten.engine.engine import GenerationConfig
     from relisten.models.base import AudioLM
-
-MAX_SECONDS = 600.0
-OUTPUT = Parameter(group=Group("Output", sort_key=1))
-SAMPLING = Parameter(group=Group("Sampling", sort_key=2))
-LIMITS = Parameter(group=Group("Limits", sort_key=3))
-MACHINE = Parameter(group=Group("Machine", sort_key=4))
 
 
 def ask(
@@ -121,15 +114,15 @@ def ask(
     else:
         from relisten.commands import terminal
 
-        console = terminal.console()
-        terminal.show_answer(console, answer, choices)
-        terminal.show_strip(console, recording, answer.trace.listens[1:])
+        out_console = console()
+        terminal.show_answer(out_console, answer, choices)
+        terminal.show_strip(out_console, recording, answer.trace.listens[1:])
     if html is not None:  # after the answer, which a page that cannot be written must not take along
-        from relisten.page import write_page
+        from relisten.reports.answer_page import write_page
 
         write_page(html, answer, recording, question, choices, name=audio.name, model=model, command=command_line())
     if not json:
-        terminal.show_seconds(console, answer.seconds, html)
+        terminal.show_seconds(console(), answer.seconds, html)
     return 0 if answer.answer is not None else 1
 
 
@@ -151,20 +144,6 @@ def _load_audio(path: Path, max_seconds: float) -> Audio:
     return audio.load(path, max_seconds=max_seconds)
 
 
-def load(model: str, options: dict[str, Any], device: str, dtype: str) -> tuple[GenerationConfig, AudioLM]:
-    """The options, checked, and the model; a spinner on stderr while it loads."""
-    from relisten.commands.terminal import console, printable
-
-    with console(stderr=True).status(f"loading {printable(model)} …"):
-        from transformers.utils.logging import disable_progress_bar
-
-        from relisten import models
-        from relisten.engine import GenerationConfig
-
-        disable_progress_bar()
-        return GenerationConfig(**options), models.load(model, device=device, dtype=dtype)
-
-
 def _stream(
     model: AudioLM,
     recording: Audio,
@@ -175,9 +154,9 @@ def _stream(
     quiet: bool,
 ) -> Answer:
     """Answer one question; unless quiet, print the reasoning as it comes."""
-    from relisten.answer import answered
-    from relisten.commands.terminal import Typist, console
-    from relisten.engine import Engine, Finished, Heard, Refused, Text
+    from relisten.commands.terminal import Typist
+    from relisten.engine.answer import answered
+    from relisten.engine.engine import Engine, Finished, Heard, Refused, Text
     from relisten.types import Example
 
     typist = None if quiet else Typist(console())
@@ -198,40 +177,3 @@ def _stream(
         elif isinstance(event, Refused):
             typist.refused(event.refusal)
     raise AssertionError("the stream ended without Finished")
-
-
-def as_json(answer: Answer) -> dict[str, Any]:
-    """Everything about one answer, ready for JSON. `tokens` add up to the trace's length."""
-    trace = answer.trace
-    inserted = sum(listen.num_tokens for listen in trace.listens[1:])
-    sampled = sum(trace.sampled)
-    return {
-        "answer": answer.answer,
-        "choice": answer.choice,
-        "response": {
-            "text": answer.response.text,
-            "think": answer.response.think,
-            "well_formed": answer.response.well_formed,
-        },
-        "segments": [
-            {"start": listen.segment.start, "end": listen.segment.end, "operation": listen.operation}
-            | {"at": listen.at, "num_tokens": listen.num_tokens}
-            for listen in trace.listens[1:]
-        ],
-        "refusals": [asdict(refusal) for refusal in trace.refusals],
-        "finish": trace.finish,
-        "tokens": {
-            "prompt": trace.num_prompt,
-            "sampled": sampled,
-            "forced": len(trace.token_ids) - trace.num_prompt - sampled - inserted,
-            "audio": inserted,
-        },
-        "seconds": {name: round(value, 4) for name, value in named_seconds(answer.seconds).items()},
-    }
-
-
-def command_line(tokens: Sequence[str] | None = None) -> str:
-    """The command as it was typed, quoted for a shell."""
-    import shlex
-
-    return shlex.join(["relisten", *(sys.argv[1:] if tokens is None else tokens)])

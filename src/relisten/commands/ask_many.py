@@ -13,11 +13,11 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from relisten import audio, records
-from relisten.answer import answer_each, answered
-from relisten.commands.ask import as_json, load
-from relisten.commands.terminal import console
-from relisten.engine import Engine, GenerationConfig
-from relisten.evals.scoring import is_right
+from relisten.choices import is_right
+from relisten.commands.options import as_json, load
+from relisten.engine.answer import answer_each, answered
+from relisten.engine.engine import Engine, GenerationConfig
+from relisten.reports.text import console
 from relisten.types import Example
 
 Line = dict[str, Any]

@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 from relisten import records
-from relisten.analysis import Run, read_run, told_apart
-from relisten.commands.terminal import console
-from relisten.comparison import compare as compare_runs
-from relisten.comparison import to_json
+from relisten.evals.analysis import Run, read_run, told_apart
+from relisten.evals.comparison import compare as compare_runs
+from relisten.evals.comparison import to_json
 from relisten.evals.figures import Failed
 from relisten.evals.predictions import read_predictions
-from relisten.report import comparison_tables, terminal_table
+from relisten.reports.tables import comparison_tables, terminal_table
+from relisten.reports.text import console
 
 
 def compare(
@@ -52,7 +52,7 @@ def compare(
     if found.only_a or found.only_b:
         console().print(f"left out: {found.only_a} questions that only A has, {found.only_b} that only B has")
     if out is not None:
-        from relisten import charts
+        from relisten.reports import charts
 
         records.write_atomic(out / "comparison.json", json.dumps(to_json(found), indent=2) + "\n")
         for dimension, changes in found.by.items():

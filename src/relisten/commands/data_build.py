@@ -9,9 +9,9 @@ from cyclopts import Parameter
 from rich.table import Table
 from rich.text import Text
 
-from relisten.commands.terminal import console, printable
 from relisten.data.build import BuildConfig
 from relisten.data.build import build as run_build
+from relisten.reports.text import console, printable
 
 
 def build(
@@ -127,7 +127,7 @@ def stats(folder: Path, /, *, html: Path | None = None) -> None:
     html
         Where to put the page; by default FOLDER/report.html.
     """
-    from relisten.data import stats as measured
+    from relisten.reports import data_stats as measured
 
     found = measured.read(folder)
     page = html or folder / "report.html"

@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.text import Text
 
 from relisten import audio, records, tags
-from relisten.commands.ask import MAX_SECONDS
-from relisten.commands.terminal import Typist, console, printable, span
+from relisten.commands.options import MAX_SECONDS
+from relisten.commands.terminal import Typist
 from relisten.data.checks import IDENTIFIER, MIN_SECONDS, SLACK
-from relisten.strip import draw
+from relisten.reports.strip import draw
+from relisten.reports.text import console, printable, span
 from relisten.types import Audio, Event, Example, Listen, Response, Segment, Trace
 
 
@@ -40,7 +41,7 @@ def show(file: Path, id: str, /, *, html: Path | None = None, max_seconds: float
         raise ValueError(f"{file}: {example.id} names no recording; give it an audio_path")
     heard = audio.load(example.audio, max_seconds=max_seconds)
     if html is not None:
-        from relisten.page import write_page
+        from relisten.reports.answer_page import write_page
 
         name, told = example.audio.name, example.question or f"What is known of {example.id}"
         write_page(html, _answer(example, events, texts, heard), heard, told, example.choices, name)
@@ -122,7 +123,7 @@ def _label(event: Event, duration: float, width: int) -> Text:
 
 def _answer(example: Example, events: Sequence[Event], texts: Mapping[str, str], heard: Audio) -> Any:
     """The example as the page shows answers: its chain, then labels and descriptions; each label can be played."""
-    from relisten.answer import Answer
+    from relisten.engine.answer import Answer
 
     labels = [f"{event.label} <seg>{event.start:.2f}, {event.end:.2f}</seg>" for event in events]
     parts = [example.cot or "", "Labels: " + "; ".join(labels) if labels else ""]

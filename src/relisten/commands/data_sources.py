@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from relisten.commands.terminal import console
 from relisten.data import sources
+from relisten.reports.text import console
 
 
 def list_sources(*, root: Path | None = None) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from relisten.commands.terminal import console, printable
-from relisten.doctor import Finding, examine
+from relisten.commands.installed import Finding, examine
+from relisten.reports.text import console, printable
 
 MARKS = {"good": ("✓", "green"), "missing": ("–", "yellow"), "bad": ("✗", "bold red")}
 

@@ -8,10 +8,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from relisten.analysis import Run, read_attention, read_runs
-from relisten.commands.ask import command_line
-from relisten.commands.terminal import console
-from relisten.report import PAPER, PaperRow, row, short_table, terminal_table
+from relisten.commands.options import command_line
+from relisten.evals.analysis import Run, read_attention, read_runs
+from relisten.reports.tables import PAPER, PaperRow, row, short_table, terminal_table
+from relisten.reports.text import console
 
 
 def report(
@@ -45,7 +45,7 @@ def report(
         raise ValueError(f"--out {out}: name a file that ends in .html")
     if examples < 0:
         raise ValueError(f"--examples {examples}: must not be negative")
-    from relisten import report_page
+    from relisten.reports import page as report_page
 
     found = read_runs(runs)
     papers = _papers(paper, found)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from relisten.commands import terminal
-from relisten.commands.accuracy import shown
 from relisten.evals.benchmarks import BENCHMARKS, export
 from relisten.evals.figures import Failed, summary, write_summary
 from relisten.evals.predictions import read_predictions
+from relisten.reports.accuracy import shown
+from relisten.reports.text import console
 
 
 def score(
@@ -53,13 +53,13 @@ def score(
         raise ValueError("--export-as, --export-to and --questions go together")
     given = read_predictions(files, questions, key)
     result = summary(given.records, given.format, failed)
-    console = terminal.console()
-    console.print(shown(result, f"{files[0].name} · {given.key}", given.format))
+    screen = console()
+    screen.print(shown(result, f"{files[0].name} · {given.key}", given.format))
     for note in given.notes:
-        console.print(note, soft_wrap=True)
+        screen.print(note, soft_wrap=True)
     if out is not None:
         write_summary(out, result | {"key": given.key, "notes": given.notes})
     if export_as is not None and export_to is not None and questions is not None:
         without = export(BENCHMARKS[export_as], questions, given.records, export_to, failed)
-        console.print(f"{export_to}: written, {without} without an answer", soft_wrap=True)
+        screen.print(f"{export_to}: written, {without} without an answer", soft_wrap=True)
     return 0

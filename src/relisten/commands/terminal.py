@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,42 +10,15 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from relisten.strip import colour, draw
-from relisten.types import Audio, Listen, Refusal, Segment
+from relisten.reports.strip import colour, draw
+from relisten.reports.text import FINISHES, named_seconds, printable, span
+from relisten.types import Audio, Listen, Refusal
 
 if TYPE_CHECKING:
-    from relisten.answer import Answer
+    from relisten.engine.answer import Answer
 
 LONGEST_TAG = 16
 """Characters; what starts with `<` and grows longer is no tag of ours, and is printed at once."""
-
-
-def printable(text: str) -> str:
-    """Text that cannot steer a terminal or a page: control characters and direction overrides become `�`."""
-    return "".join("�" if _steers(c) else c for c in text)
-
-
-def _steers(character: str) -> bool:
-    return character not in "\n\t" and (
-        unicodedata.category(character) in ("Cc", "Cs")
-        or unicodedata.bidirectional(character) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
-    )
-
-
-class _Terminal(Console):
-    def on_broken_pipe(self) -> None:
-        """Rich would exit with 1; a reader that has gone (head, less) is the user's wish, and `cli.run` sees to it."""
-        raise BrokenPipeError
-
-
-def console(stderr: bool = False) -> Console:
-    """A console that prints text as it is: no markup, no emoji codes, no guessing of colours."""
-    return _Terminal(stderr=stderr, markup=False, emoji=False, highlight=False)
-
-
-def span(segment: Segment) -> str:
-    """`1.2–1.9 s`."""
-    return f"{segment.start:.1f}–{segment.end:.1f} s"
 
 
 class Typist:
@@ -140,13 +112,6 @@ class Typist:
         self.console.print(Text(text, style), end="", soft_wrap=True)
 
 
-FINISHES = {
-    "length": "The limit on new tokens was reached, so the answer was forced.",
-    "listens": "The limit on listens was reached, so the answer was forced.",
-    "context": "The model's context was full, so the answer was forced.",
-}
-
-
 def show_answer(console: Console, answer: Answer, choices: tuple[str, ...]) -> None:
     """The answer in bold, and what a reader should know of how it came about."""
     console.print()
@@ -174,9 +139,3 @@ def show_seconds(console: Console, seconds: dict[str, float], path: Path | None)
     console.print(Text(" · ".join(f"{name} {value:.1f} s" for name, value in named_seconds(seconds).items()), "dim"))
     if path is not None:
         console.print(Text(f"Page: {path}", "dim"), soft_wrap=True)
-
-
-def named_seconds(seconds: dict[str, float]) -> dict[str, float]:
-    """The engine's counters under the names people read."""
-    names = {"load": "load", "prefill": "prefill", "listen": "listening", "decode": "decoding"}
-    return {name: seconds[key] for key, name in names.items() if key in seconds}

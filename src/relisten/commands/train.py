@@ -7,8 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from relisten.grpo import GrpoConfig, train_grpo
-from relisten.sft import SftConfig, train_sft
+from relisten.training.grpo import GrpoConfig, train_grpo
+from relisten.training.sft import SftConfig, train_sft
 
 
 def sft(settings: Path | None = None, /, *, config: Annotated[SftConfig, Parameter(name="*")]) -> Path:

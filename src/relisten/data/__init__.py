@@ -1,0 +1,1 @@
+"""From recordings with times to training sets. Start reading at `build.py`."""

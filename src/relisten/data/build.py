@@ -15,7 +15,8 @@ from typing import Any
 from tqdm import tqdm
 
 from relisten import records, run
-from relisten.data import compose, describe, export, leakage, shards, sources
+from relisten.data import compose, export, leakage, shards, sources
+from relisten.data import describers as describe
 from relisten.data.blind import guess
 from relisten.data.pipeline import SURVEYED, USED, Build, Limits, Plan, Rejected, Stopped, left_out
 from relisten.data.route import Funnel, route

@@ -23,7 +23,8 @@ import numpy as np
 from tqdm import tqdm
 
 from relisten import audio, records
-from relisten.data import checks, compose, describe, judge, leakage
+from relisten.data import checks, compose, judge, leakage
+from relisten.data import describers as describe
 from relisten.data.compose import Draft, Labels, Prompts
 from relisten.data.sources import LeftOut
 from relisten.data.store import TOGETHER, Call, Failure, Store

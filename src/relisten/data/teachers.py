@@ -82,7 +82,7 @@ def open_teachers(composer: Endpoint, judge: Endpoint) -> tuple[Teacher, Teacher
 def open_teacher(endpoint: Endpoint) -> Teacher:
     """The teacher that an endpoint's model names. Raises ValueError where it cannot be had."""
     if endpoint.model == "rules":
-        from relisten.data.rules import Rules
+        from relisten.data.offline.rules import Rules
 
         return Rules()
     if endpoint.model.startswith("recorded:"):

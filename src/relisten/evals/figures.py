@@ -13,8 +13,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from relisten import records
+from relisten.choices import is_right
 from relisten.evals.reading import Status
-from relisten.evals.scoring import best_iou, is_right, wilson, word_match
+from relisten.evals.scoring import wilson, word_match
+from relisten.segments import best_iou
 from relisten.types import Format, Segment
 
 Failed = Literal["wrong", "first-choice"]

@@ -12,13 +12,13 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from relisten.answer import BLOCK
 from relisten.audio import MAX_SECONDS, load, sample_at
-from relisten.engine import GenerationConfig
+from relisten.engine.answer import BLOCK
+from relisten.engine.engine import GenerationConfig
+from relisten.engine.operations import Operation, crop
+from relisten.engine.row import audible
 from relisten.models.base import AudioLM
-from relisten.operations import Operation, crop
 from relisten.records import gold_segments
-from relisten.row import audible
 from relisten.types import Audio, Example, Format, Segment
 
 Hears = Literal["own", "other", "silence", "off", "random", "neighbour", "oracle"]

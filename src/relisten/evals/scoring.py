@@ -1,12 +1,9 @@
-"""Rules that say whether an answer is right, how sure an accuracy is, and how well segments meet."""
+"""The official word-matching rule of MMAR and MMAU, and the confidence interval of an accuracy."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
-
-from relisten.types import Segment
 
 _WORD = re.compile(r"\w+")
 
@@ -28,13 +25,6 @@ def word_match(prediction: str | None, answer: str | None, choices: tuple[str, .
     return bool(said) and gold <= said and not (said & offered) - gold
 
 
-def is_right(prediction: str | None, answer: str | None) -> bool:
-    """Whether an answer is the right one as a text; case and blanks at the ends do not count."""
-    if prediction is None or answer is None:
-        return False
-    return prediction.strip().casefold() == answer.strip().casefold()
-
-
 def wilson(right: float, num: int, z: float = 1.96) -> tuple[float, float]:
     """Wilson's interval of a proportion (95 % for z = 1.96); (0, 1) when nothing was counted."""
     if num == 0:
@@ -43,15 +33,3 @@ def wilson(right: float, num: int, z: float = 1.96) -> tuple[float, float]:
     centre = (share + z * z / (2 * num)) / scale
     half = z * math.sqrt(share * (1 - share) / num + z * z / (4 * num * num)) / scale
     return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def iou(a: Segment, b: Segment) -> float:
-    """Intersection over union of two segments, 0 to 1."""
-    shared = min(a.end, b.end) - max(a.start, b.start)
-    union = max(a.end, b.end) - min(a.start, b.start)
-    return max(0.0, shared) / union if union > 0 else 0.0
-
-
-def best_iou(event: Segment, segments: Iterable[Segment]) -> float:
-    """Overlap (IoU) of an event with the segment that meets it best; 0 where there is none."""
-    return max((iou(event, segment) for segment in segments), default=0.0)

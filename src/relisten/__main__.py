@@ -1,0 +1,5 @@
+"""`python -m relisten` is the `relisten` script."""
+
+from relisten.cli import main
+
+main()

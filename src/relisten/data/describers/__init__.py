@@ -1,0 +1,276 @@
+"""Describers: what a recording sounds like (A1), what is said in it (A2), what music there is (A3).
+
+    ears                       small models that need no network (ears.py); they find events as well
+    Qwen/Qwen2.5-Omni-7B       a model of ours, by hub name or folder
+    http://host:8000/v1#NAME   a server that takes audio in OpenAI's form (vLLM ...); NAME where it has several models
+    module:function            one's own: Clip -> {"sound", "speech", "music"}, or Clip -> Clip
+
+Each is a function of a clip. What the source says stays: its events are never changed, and its descriptions are kept.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from relisten.audio import RATE, load
+from relisten.data.kinds import MUSIC, SPEECH, musical, spoken
+from relisten.data.store import Failure
+from relisten.run import resolve
+from relisten.types import Audio, Clip, Event, Example
+
+if TYPE_CHECKING:
+    from relisten.models.base import AudioLM
+
+Describer = Callable[[Clip], Clip]
+Ask = Callable[[str, Audio], str]
+"""(prompt, recording) -> text."""
+KEYS = ("sound", "speech", "music")
+"""A1, A2, A3: the keys of `Clip.descriptions`."""
+KEY = "OPENAI_API_KEY"
+"""The environment variable with the key of a server."""
+
+
+@dataclass
+class Used:
+    """What a server took for one recording, its failures included."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+used: ContextVar[Used] = ContextVar("used")
+"""Where `server` writes down what it takes; whoever wants to know sets one of its own before it describes."""
+RETRIES = 5
+"""Further requests to a server after a passing failure."""
+
+
+class Failed(ValueError):  # noqa: N818
+    """A server did not describe. `failure` says whether it ever will: as of a teacher's call."""
+
+    def __init__(self, reason: str, failure: Failure) -> None:
+        super().__init__(reason)
+        self.failure = failure
+
+
+def find(name: str) -> Describer:
+    """The describer of a name (see above); ValueError where it cannot be had."""
+    if name == "ears":
+        from relisten.data.offline import ears
+
+        ears.check()
+        return lambda clip: settled(clip, ears.listen(clip))
+    if re.match(r"https?://", name):
+        url, _, model = name.partition("#")
+        return from_ask(server(url, model))
+    if ":" in name:
+        own: Callable[[Clip], Clip | Mapping[str, str]] = resolve(name)
+        return lambda clip: settled(clip, own(clip))
+    from relisten.models import load as load_model
+
+    return from_ask(local(load_model(name)))
+
+
+def from_ask(ask: Ask) -> Describer:
+    """A describer that asks for the descriptions that a clip has not yet."""
+
+    def describe(clip: Clip) -> Clip:
+        heard = clip.audio if isinstance(clip.audio, Audio) else load(clip.audio)
+        wanted = [key for key in KEYS if not clip.descriptions.get(key)]
+        return settled(clip, {key: ask(prompt(key, clip), heard) for key in wanted})
+
+    return describe
+
+
+def prompt(key: str, clip: Clip) -> str:
+    """The words of prompts/describe_<key>.md, with the clip's own labels: what is known is not asked for."""
+    text = (files("relisten.data") / "prompts" / f"describe_{key}.md").read_text(encoding="utf-8")
+    listed = "; ".join(f"{event.label} from {event.start:.1f} to {event.end:.1f} s" for event in clip.events)
+    labels = f"It is certain that this is heard: {listed}." if listed else ""
+    return Template(text).substitute(duration=f"{clip.duration:.1f}", labels=labels).strip()
+
+
+def local(model: AudioLM, max_new_tokens: int = 256) -> Ask:
+    """A model of ours as describer: plain prompts, greedy, no reasoning, no segments."""
+    from relisten.engine.engine import Engine, GenerationConfig
+    from relisten.models.base import Prompts
+
+    model.prompts = Prompts(system=model.prompts.system, instructions={"conditioned": ""})
+    engine = Engine(model, max_rows=1)
+    config = GenerationConfig(format="conditioned", temperature=0.0, max_new_tokens=max_new_tokens)
+
+    def ask(prompt: str, heard: Audio) -> str:
+        [[trace]] = engine.generate([Example("clip", heard, prompt)], config)
+        # At the limit the engine asks for an answer; what stands before that is the description.
+        return next((piece for piece in re.split(r"</?(?:think|answer)>", trace.text) if piece.strip()), "").strip()
+
+    return ask
+
+
+def server(url: str, model: str = "", key: str = KEY) -> Ask:
+    """A server that takes audio in OpenAI's chat form. Raises Failed, in one line, where a call fails for good."""
+    try:
+        import openai
+    except ImportError:
+        raise ValueError("a server as describer needs the package openai; pip install 'relisten[data]'") from None
+    client = openai.OpenAI(base_url=url, api_key=os.environ.get(key) or "none", max_retries=RETRIES)
+    names: list[str] = [model] if model else []
+
+    def ask(prompt: str, heard: Audio) -> str:
+        count = used.get(None) or Used()
+        try:
+            if not names:
+                names.extend(found.id for found in client.models.list())
+                if len(names) != 1:
+                    listed = ", ".join(names) or "none"
+                    names.clear()
+                    raise Failed(f"{url}: has the models {listed}; name one as {url}#NAME", "fatal")
+            content: Any = [
+                {"type": "input_audio", "input_audio": {"data": wav(heard), "format": "wav"}},
+                {"type": "text", "text": prompt},
+            ]
+            messages: Any = [{"role": "user", "content": content}]
+            count.requests += 1
+            raw = client.chat.completions.with_raw_response.create(
+                model=names[0], messages=messages, temperature=0.0, max_tokens=512
+            )
+            count.requests += raw.retries_taken
+            reply = raw.parse()
+        except openai.OpenAIError as error:
+            kind = failure(error)
+            count.requests += RETRIES if kind == "passing" else 0
+            said = " ".join(str(error).split())[:200]
+            raise Failed(f"{url}: {said}; check that it takes audio", kind) from None
+        count.prompt_tokens += int(getattr(reply.usage, "prompt_tokens", 0) or 0)
+        count.completion_tokens += int(getattr(reply.usage, "completion_tokens", 0) or 0)
+        said = reply.choices[0].message.content if reply.choices else ""
+        return (said or "").rpartition("</think>")[2].strip()  # a reasoning model's thoughts may stand before it
+
+    return ask
+
+
+def failure(error: Exception) -> Failure:
+    """Whether a server's refusal may pass, is of this recording, or is of every call."""
+    status = getattr(error, "status_code", None)
+    if status is None or status in (408, 409, 429) or status >= 500:  # None: no connection, no reply in time
+        return "passing"
+    return "fatal" if status in (401, 402, 403, 404) else "lasting"
+
+
+def wav(audio: Audio) -> str:
+    """A recording as base64 of a 16-bit wav."""
+    import soundfile
+
+    file = io.BytesIO()
+    soundfile.write(file, np.clip(audio.samples, -1, 1), audio.rate or RATE, format="WAV", subtype="PCM_16")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+# What of it is kept.
+
+
+def settled(clip: Clip, found: Clip | Mapping[str, str]) -> Clip:
+    """The clip with what a describer found, where the source says nothing of its own and labels do not contradict."""
+    texts, events = (found.descriptions, found.events) if isinstance(found, Clip) else (dict(found), clip.events)
+    kept, _ = reconcile({key: texts.get(key, "") for key in KEYS}, clip)
+    own = {key: text for key, text in clip.descriptions.items() if text}
+    return replace(clip, events=clip.events or events, descriptions=kept | own)
+
+
+IDENTIFIER = re.compile(r"/(?:m|g|t)/[\w]+")
+NONE = re.compile(r"\W*(?:none|no (?:speech|music)|there is no (?:speech|music)|n/?a)\b[^.]*\.?\s*", re.IGNORECASE)
+DENIED = re.compile(
+    r"\b(?:no|nobody|none|nothing|not|without|never|absent|absence|lacks?|neither|nor|n't|cannot|hardly)\b|n't\b", re.I
+)
+COMPLETE = ("audioset-", "desed-", "audiotime-")
+"""Sources (the beginnings of ids) that label everything audible; the project's scenes do too."""
+
+
+def reconcile(texts: Mapping[str, str], clip: Clip) -> tuple[dict[str, str], list[str]]:
+    """Descriptions without what strong labels contradict, and what was dropped, each with the reason before it.
+
+    Dropped are texts that say nothing or repeat themselves; sentences with identifiers (/m/...); sentences that deny a
+    labelled sound; and, where labels are complete, talk of speech or of music where no label is one.
+    """
+    kept: dict[str, str] = {}
+    dropped: list[str] = []
+    for key, text in texts.items():
+        text = " ".join(text.split())
+        if not text or (key != "sound" and NONE.fullmatch(text)):
+            continue
+        if garbage(text):
+            dropped.append(f"garbage: {text[:80]}")
+            continue
+        sentences = []
+        for sentence in re.split(r"(?<=[.!?])\s+(?=[A-Z\"'])", text):
+            reason = contradiction(sentence, clip)
+            if reason is None and complete(clip) and absent(key, clip):
+                reason = f"no label is {key}"
+            if reason is None:
+                sentences.append(sentence)
+            else:
+                dropped.append(f"{reason}: {sentence}")
+        if sentences:
+            kept[key] = " ".join(sentences)
+    return kept, dropped
+
+
+def contradiction(sentence: str, clip: Clip) -> str | None:
+    """Why a sentence cannot stand beside the clip's labels, or None."""
+    if IDENTIFIER.search(sentence):
+        return "identifier"
+    if DENIED.search(sentence):
+        denied = next((event.label for event in clip.events if _mentions(sentence, event)), None)
+        return None if denied is None else f"denies {denied}"
+    if complete(clip):
+        for key, pattern in (("speech", SPEECH), ("music", MUSIC)):
+            if absent(key, clip) and pattern.search(sentence):
+                return f"no label is {key}"
+    return None
+
+
+def absent(key: str, clip: Clip) -> bool:
+    """Whether the labels of a clip have no speech (or no music)."""
+    kind = {"speech": spoken, "music": musical}.get(key)
+    return kind is not None and bool(clip.events) and not any(map(kind, clip.events))
+
+
+def complete(clip: Clip) -> bool:
+    """Whether the clip's labels name everything that is heard."""
+    return clip.id.startswith(COMPLETE) or any("heard" in event.labels for event in clip.events)
+
+
+def garbage(text: str) -> bool:
+    """Fewer than three words, or a phrase of four words said again and again."""
+    words = text.casefold().split()
+    if len(words) < 3:
+        return True
+    phrases: dict[tuple[str, ...], int] = {}
+    for place in range(len(words) - 3):
+        phrase = tuple(words[place : place + 4])
+        phrases[phrase] = phrases.get(phrase, 0) + 1
+    return max(phrases.values(), default=0) >= 4
+
+
+def _mentions(sentence: str, event: Event) -> bool:
+    """Whether a word of the label (its first, for "Bark, woof") stands in the sentence."""
+    return any(re.search(rf"\b{re.escape(word)}", sentence, re.IGNORECASE) for word in _content(event.label))
+
+
+def _content(label: str) -> Iterable[str]:
+    """The words of a label that carry it."""
+    return [w for w in re.findall(r"[A-Za-z]+", label.split(",")[0]) if len(w) > 2 and w.lower() not in _SMALL]
+
+
+_SMALL = {"and", "the", "with", "sound", "sounds", "effect", "from", "noise", "small", "large"}

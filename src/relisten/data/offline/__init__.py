@@ -1,0 +1,1 @@
+"""Teachers and describers that need no server: templates over exact times, and small models from packages."""

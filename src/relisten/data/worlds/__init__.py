@@ -1,0 +1,1 @@
+"""Synthetic scenes with exact times, and what nano is taught about them."""

@@ -1,0 +1,132 @@
+"""What nano is taught, as rows of training made on the fly: row `i` is the same at every run, so training can resume.
+
+Stage `clips` teaches what single sounds are; it is short, and without it the ear learns slowly. Stage `base` teaches
+what a recording holds: a caption with times, what is heard at a time, chains of thought that name segments. Stage `sft`
+is the cold start: chains of thought, most of them with the segment's audio really standing after its tag. Each stage
+keeps a few rows of those before it, so that nothing is forgotten.
+
+Captions call a spoken word "word" and leave attributes out; only clips and chains carry them. A clip thus tells more
+than the scene around it: the asymmetry that makes re-listening worth while at this size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from relisten.audio import crop
+from relisten.data.worlds.questions import caption, heard, make_questions, name, segment
+from relisten.data.worlds.scenes import Bank, SceneConfig, bank, make_scene
+from relisten.models import nano
+from relisten.models.base import AudioLM
+from relisten.types import Audio, Clip, Event, Example, Format, Segment
+
+Row = tuple[Example, Format]
+Scene = Callable[[int], tuple[Clip, Bank, np.random.Generator]]
+"""The scene of a number, the bank it was made from, and what draws its rows."""
+Ask = Callable[[int, Clip, Bank, int], list[Example]]
+"""Up to so many questions about a scene, the same for the same seed (its first argument)."""
+TRAINING_SEED = 1_000_000
+"""Scenes of training are numbered from here; held-out scenes from 0."""
+RL_SCENES = 5_000_000
+"""Scenes of RL are numbered from here, counted from the first of training."""
+
+
+def nano_scene(index: int) -> tuple[Clip, Bank, np.random.Generator]:
+    """A scene of nano's world, from training's waveforms; every second one is longer: 8 to 16 s, dense or sparse."""
+    sounds, seed = bank("train"), TRAINING_SEED + index
+    config = SceneConfig()
+    if index % 2:
+        drawn = np.random.default_rng([seed, 53])
+        seconds = float(drawn.uniform(8.0, 16.0))
+        config = SceneConfig(seconds, seconds, max_events=round(seconds / 2), max_gap=float(drawn.uniform(0.9, 3.5)))
+    return make_scene(seed, sounds, config), sounds, np.random.default_rng([seed, 41])
+
+
+def clip_rows(index: int, scene: Scene = nano_scene) -> list[Row]:
+    """Two scenes: a close listen to each of their sounds."""
+    rows: list[Row] = []
+    for number in (2 * index, 2 * index + 1):
+        clip, _, rng = scene(number)
+        rows += [(close_listen(rng, clip, event), "conditioned") for event in clip.events]
+    return rows
+
+
+def base_rows(index: int) -> list[Row]:
+    """One scene: two grounded chains, a caption, what is heard at a time, two clips."""
+    return chain_rows(index, nano_scene, ("grounded", "grounded"), num_asked=0, num_clips=2)
+
+
+def sft_rows(index: int) -> list[Row]:
+    """One scene: two interleaved chains, a grounded one, a question answered at once, a caption, a clip."""
+    return chain_rows(index, nano_scene, ("interleaved", "interleaved", "grounded"), num_asked=1, num_clips=1)
+
+
+def rl_rows(
+    index: int, scene: Scene = nano_scene, kinds: Sequence[str] = (), ask: Ask = make_questions
+) -> list[Example]:
+    """For GRPO: one question (of one of the kinds) about a scene that no other stage has, without its chain.
+
+    Where a scene allows none, one that stands far behind it comes in.
+    """
+    number, found = index, list[Example]()
+    while not found:
+        number += RL_SCENES
+        clip, sounds, _ = scene(number)
+        questions = ask(number, clip, sounds, 4)
+        found = [q for q in questions if not kinds or q.labels["kind"] in kinds]
+    return [replace(found[0], cot=None)]
+
+
+def chain_rows(
+    index: int, scene: Scene, formats: Sequence[Format], num_asked: int, num_clips: int, ask: Ask = make_questions
+) -> list[Row]:
+    """One scene: a chain in each of the formats, questions answered at once, a caption, a time, clips."""
+    clip, sounds, rng = scene(index)
+    questions = ask(index, clip, sounds, len(formats) + num_asked)
+    rows: list[Row] = list(zip(questions, formats, strict=False))
+    kept = [replace(question, cot=None) for question in questions[len(formats) :]]
+    kept += [tell(clip), what_at(rng, clip), *(close_listen(rng, clip) for _ in range(num_clips))]
+    return [*rows, *((row, "conditioned") for row in kept)]
+
+
+def tell(clip: Clip) -> Example:
+    """Everything that is heard."""
+    return Example(clip.id, clip.audio, "Tell what is heard.", (), caption(clip))
+
+
+def what_at(rng: np.random.Generator, clip: Clip) -> Example:
+    """What is heard at a time in the middle of an event."""
+    event = clip.events[int(rng.integers(len(clip.events)))]
+    time = round(float(rng.uniform(0.3, 0.7)) * (event.end - event.start) + event.start, 1)
+    return Example(clip.id, clip.audio, f"What is heard at {time}?", (), name(event))
+
+
+def close_listen(rng: np.random.Generator, clip: Clip, event: Event | None = None) -> Example:
+    """A crop as a model would ask for it, a little off at both ends, and what a close listen tells of it."""
+    event = event or clip.events[int(rng.integers(len(clip.events)))]
+    near = segment(event, clip.duration)
+    start = max(0.0, round(near.start + float(rng.choice([-0.1, 0.0, 0.0, 0.1])), 1))
+    end = max(start + 0.2, round(near.end + float(rng.choice([-0.1, 0.0, 0.0, 0.1])), 1))
+    assert isinstance(clip.audio, Audio)
+    piece = crop(clip.audio, Segment(start, min(end, clip.duration)))
+    return Example(f"{clip.id}-clip", piece, "What is it?", (), heard(event))
+
+
+def vocabulary() -> Iterator[str]:
+    """Texts that hold every word and every tenth of a second that nano reads or writes."""
+    yield from (f"<seg>{tenths / 10:.1f}, {tenths / 10:.1f}</seg>" for tenths in range(300) for _ in range(4))
+    for index in range(400):
+        for rows in (base_rows(index), sft_rows(index)):
+            for example, _ in rows:
+                yield "\n".join([example.question, *example.choices, "listen", example.cot or "", str(example.answer)])
+    labels = {label for split in ("train", "heldout") for group in bank(split).groups for label in group}
+    yield from (f"{label}\n {label}" for label in sorted(labels) for _ in range(4))
+    yield from ["user\n<think></think><answer></answer>assistant\n"] * 4
+
+
+def new_nano() -> AudioLM:
+    """A nano with random weights that knows these words; where training from nothing begins."""
+    return nano.create(vocabulary())

@@ -1,0 +1,105 @@
+"""Scenes on disk: recordings, what is heard in them, and questions with chains, the same bytes for the same seed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from tqdm import tqdm
+
+from relisten import records
+from relisten.audio import save
+from relisten.data.worlds.questions import heard, make_questions
+from relisten.data.worlds.scenes import MIN_GAP, SceneConfig, bank, fitted, make_scene
+from relisten.types import Audio, Clip
+
+SECONDS = (3.0, 600.0)
+"""What `max_seconds` may be; any parametric sound fits in the shortest."""
+
+
+def write_scenes(
+    out: Path,
+    *,
+    num: int = 100,
+    seed: int = 0,
+    split: Literal["train", "heldout"] = "train",
+    questions: int = 2,
+    sounds: Path | None = None,
+    max_seconds: float = SceneConfig.max_seconds,
+    min_seconds: float | None = None,
+    min_events: int = SceneConfig.min_events,
+    max_events: int = SceneConfig.max_events,
+    max_gap: float = SceneConfig.max_gap,
+) -> Path:
+    """Mix scenes of sounds at exact times, with multiple-choice questions and grounded chains of thought.
+
+    Writes audio/*.flac, events.jsonl (what is heard when) and questions.jsonl (MMAR's form, and `cot`). The same
+    arguments give the same bytes, so a run that was stopped is simply run again.
+
+    Parameters
+    ----------
+    out
+        Folder to write to: audio/, events.jsonl and questions.jsonl.
+    num
+        Number of scenes.
+    seed
+        First scene's number; scenes of other seeds are other scenes.
+    split
+        Which sounds: train, or heldout (other waveforms and, but for one voice, other voices).
+    questions
+        Questions about each scene; fewer where a scene does not allow as many.
+    sounds
+        A folder of your own sounds (LABEL/anything.wav) instead of the shipped recordings. Of each label's files,
+        every fourth (of two or three, the last) is heldout; a single file is in both splits.
+    max_seconds
+        Longest scene, in seconds; long sounds of your own need more.
+    min_seconds
+        Shortest scene, in seconds; 5, or max_seconds where that is less.
+    min_events
+        Fewest sounds that are drawn for a scene; one that is full before then holds fewer.
+    max_events
+        Most sounds.
+    max_gap
+        Most seconds from one sound to the next. A long scene with few sounds needs more, or its end is empty.
+    """
+    if num < 1 or questions < 0 or seed < 0:
+        raise ValueError("num must be at least 1; seed and questions not negative")
+    if not SECONDS[0] <= max_seconds <= SECONDS[1]:
+        raise ValueError(f"max_seconds is {max_seconds:g}; use {SECONDS[0]:g} to {SECONDS[1]:g}")
+    shortest = min(SceneConfig.min_seconds, max_seconds) if min_seconds is None else min_seconds
+    if not SECONDS[0] <= shortest <= max_seconds:
+        raise ValueError(f"min_seconds is {shortest:g}; use {SECONDS[0]:g} to max_seconds ({max_seconds:g})")
+    if not 1 <= min_events <= max_events:
+        raise ValueError(f"min_events is {min_events}, max_events {max_events}; the first is 1 to the second")
+    if not MIN_GAP <= max_gap <= SECONDS[1]:
+        raise ValueError(f"max_gap is {max_gap:g}; use {MIN_GAP:g} to {SECONDS[1]:g}")
+    sound_bank = bank(split, sounds)
+    config = SceneConfig(shortest, max_seconds, min_events, max_events, max_gap)
+    config = fitted(config, sound_bank)
+    asked, events = [], []
+    for number in tqdm(range(seed, seed + num), desc="scenes", unit="scene"):
+        clip = make_scene(number, sound_bank, config, f"{split}-{number:07d}")
+        path = out / "audio" / f"{clip.id}.flac"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        assert isinstance(clip.audio, Audio)
+        save(path, clip.audio)
+        events.append(_events(clip))
+        for example in make_questions(number, clip, sound_bank, questions):
+            asked.append(records.record_from_example(replace(example, audio=path), out))
+    records.write_atomic(out / "events.jsonl", _jsonl(events))
+    records.write_atomic(out / "questions.jsonl", _jsonl(asked))
+    return out / "questions.jsonl"
+
+
+def _events(clip: Clip) -> dict[str, object]:
+    listed = [
+        {"label": e.label, "start": round(e.start, 4), "end": round(e.end, 4), "heard": heard(e), **e.labels}
+        for e in clip.events
+    ]
+    return {"id": clip.id, "audio_path": f"audio/{clip.id}.flac", "duration": clip.duration, "events": listed}
+
+
+def _jsonl(rows: list[dict[str, object]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

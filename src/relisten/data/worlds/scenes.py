@@ -1,0 +1,186 @@
+"""Synthetic scenes with exact times: the world that nano learns in.
+
+A scene is a few sounds of the bank and of `synth`, each at its own time, level and speed, over a bed of noise. What is
+in it is known exactly, so captions, questions and chains of thought follow from the events (`questions.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relisten.data.worlds import synth
+from relisten.data.worlds.sounds import Sound, for_split, load_bank
+from relisten.types import Audio, Clip, Event
+
+RATE = 16_000
+"""Samples a second (Hz)."""
+Samples = NDArray[np.float32]
+MIN_WAVEFORMS = 3
+"""Of a shipped label in training, where held-out ones are another."""
+LATEST_ONSET = 0.7
+"""Seconds: the first sound of a scene begins no later."""
+MIN_GAP = 0.15
+"""Seconds from the end of a sound to the next one, at least, where they do not overlap."""
+MARGIN = 0.05
+"""Seconds from the end of the last sound to the end of the scene, at least."""
+
+
+@dataclass(frozen=True)
+class SceneConfig:
+    """How scenes are drawn. Seconds and decibels."""
+
+    min_seconds: float = 5.0
+    max_seconds: float = 8.0
+    min_events: int = 3
+    """What is drawn; a scene that is full before then holds fewer."""
+    max_events: int = 5
+    max_gap: float = 0.9
+    """Most seconds from the end of a sound to the next one."""
+    overlap: float = 0.1
+    """Probability that a sound begins before the one in front of it has ended."""
+    repeat: float = 0.3
+    """Probability that one label of the scene is heard two or three times."""
+    quiet: float = 0.25
+    """Probability that a sound is 8 to 16 dB below the others."""
+    reverb: float = 0.3
+    """Probability of a room."""
+    speed: float = 0.08
+    """Largest change of speed (and with it pitch), as a fraction."""
+    min_snr: float = 18.0
+    """Decibels from an RMS of 0.25 down to the bed of noise; drawn up to 24 dB higher. A sound at level 0 has an RMS of
+    0.12, so it stands 6 dB less above the bed."""
+
+
+@dataclass(frozen=True)
+class Bank:
+    """The sounds of one split, by label, in the four groups from which a scene draws."""
+
+    sounds: dict[str, tuple[Sound, ...]]
+    """Recorded, sampled or rendered sounds by label."""
+    groups: tuple[tuple[str, ...], ...]
+    """Labels of spoken words; of other recordings; of instruments; of parametric sounds (empty groups left out)."""
+    split: synth.Split
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Labels that are spoken words."""
+        return tuple(label for label, sounds in self.sounds.items() if sounds[0].kind == "word")
+
+
+@cache
+def bank(split: synth.Split, folder: Path | None = None) -> Bank:
+    """The bank of a split, "train" or "heldout"; a user's own folder replaces the shipped recordings."""
+    everything = load_bank(folder)
+    taught = Counter(sound.label for sound in everything if sound.split == "train")
+    heldout = {sound.label for sound in everything if sound.split == "heldout"}
+    by_label: dict[str, list[Sound]] = {}
+    for sound in for_split(everything, split):
+        # One or two waveforms cannot teach a kind of sound: a label with so few, and others to test, is left out.
+        # A user's own label stays: who gives two files of it wants to hear it.
+        if folder is not None or sound.label not in heldout or taught[sound.label] >= MIN_WAVEFORMS:
+            by_label.setdefault(sound.label, []).append(sound)
+    if not by_label:
+        raise ValueError(f"{folder}: no sounds for the split {split!r}; give some of them this split, or none, or both")
+    sounds = {label: tuple(group) for label, group in sorted(by_label.items())}
+    kinds: dict[str, list[str]] = {"word": [], "instrument": [], "other": []}
+    for label, group in sounds.items():
+        kinds.get(group[0].kind, kinds["other"]).append(label)
+    groups = (kinds["word"], kinds["other"], kinds["instrument"], sorted(synth.KINDS))
+    return Bank(sounds, tuple(tuple(group) for group in groups if group), split)
+
+
+def fitted(config: SceneConfig, bank: Bank) -> SceneConfig:
+    """The config with `min_seconds` such that every sound of the bank fits in every scene.
+
+    Raises ValueError, with their labels, where sounds are too long even for `max_seconds`.
+    """
+
+    def needed(sound: Sound) -> float:  # in tenths, as scenes are; 10 ms for the rounding of onsets and of speed
+        return math.ceil(10 * (LATEST_ONSET + len(sound.samples) / RATE / (1 - config.speed) + MARGIN + 0.01)) / 10
+
+    sounds = sorted((sound for group in bank.sounds.values() for sound in group), key=needed, reverse=True)
+    too_long = [f"{s.label} ({len(s.samples) / RATE:.1f} s)" for s in sounds if needed(s) > config.max_seconds]
+    if too_long:
+        named = ", ".join(too_long[:3]) + (f" and {len(too_long) - 3} more" if len(too_long) > 3 else "")
+        raise ValueError(
+            f"sounds too long for scenes of at most {config.max_seconds:g} s: {named}; "
+            f"cut them, or set max_seconds to {needed(sounds[0]):g} or more"
+        )
+    return replace(config, min_seconds=max([config.min_seconds, *map(needed, sounds[:1])]))
+
+
+def make_scene(seed: int, bank: Bank, config: SceneConfig = SceneConfig(), id: str | None = None) -> Clip:
+    """One scene, the same for the same seed: audio in memory and its events in order of onset."""
+    rng = np.random.default_rng([seed, 17])
+    seconds = round(float(rng.uniform(config.min_seconds, config.max_seconds)), 1)
+    mix = np.zeros(round(seconds * RATE), np.float32)
+    events: list[Event] = []
+    onset = float(rng.uniform(0.1, LATEST_ONSET))
+    for label in _labels(rng, bank, config):
+        samples, event = _sound(rng, bank, label, config)
+        start = round(onset * RATE)
+        if start + len(samples) > len(mix) - round(MARGIN * RATE):
+            break
+        mix[start : start + len(samples)] += samples
+        events.append(Event(label, start / RATE, (start + len(samples)) / RATE, event))
+        over, most = rng.random() < config.overlap, config.max_gap
+        step = -rng.uniform(0.1, 0.4) * len(samples) / RATE if over else rng.uniform(MIN_GAP, most)
+        onset = max(onset + 0.25, events[-1].end + float(step))
+    if rng.random() < config.reverb:
+        mix = synth.room(mix, rng)[: len(mix)]
+    mix += synth.noise_bed(rng, len(mix), synth.COLOURS[int(rng.integers(len(synth.COLOURS)))]) * _gain(
+        -config.min_snr - float(rng.uniform(0, 24)) - 12
+    )
+    mix *= 0.9 / max(0.9, float(np.abs(mix).max())) * _gain(float(rng.uniform(-9, 0)))
+    return Clip(id or f"scene-{seed}", Audio(mix.astype(np.float32), RATE), seconds, tuple(events))
+
+
+def _labels(rng: np.random.Generator, bank: Bank, config: SceneConfig) -> list[str]:
+    """Different labels, groups drawn evenly; sometimes one of them two or three times."""
+    num = int(rng.integers(config.min_events, config.max_events + 1))
+    labels: list[str] = []
+    for _ in range(num):
+        group = bank.groups[int(rng.integers(len(bank.groups)))]
+        left = [label for label in group if label not in labels]
+        labels.append(str(rng.choice(left)) if left else str(rng.choice(group)))
+    if rng.random() < config.repeat:
+        repeated = labels[0]
+        num_repeats = int(rng.integers(2, 4))
+        labels = [*labels[1 : max(2, num - num_repeats + 1)], *[repeated] * num_repeats]
+        rng.shuffle(labels)
+    return labels
+
+
+def _sound(rng: np.random.Generator, bank: Bank, label: str, config: SceneConfig) -> tuple[Samples, dict[str, object]]:
+    """One sound at a random level and speed, and what is known of it beside its label.
+
+    Where the peak limits the gain, the RMS is below what `level` says.
+    """
+    known: dict[str, object] = {"group": "parametric"}
+    if label in bank.sounds:
+        group = bank.sounds[label]
+        sound = group[int(rng.integers(len(group)))]
+        samples = synth.speed(sound.samples, float(rng.uniform(1 - config.speed, 1 + config.speed)))
+        known = {"group": sound.kind if sound.kind in ("word", "instrument") else "recording"}
+        if sound.pitch:
+            known |= {"attribute": "pitch", "value": sound.pitch}
+        if sound.voice:
+            known |= {"voice": sound.voice}
+    else:
+        samples, value = synth.make(label, rng, split=bank.split)
+        known |= {"attribute": synth.KINDS[label][0], "value": value}
+    level = float(rng.uniform(-16, -8) if rng.random() < config.quiet else rng.uniform(-3, 0))
+    rms = float(np.sqrt(np.mean(samples**2))) + 1e-9
+    gain = _gain(level) * min(0.12 / rms, 0.9 / (float(np.abs(samples).max()) + 1e-9))
+    return (samples * gain).astype(np.float32), known | {"level": round(level, 1)}
+
+
+def _gain(decibels: float) -> float:
+    return float(10 ** (decibels / 20))

@@ -1,0 +1,131 @@
+"""A bank of labelled short sounds: the shipped one (its NOTICE.md names authors and licences), or a user's folder."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relisten.audio import load
+
+SHIPPED = Path(__file__).parents[2] / "assets" / "sounds"
+COLUMNS = ("file", "label", "kind", "split", "voice", "pitch", "source", "author", "licence", "synthetic")
+"""Of sounds.csv; a user's own needs the first two alone."""
+SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".mp3", ".m4a", ".aif", ".aiff", ".opus"}
+MAX_SECONDS = 30.0
+"""A longer file in a bank is a recording, not a sound."""
+
+PITCHES = ("low", "middle", "high")
+
+Split = Literal["train", "heldout", "both"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sound:
+    """One waveform of a label."""
+
+    label: str
+    """What a person would say: cow, snare, seven."""
+    kind: str
+    """word, animal, object, drum, instrument, music; a user's default is sound."""
+    samples: NDArray[np.float32]
+    """[T] mono at 16 kHz, read-only."""
+    voice: str = ""
+    """Who speaks a word."""
+    pitch: str = ""
+    """low, middle or high for an instrument's note."""
+    split: Split = "both"
+    """A label with one waveform alone has it in both splits."""
+    source: str = ""
+    licence: str = ""
+    synthetic: bool = False
+    """Made by a program (a speech synthesiser), not recorded."""
+
+
+def load_bank(folder: Path | str | None = None) -> list[Sound]:
+    """The sounds of a folder: by its sounds.csv, else LABEL/anything.wav, else LABEL12.wav. None: the shipped bank."""
+    return list(_load(SHIPPED if folder is None else Path(folder).expanduser().resolve()))
+
+
+def for_split(sounds: Iterable[Sound], split: Literal["train", "heldout"]) -> list[Sound]:
+    """Those that may be heard in training, or those that may be heard in evaluation; single waveforms are in both."""
+    return [sound for sound in sounds if sound.split in (split, "both")]
+
+
+@cache
+def _load(folder: Path) -> tuple[Sound, ...]:
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; a bank is a folder of short sounds (LABEL/anything.wav)")
+    rows = _rows_of_csv(folder) if (folder / "sounds.csv").exists() else _rows_of_names(folder)
+    if not rows:
+        raise ValueError(f"{folder}: no sounds in it; put files there as LABEL/anything.wav or LABEL1.wav")
+    sounds = [_read(folder, row) for row in rows]
+    return tuple(sounds) if all(row.get("split") for row in rows) else tuple(_divided(sounds, rows))
+
+
+def _rows_of_csv(folder: Path) -> list[dict[str, str]]:
+    path = folder / "sounds.csv"
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not UTF-8; save it as UTF-8")
+    rows = [{key: value or "" for key, value in row.items() if key} for row in csv.DictReader(text.splitlines())]
+    for number, row in enumerate(rows, start=2):
+        if not row.get("file") or not row.get("label"):
+            raise ValueError(f"{path}, line {number}: needs a file and a label (columns: file,label,...)")
+        if row.get("split", "") not in ("", "train", "heldout", "both"):
+            raise ValueError(f"{path}, line {number}: split is {row['split']!r}; use train, heldout or both")
+        if row.get("pitch", "") not in ("", *PITCHES):
+            raise ValueError(f"{path}, line {number}: pitch is {row['pitch']!r}; use low, middle, high or nothing")
+    return rows
+
+
+def _rows_of_names(folder: Path) -> list[dict[str, str]]:
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    return [{"file": str(path.relative_to(folder)), "label": _label(path, folder)} for path in files]
+
+
+def _label(path: Path, folder: Path) -> str:
+    name = path.parent.name if path.parent != folder else path.stem.rstrip("0123456789")
+    return name.strip(" -_").replace("_", " ").lower() or path.stem
+
+
+def _read(folder: Path, row: dict[str, str]) -> Sound:
+    samples = load(folder / row["file"], max_seconds=MAX_SECONDS).samples
+    if not np.any(samples):
+        raise ValueError(f"{folder / row['file']}: silent; take it out of the bank")
+    samples.setflags(write=False)  # the cache hands the same arrays to everyone
+    return Sound(
+        label=row["label"],
+        kind=row.get("kind") or "sound",
+        samples=samples,
+        voice=row.get("voice", ""),
+        pitch=row.get("pitch", ""),
+        split=row.get("split") or "both",  # type: ignore[arg-type]
+        source=row.get("source", ""),
+        licence=row.get("licence", ""),
+        synthetic=row.get("synthetic") == "yes",
+    )
+
+
+def _divided(sounds: list[Sound], rows: list[dict[str, str]]) -> list[Sound]:
+    """Where no split is given: every fourth waveform of a label is held out, of two or three the last, of one none."""
+    num_of: dict[str, int] = defaultdict(int)
+    for sound in sounds:
+        num_of[sound.label] += 1
+    seen: dict[str, int] = defaultdict(int)
+    divided = []
+    for sound, row in zip(sounds, rows, strict=True):
+        seen[sound.label] += 1
+        if not row.get("split") and num_of[sound.label] > 1:
+            last_of_few = num_of[sound.label] < 4 and seen[sound.label] == num_of[sound.label]
+            sound = replace(sound, split="heldout" if last_of_few or seen[sound.label] % 4 == 0 else "train")
+        divided.append(sound)
+    return divided

@@ -1,0 +1,104 @@
+"""The plain way to interleave: one answer at a time, and at every pause everything is encoded and read anew.
+
+It is what a re-submission to a generation API does, and it shares no code with the engine's loop, its cache or its
+listener: the tests hold the engine to its output, and `python -m benchmarks.engine` to a multiple of its speed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from relisten.engine.operations import crop
+from relisten.engine.row import GenerationConfig, audible
+from relisten.engine.sampling import choose, token_logprobs
+from relisten.models.base import AudioLM
+from relisten.tags import parse_segment
+from relisten.types import Audio, Example, Listen, Segment, Trace
+
+_TAG = re.compile(r"<seg>((?:(?!</?seg).)*)</seg(>?)\Z", re.DOTALL)
+"""A tag at the end of the text; its last character is still to be written where it is a token of its own."""
+
+RECENT = 60
+"""Tokens in which a tag is looked for."""
+
+Script = Callable[[int], int | None]
+"""How many tokens were sampled so far -> the token to take next, or None to let the model choose."""
+
+
+@torch.no_grad()
+def naive(
+    model: AudioLM,
+    example: Example,
+    config: GenerationConfig,
+    features: Callable[[Audio], Tensor] | None = None,
+    script: Script | None = None,
+) -> Trace:
+    """One greedy answer; it stops at `max_new_tokens` without being led to an answer. `example.audio` is in memory.
+
+    features: how log-mels are made (default: the model's own way); the model has a cache between pauses.
+    """
+    assert isinstance(example.audio, Audio)
+    audio, mel = audible(model, example.audio), features or model.features
+    ids, at = model.prompt(example.question, example.choices, config.format, len(audio.samples))
+    assert at is not None
+    whole = Listen(at, model.num_audio_tokens(len(audio.samples)), Segment(0.0, example.audio.duration))
+    trace = Trace(ids, [False] * len(ids), [0.0] * len(ids), [whole], len(ids))
+    pieces, cache, unread = [audio], DynamicCache(), list(ids)
+    spoken: list[int] = []
+    while True:
+        logits = _read(model, unread, len(trace.token_ids), [mel(p) for p in pieces] if len(unread) > 1 else [], cache)
+        token_id, logprob = _next(model, logits, sum(trace.sampled), script)
+        _append(trace, [token_id], True, logprob)
+        unread = [token_id]
+        spoken.append(token_id)
+        written = model.decode(spoken[-RECENT:])
+        if token_id in model.end_token_ids or sum(trace.sampled) >= config.max_new_tokens:
+            trace.text = model.decode(spoken)
+            return trace
+        tag = _TAG.search(written) if config.format != "conditioned" else None
+        if tag is None:
+            continue
+        if not tag[2]:
+            _append(trace, model.encode(">"), False)
+            spoken += model.encode(">")
+        segment = parse_segment(tag[1])
+        heard = _heard(segment, example.audio.duration, config, len(trace.listens) - 1)
+        if heard is not None and config.format == "interleaved":
+            pieces.append(crop(audio, heard))
+            num_tokens = model.num_audio_tokens(len(pieces[-1].samples))
+            trace.listens.append(Listen(len(trace.token_ids) + 1, num_tokens, heard))
+            _append(trace, model.audio_tokens(len(pieces[-1].samples)), False)
+        cache, unread = DynamicCache(), list(trace.token_ids)
+
+
+def _heard(segment: Segment | None, duration: float, config: GenerationConfig, num_heard: int) -> Segment | None:
+    if segment is None or num_heard >= config.max_listens:
+        return None
+    clamped = Segment(segment.start, min(segment.end, duration))
+    return clamped if clamped.duration > config.min_segment - 1e-6 else None
+
+
+def _read(model: AudioLM, unread: list[int], length: int, features: list[Tensor], cache: DynamicCache) -> Tensor:
+    device = model.module.device
+    positions = torch.arange(length - len(unread), length, device=device)[None]
+    keep = (torch.zeros(1, dtype=torch.long, device=device), torch.full((1,), len(unread) - 1, device=device))
+    return model.forward(torch.tensor([unread], device=device), positions, features, None, cache, keep)
+
+
+def _next(model: AudioLM, logits: Tensor, num_sampled: int, script: Script | None) -> tuple[int, float]:
+    scripted = script(num_sampled) if script else None
+    if scripted is None:
+        token_ids, logprobs = choose(logits, model.banned_token_ids, [], temperature=0.0)
+        return token_ids[0], logprobs[0]
+    return scripted, float(token_logprobs(logits, torch.tensor([scripted]), model.banned_token_ids)[0])
+
+
+def _append(trace: Trace, token_ids: list[int], sampled: bool, logprob: float = 0.0) -> None:
+    trace.token_ids += token_ids
+    trace.sampled += [sampled] * len(token_ids)
+    trace.logprobs += [logprob] * len(token_ids)

@@ -1,0 +1,396 @@
+"""What a finished run of questions shows: how it listened, what its accuracy depends on. Numbers alone, no model.
+
+Where the paper (Echo, section 5) gives a figure of the same name, `ECHO` has it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relisten import records
+from relisten.evals.benchmarks import BENCHMARKS
+from relisten.evals.figures import GROUPS, Record, gold_overlaps, mean, status_of, tally, unfinished
+from relisten.evals.scoring import wilson
+from relisten.segments import best_iou
+from relisten.types import Example, Format, Segment
+
+ECHO = {"references": 1.9, "with_one": 0.994, "with_two": 0.780, "seconds": 3.0, "overlap": 0.1, "words": 107.4}
+"""Echo after reinforcement learning, on MMAR: references per response, shares of responses with at least one and two,
+mean duration (seconds), overlap between a response's references (their formula is not published), words."""
+NUM_PARTS = 10
+"""Equal parts of a recording in which segments are counted."""
+HIT = 0.5
+"""Overlap (IoU) from which a segment counts as having found an event."""
+IOU_EDGES = (0.0, 0.25, 0.5, 0.75, 1.0)
+SECONDS_EDGES = (0.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, float("inf"))
+"""Recordings' lengths that are told apart; the paper's training covers 10 s."""
+IOU_NAMES = ("none named", "0", *(f"{a:g} to {b:g}" for a, b in pairwise(IOU_EDGES)))
+SECONDS_NAMES = (
+    *(f"{a:g} to {b:g} s" for a, b in pairwise(SECONDS_EDGES[:-1])),
+    f"over {SECONDS_EDGES[-2]:g} s",
+)
+DIMENSIONS = ("kind", *GROUPS)
+"""Fields of a record by which questions are grouped, where it has them."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """An output folder of `relisten eval`."""
+
+    name: str
+    folder: Path
+    records: list[Record]
+    config: dict[str, Any] = field(default_factory=dict)
+    """The run's settings (config.json)."""
+    origin: dict[str, Any] = field(default_factory=dict)
+    """Versions, commit, commands (run.json)."""
+
+    @property
+    def format(self) -> Format:
+        """How the answers reason. Raises ValueError where the settings name no such format."""
+        found = self.config.get("format", "interleaved")
+        if found not in get_args(Format):
+            raise ValueError(f"{self.folder / 'config.json'}: no format {found!r}; mend or remove it")
+        return cast(Format, found)
+
+    @property
+    def unfinished(self) -> str:
+        """What to say where answers are still missing; "" where none are."""
+        return unfinished(self.folder, self.config, self.records)
+
+    @property
+    def answered(self) -> list[Record]:
+        """Records of questions that could be asked."""
+        return [r for r in self.records if status_of(r) != "failed"]
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Answers of one group."""
+
+    name: str
+    num: int
+    questions: int
+    """Fewer than answers where each was answered several times."""
+    right: int
+
+    @property
+    def accuracy(self) -> float:
+        """Right over all."""
+        return self.right / self.num if self.num else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % (Wilson), over questions."""
+        return wilson(self.accuracy * self.questions, self.questions)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A quantity over answers."""
+
+    mean: float
+    low: float
+    """5th percentile."""
+    median: float
+    high: float
+    """95th percentile."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """How one run listened. Shares are 0 to 1; None where no answer gives the figure."""
+
+    name: str
+    num: int
+    """Answers looked at: questions that could be asked."""
+    references: float
+    """Segments per answer: heard ones in interleaved answers, named ones in others."""
+    named: float
+    """Segments named per answer, refused ones left in."""
+    with_one: float
+    """Share of answers with at least one segment."""
+    with_two: float
+    counts: dict[int, int]
+    """Answers by their number of segments."""
+    seconds: float | None
+    """Mean duration of a segment."""
+    overlap: float | None
+    """1 - union / sum of an answer's segments, mean over answers with two or more."""
+    place: Spread | None
+    """Middle of a segment, in seconds from the recording's start."""
+    timeline: list[float] | None
+    """Share of the segments whose middle lies in each tenth of its recording."""
+    timeline_gold: list[float] | None
+    """The same of the labelled events that hold the answers: what a perfect listener would show."""
+    iou: float | None
+    """Best overlap of a labelled event with a segment, mean over events."""
+    hit_rate: float | None
+    """Share of labelled events that a segment meets at IoU 0.5 or better."""
+    precision: float | None
+    """Share of segments that meet a labelled event as well as that."""
+    by_iou: list[Bin]
+    by_seconds: list[Bin]
+    """By the recording's length."""
+    words: Spread | None
+    latency: Spread | None
+    """Seconds for an answer, where the run has them."""
+    refusals: dict[str, int]
+    finishes: dict[str, int]
+    errors: int
+
+
+@dataclass(frozen=True)
+class AttentionCurve:
+    """Shares of attention by decoding step, the mean over the answers that are as long."""
+
+    name: str
+    shares: NDArray[np.float64]
+    """[steps, 4] on the recording, on what was heard again, on other tokens of the prompt, on what was written."""
+    num: NDArray[np.int64]
+    """[steps] answers that are as long."""
+    differing: int = 0
+    """Answers that came out otherwise than in the run when they were made again."""
+
+    def audio(self, first: int, last: int | None = None) -> float | None:
+        """Mean share on all audio over the steps `first` (counted from 0) up to `last`, each answer's alike."""
+        weights = self.num[first:last]
+        return float(np.average(self.shares[first:last, :2].sum(1), weights=weights)) if weights.sum() else None
+
+
+def attention_curve(name: str, answers: Sequence[NDArray[np.float64]], differing: int = 0) -> AttentionCurve:
+    """The mean of answers' shares [steps, 4], which differ in length."""
+    longest = max((len(shares) for shares in answers), default=0)
+    num = np.array([sum(len(shares) > step for shares in answers) for step in range(longest)], np.int64)
+    total = np.zeros((longest, 4))
+    for shares in answers:
+        total[: len(shares)] += shares
+    return AttentionCurve(name, total / np.maximum(num, 1)[:, None], num, differing)
+
+
+def write_attention(run: Run, curve: AttentionCurve, model: str) -> None:
+    """Keep a curve in the run's folder (attention.json), where a report finds it."""
+    shares = [[round(float(x), 6) for x in row] for row in curve.shares]
+    kept = {"model": model, "differing": curve.differing, "num": curve.num.tolist(), "shares": shares}
+    records.write_atomic(run.folder / "attention.json", json.dumps(kept) + "\n")
+
+
+def read_attention(run: Run) -> AttentionCurve | None:
+    """The curve that `relisten analyse --attention` left in the run's folder, if it did."""
+    kept = _json(run.folder / "attention.json")
+    if not kept:
+        return None
+    return AttentionCurve(run.name, np.array(kept["shares"]), np.array(kept["num"], np.int64), int(kept["differing"]))
+
+
+def read_run(folder: Path) -> Run:
+    """A run's records and settings. ValueError where the folder holds none."""
+    path = folder / "answers.jsonl"
+    if not path.is_file():
+        raise ValueError(f"{folder}: no answers.jsonl; name an output folder of `relisten eval`")
+    found = list(records.read(path, torn=True))
+    if not found:
+        raise ValueError(f"{path}: holds no answers yet; let `relisten eval` finish")
+    given = Counter((str(r.get("id")), r.get("sample", 0)) for r in found)
+    if twice := [name for (name, _), num in given.items() if num > 1]:
+        raise ValueError(f"{path}: answers {twice[0]!r} twice ({len(twice)} such); evaluate into a new folder")
+    if lacking := [name for name in ("id", "answer", "choices", "named", "heard") if any(name not in r for r in found)]:
+        raise ValueError(f"{path}: a line has no {lacking[0]!r}; name a folder that `relisten eval` wrote")
+    return Run(folder.resolve().name, folder, found, _json(folder / "config.json"), _json(folder / "run.json"))
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Several runs; those whose folders have one name are named with their parents' as well."""
+    return told_apart([read_run(folder) for folder in folders])
+
+
+def told_apart(runs: list[Run]) -> list[Run]:
+    """Runs of one name get a longer one, of their folders. ValueError where a run is named twice."""
+    if len({run.folder.resolve() for run in runs}) < len(runs):
+        raise ValueError("the same run is named twice; name each once")
+    while clash := {name for name, num in Counter(run.name for run in runs).items() if num > 1}:
+        runs = [_longer(run) if run.name in clash else run for run in runs]
+    return runs
+
+
+def questions_of(run: Run) -> list[Example]:
+    """The questions that a run was asked, from the file its settings name. ValueError where that is not there."""
+    path = Path(str(run.config.get("questions", "")))
+    if not path.is_file():
+        raise ValueError(f"{run.folder}: its questions, {path}, are not there; put the file back, or start from there")
+    for benchmark in BENCHMARKS.values():
+        with suppress(ValueError):
+            if benchmark.file(path.parent) == path:
+                return benchmark.examples(path.parent)
+    return records.read_examples(path, run.config.get("data"))
+
+
+def _longer(run: Run) -> Run:
+    parts = run.folder.resolve().parts
+    name = "/".join(parts[-1 - len(Path(run.name).parts) :])
+    return Run(name, run.folder, run.records, run.config, run.origin)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{path}: cannot be read as JSON ({error}); mend or remove it") from None
+    return content if isinstance(content, dict) else {}
+
+
+def num_words(record: Record) -> int:
+    """Words of a whole response; tags are none, the times in them are."""
+    return int(record["words"]) if "words" in record else len(re.sub(r"</?\w+>", " ", record["response"]).split())
+
+
+def latency(record: Record) -> float | None:
+    """Seconds that an answer took, where the run has them."""
+    seconds = record.get("seconds")
+    return None if seconds is None else float(seconds)
+
+
+def references(record: Record, format: str) -> list[Segment]:
+    """What an answer refers to, within the recording: what it heard if it is interleaved, else what it named."""
+    last = float(record.get("duration") or float("inf"))
+    found = (Segment(*pair) for pair in record["heard" if format == "interleaved" else "named"])
+    return [Segment(s.start, min(s.end, last)) for s in found if s.start < min(s.end, last)]
+
+
+def named(record: Record) -> list[Segment]:
+    """What an answer names, heard or not: how well it knows where to listen."""
+    return [Segment(*pair) for pair in record["named"]]
+
+
+def overlap_rate(segments: Sequence[Segment]) -> float:
+    """How much of the time that segments take together is heard more than once: 1 - union / sum."""
+    total = sum(s.duration for s in segments)
+    union, reached = 0.0, float("-inf")
+    for segment in sorted(segments, key=lambda s: s.start):
+        union += max(0.0, segment.end - max(segment.start, reached))
+        reached = max(reached, segment.end)
+    return 1 - union / total if total > 0 else 0.0
+
+
+def analyse(run: Run) -> Analysis:
+    """Everything at once. ValueError where no question of the run could be asked."""
+    answers = run.answered
+    if not answers:
+        raise ValueError(f"{run.folder}: no question of this run could be asked; its records say why")
+    found = [references(r, run.format) for r in answers]
+    flat = [s for segments in found for s in segments]
+    several = [overlap_rate(segments) for segments in found if len(segments) > 1]
+    golds = [[Segment(*pair) for pair in r.get("gold") or []] for r in answers]
+    pairs = list(zip(golds, map(named, answers), strict=True))
+    # A conditioned answer is not asked for segments: only those that have some say how well they are placed.
+    asked = [pair for pair in pairs if pair[0] and (pair[1] or run.format != "conditioned")]
+    met = gold_overlaps(answers, run.format)
+    precise = [best_iou(segment, gold) >= HIT for gold, segments in asked for segment in segments]
+    return Analysis(
+        name=run.name,
+        num=len(answers),
+        references=len(flat) / len(answers),
+        named=float(np.mean([len(r["named"]) for r in answers])),
+        with_one=float(np.mean([len(segments) >= 1 for segments in found])),
+        with_two=float(np.mean([len(segments) >= 2 for segments in found])),
+        counts=dict(sorted(Counter(map(len, found)).items())),
+        seconds=mean([s.duration for s in flat]),
+        overlap=mean(several),
+        place=_spread([(s.start + s.end) / 2 for s in flat]),
+        timeline=_timeline(zip(answers, found, strict=True)),
+        timeline_gold=_timeline(zip(answers, golds, strict=True)),
+        iou=mean(met),
+        hit_rate=mean([overlap >= HIT for overlap in met]),
+        precision=mean(precise),
+        by_iou=by_iou(run),
+        by_seconds=by_seconds(run),
+        words=_spread([float(num_words(r)) for r in answers]),
+        latency=_spread([seconds for r in answers if (seconds := latency(r)) is not None]),
+        refusals=dict(Counter(reason for r in answers for _, reason in r["refusals"]).most_common()),
+        finishes=dict(Counter(r["finish"] for r in answers).most_common()),
+        errors=len(run.records) - len(answers),
+    )
+
+
+def by_iou(run: Run) -> list[Bin]:
+    """Accuracy by how well an answer's segments meet the labelled events (mean over events of the best overlap)."""
+
+    def name(record: Record) -> str | None:
+        gold, segments = [Segment(*pair) for pair in record.get("gold") or []], named(record)
+        if not gold:
+            return None
+        if not segments:
+            return IOU_NAMES[0]
+        overlap = np.mean([best_iou(event, segments) for event in gold])
+        return IOU_NAMES[1 + int(np.searchsorted(IOU_EDGES, overlap - 1e-9))]
+
+    return bins(run.answered, name, IOU_NAMES)
+
+
+def by_seconds(run: Run) -> list[Bin]:
+    """Accuracy by the recording's length, where the records have it."""
+
+    def name(record: Record) -> str | None:
+        duration = record.get("duration")
+        return None if not duration else SECONDS_NAMES[int(np.searchsorted(SECONDS_EDGES, duration)) - 1]
+
+    return bins(run.answered, name, SECONDS_NAMES)
+
+
+def by(answers: Sequence[Record], dimension: str) -> list[Bin]:
+    """Accuracy by a field of the records (one of `DIMENSIONS`), by name; none where no record has it."""
+    return bins(
+        answers, lambda r: str(r.get(dimension) or "") or None, sorted({str(r.get(dimension)) for r in answers})
+    )
+
+
+def bins(answers: Iterable[Record], name: Callable[[Record], str | None], order: Sequence[str]) -> list[Bin]:
+    """Answers counted by what `name` calls them, in `order`; empty bins and those it calls None are left out."""
+    groups: dict[str, list[Record]] = {}
+    for record in answers:
+        if (key := name(record)) is not None:
+            groups.setdefault(key, []).append(record)
+    tallies = {key: tally(groups[key]) for key in order if key in groups}
+    return [Bin(key, t.num, t.questions, t.right) for key, t in tallies.items()]
+
+
+def to_json(analysis: Analysis) -> dict[str, Any]:
+    """For a file: bins with their accuracies and intervals."""
+    listed = {"by_iou": list(map(_bin, analysis.by_iou)), "by_seconds": list(map(_bin, analysis.by_seconds))}
+    return asdict(analysis) | listed
+
+
+def _bin(found: Bin) -> dict[str, Any]:
+    interval = [round(end, 4) for end in found.interval]
+    return {"name": found.name, "n": found.num, "accuracy": round(found.accuracy, 4), "interval": interval}
+
+
+def _timeline(pairs: Iterable[tuple[Record, Sequence[Segment]]]) -> list[float] | None:
+    middles = [
+        min((s.start + s.end) / 2 / float(record["duration"]), 1.0)
+        for record, segments in pairs
+        if record.get("duration")
+        for s in segments
+    ]
+    if not middles:
+        return None
+    counts, _ = np.histogram(middles, NUM_PARTS, (0.0, 1.0))
+    return [float(c) for c in counts / len(middles)]
+
+
+def _spread(values: Sequence[float]) -> Spread | None:
+    if not values:
+        return None
+    low, median, high = np.percentile(values, (5, 50, 95))
+    return Spread(float(np.mean(values)), float(low), float(median), float(high))

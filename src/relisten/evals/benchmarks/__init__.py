@@ -1,0 +1,104 @@
+"""The benchmarks that are known by name: where their questions lie, and how their own scripts want answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from relisten import records, tags
+from relisten.evals.benchmarks import mmar, mmau, mmau_pro
+from relisten.evals.figures import Failed, Record, majority, prediction
+from relisten.types import Example
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A set of questions in a layout of its own."""
+
+    name: str
+    file: Callable[[Path], Path]
+    """The question file in a folder; ValueError, with where to get it, where there is none."""
+    examples: Callable[[Path], list[Example]]
+    """The questions in a folder."""
+    keys: tuple[str, ...]
+    """What the official script calls a prediction, and what its manual does."""
+    form: str
+    """How the script wants predictions: jsonl, json (a list) or parquet."""
+    withheld: bool = False
+    """Whether the right answers are kept back, so that predictions are sent in."""
+    left_out: Callable[[Path], dict[str, int]] = lambda root: {}
+    """How many of the file's questions are not asked, by the reason."""
+
+
+BENCHMARKS = {
+    benchmark.name: benchmark
+    for benchmark in (
+        Benchmark("mmar", mmar.file, mmar.examples, ("answer_prediction",), "jsonl"),
+        Benchmark("mmau-mini", mmau.mini_file, mmau.mini_examples, ("model_output", "model_prediction"), "json"),
+        Benchmark("mmau", mmau.file, mmau.examples, ("model_output", "model_prediction"), "json", withheld=True),
+        Benchmark(
+            "mmau-pro", mmau_pro.file, mmau_pro.examples, ("model_output",), "parquet", left_out=mmau_pro.left_out
+        ),
+    )
+}
+
+
+def missing(examples: Sequence[Example]) -> list[Path]:
+    """Recordings that are not there, each once."""
+    paths = dict.fromkeys(e.audio for e in examples if isinstance(e.audio, Path))
+    return [path for path in paths if not path.is_file()]
+
+
+def export(
+    benchmark: Benchmark, questions: Path, answers: Sequence[Record], out: Path, failed: Failed = "wrong"
+) -> int:
+    """Write predictions as the benchmark's own script reads them; how many have none that could be read.
+
+    Each of the file's entries is kept whole, with the prediction added. One without an answer gets an empty text, which
+    MMAR's and MMAU's scripts count as wrong: they leave entries without the key out of the denominator. Questions that
+    this benchmark does not ask are left out. Of several samples the majority's answer is written.
+    """
+    asked = {e.id for e in benchmark.examples(questions.parent)} if benchmark.form == "parquet" else None
+    groups: dict[str, list[Record]] = {}
+    for record in answers:
+        groups.setdefault(str(record["id"]), []).append(record)
+    rows, without = [], 0
+    for _, row in records.entries(questions):
+        if asked is not None and str(row["id"]) not in asked:
+            continue
+        given = majority(groups[str(row["id"])]) if str(row["id"]) in groups else None
+        said = None if given is None else prediction(given, failed)
+        without += said is None
+        rows.append(dict(row) | dict.fromkeys(benchmark.keys, said or "") | _thought(given))
+    if benchmark.form == "parquet":
+        _write_table(questions, {str(row["id"]): str(row[benchmark.keys[0]]) for row in rows}, benchmark.keys[0], out)
+        return without
+    if benchmark.form == "jsonl":
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    else:
+        text = json.dumps(rows, ensure_ascii=False, indent=2) + "\n"
+    records.write_atomic(out, text)
+    return without
+
+
+def _write_table(questions: Path, said: Mapping[str, str], key: str, out: Path) -> None:
+    """The rows of a Parquet file that have a prediction, every column as it was, and the predictions."""
+    import pyarrow
+    import pyarrow.parquet
+
+    whole = records.table(questions)
+    names = [str(name) for name in whole.column("id").to_pylist()]
+    kept = whole.take([place for place, name in enumerate(names) if name in said])
+    predictions = pyarrow.array([said[name] for name in names if name in said], pyarrow.string())
+    buffer = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(kept.append_column(key, predictions), buffer)
+    records.write_atomic(out, buffer.getvalue().to_pybytes())
+
+
+def _thought(record: Mapping[str, Any] | None) -> dict[str, str]:
+    """What MMAR's script on reasoning reads; nothing where the reasoning is not known."""
+    text = None if record is None else record.get("response")
+    return {} if text is None else {"thinking_prediction": tags.parse(text).think or ""}

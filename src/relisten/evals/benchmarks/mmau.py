@@ -1,0 +1,50 @@
+"""MMAU: test-mini, with answers, and test, without (arXiv 2410.19168; github.com/Sakshi113/MMAU).
+
+"v05.15.25" is the name of several files: only a file's hash says which one was asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from relisten import records
+from relisten.evals.benchmarks.mmar import first_of
+from relisten.types import Example
+
+SOURCE = "github.com/Sakshi113/MMAU, and the recordings beside it, in the folder that its audio_id names"
+
+
+def mini_examples(root: Path) -> list[Example]:
+    """The 1,000 questions of test-mini."""
+    return _examples(mini_file(root))
+
+
+def mini_file(root: Path) -> Path:
+    """The question file of test-mini."""
+    return first_of(root, ("mmau-test-mini.json",), SOURCE)
+
+
+def examples(root: Path) -> list[Example]:
+    """The 9,000 questions of test, whose answers are withheld."""
+    return _examples(file(root))
+
+
+def file(root: Path) -> Path:
+    """The question file of test."""
+    return first_of(root, ("mmau-test.json",), SOURCE)
+
+
+def _examples(path: Path) -> list[Example]:
+    return records.examples_from(((place, in_mmars_form(row)) for place, row in records.entries(path)), path)
+
+
+def in_mmars_form(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The recording under MMAR's name for it, and an empty answer left out."""
+    found = {key: value for key, value in row.items() if key not in ("audio_id", "answer")}
+    if "audio_id" in row:
+        found["audio_path"] = row["audio_id"]
+    if row.get("answer"):
+        found["answer"] = row["answer"]
+    return found

@@ -1,0 +1,289 @@
+"""An answer as one self-contained web page: the waveform, the reasoning, every heard segment playable.
+
+Whatever a model wrote, a question or a file name is untrusted: all of it is escaped, and the page's content policy
+runs no script but the one that is shipped with it, and asks nothing of the network.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from html import escape
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING
+
+import numpy as np
+import soundfile
+
+from relisten import __version__, records, tags
+from relisten.engine.listener import MAX_QUOTED
+from relisten.reports.strip import levels
+from relisten.reports.text import FINISHES, named_seconds, printable
+from relisten.types import Audio, Listen, Refusal, Segment
+
+if TYPE_CHECKING:
+    from relisten.engine.answer import Answer
+
+NUM_COLOURS = 6
+NUM_BARS = 200
+LONGEST_WAV = 60.0
+"""Seconds; longer recordings are embedded as FLAC, which is half the size and plays in every current browser."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A tag in the reasoning: heard (with a listen behind it), named only, or refused."""
+
+    segment: Segment | None
+    heard: bool = False
+    refusal: Refusal | None = None
+
+
+def write_page(
+    path: Path,
+    answer: Answer,
+    audio: Audio,
+    question: str,
+    choices: Sequence[str] = (),
+    name: str = "recording",
+    model: str = "",
+    command: str = "",
+) -> None:
+    """Write the page; the file appears whole or not at all."""
+    records.write_atomic(path, page(answer, audio, question, choices, name, model, command))
+
+
+def page(
+    answer: Answer, audio: Audio, question: str, choices: Sequence[str], name: str, model: str, command: str
+) -> str:
+    """The page's HTML."""
+    shape = re.fullmatch(r"\s*<think>(.*)</think>\s*<answer>.*</answer>\s*", answer.trace.text, re.DOTALL)
+    shown = shape[1] if shape and "think>" not in shape[1] else answer.trace.text
+    pieces = annotate(shown, answer.trace.listens[1:], answer.trace.refusals, audio.duration)
+    drawn = [piece for piece in pieces if isinstance(piece, Mark) and piece.segment is not None]
+    lanes = _lanes(drawn, audio.duration)
+    web = files("relisten.reports") / "web"
+    script = (web / "answer.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(f"\n{script}".encode()).digest()).decode()
+    return Template((web / "answer.html").read_text(encoding="utf-8")).substitute(
+        script_hash=f"sha256-{digest}",
+        version=__version__,
+        title=_safe(f"{question} · relisten"),
+        style=(web / "answer.css").read_text(encoding="utf-8"),
+        script=script,
+        name=_safe(name),
+        duration=f"{audio.duration:.1f} s",
+        question=_safe(question),
+        choices=_choices(choices, answer.choice),
+        lanes=max(lanes, default=-1) + 1,
+        tabs="".join(_tab(n, mark, lanes[n], audio.duration) for n, mark in enumerate(drawn)),
+        bands="".join(_band(n, mark, audio.duration) for n, mark in enumerate(drawn)),
+        wave=_wave(audio, drawn),
+        axis=_axis(audio.duration),
+        seconds=f"{audio.duration:.2f}",
+        seconds_shown=f"{audio.duration:.1f}",
+        hint=_hint(drawn),
+        audio=_audio_address(audio),
+        reasoning=_reasoning(pieces),
+        answer=_answer(answer, choices),
+        details=_details(answer, name, model, command),
+    )
+
+
+def annotate(text: str, listens: Sequence[Listen], refusals: Sequence[Refusal], duration: float) -> list[str | Mark]:
+    """Text cut at its tags. A tag is heard when the next listen is of its segment, else refused, else only named."""
+    names = "|".join(sorted({"seg", *(re.escape(listen.operation) for listen in listens)}))
+    pieces: list[str | Mark] = []
+    heard, refused, position = list(listens), list(refusals), 0
+    for match in re.finditer(rf"<({names})>((?:(?!<\1>).)*?)</\1>", text, re.DOTALL):
+        pieces.append(text[position : match.start()])
+        position = match.end()
+        named = tags.parse_segment(match[2])
+        of_this = next((n for n, refusal in enumerate(refused) if refusal.text == match[0][:MAX_QUOTED]), None)
+        if heard and named is not None and _same(named, heard[0].segment, duration):
+            pieces.append(Mark(heard.pop(0).segment, heard=True))
+        elif of_this is not None:
+            pieces.append(Mark(None, refusal=refused[of_this]))
+            del refused[: of_this + 1]  # those before it are of tags that never closed
+        elif named is not None and 0 <= named.start < named.end and named.start < duration:
+            pieces.append(Mark(Segment(named.start, min(named.end, duration))))
+        else:
+            pieces.append(match[0])
+    pieces.append(text[position:])
+    # What no tag in the shown text accounts for was still heard: it is drawn, after the text.
+    pieces += [Mark(listen.segment, heard=True) for listen in heard]
+    return [piece for piece in pieces if piece != ""]
+
+
+def _same(named: Segment, heard: Segment, duration: float) -> bool:
+    """Whether `heard` is `named` after ordering and clamping."""
+    start, end = sorted((named.start, named.end))
+    return abs(max(start, 0.0) - heard.start) < 0.02 and abs(min(end, duration) - heard.end) < 0.02
+
+
+def _safe(text: str) -> str:
+    return escape(printable(text))
+
+
+def _percent(seconds: float, duration: float) -> str:
+    return f"{100 * min(max(seconds / max(duration, 1e-9), 0.0), 1.0):.3f}%"
+
+
+def _times(segment: Segment) -> str:
+    return f"{segment.start:.1f}–{segment.end:.1f}\u2009s"
+
+
+def _target(number: int, mark: Mark) -> str:
+    """Class and data attributes that buttons and bands of one segment share."""
+    kind = "" if mark.heard else " named"
+    return f's{number % NUM_COLOURS}{kind}" data-n="{number}'
+
+
+def _button_data(number: int, segment: Segment) -> str:
+    label = f"Play segment {number + 1}, {segment.start:.1f} to {segment.end:.1f} seconds"
+    return f'type="button" data-start="{segment.start:.3f}" data-end="{segment.end:.3f}" aria-label="{label}"'
+
+
+def _lanes(marks: Sequence[Mark], duration: float) -> list[int]:
+    """A row for each segment's tab so that none covers another; a tab takes at least 3.5 % of the width."""
+    ends: list[float] = []
+    lanes = []
+    for mark in marks:
+        assert mark.segment is not None
+        start = min(mark.segment.start, 0.965 * duration)
+        lane = next((n for n, end in enumerate(ends) if end <= start), len(ends))
+        ends[lane : lane + 1] = [max(mark.segment.end, start + 0.035 * duration)]
+        lanes.append(lane)
+    return lanes
+
+
+def _tab(number: int, mark: Mark, lane: int, duration: float) -> str:
+    assert mark.segment is not None
+    left, width = _percent(mark.segment.start, duration), _percent(mark.segment.duration, duration)
+    place = f"left: min({left}, calc(100% - 22px)); width: {width}; top: {lane * 26}px"
+    return (
+        f'<button class="tab {_target(number, mark)}" style="{place}"'
+        f" {_button_data(number, mark.segment)}>{number + 1}</button>"
+    )
+
+
+def _band(number: int, mark: Mark, duration: float) -> str:
+    assert mark.segment is not None
+    left, width = _percent(mark.segment.start, duration), _percent(mark.segment.duration, duration)
+    return f'<span class="{_target(number, mark)}" style="left: {left}; width: {width}"></span>'
+
+
+def _wave(audio: Audio, marks: Sequence[Mark]) -> str:
+    """Rounded bars of the level, and over them the same bars in colour, cut to each heard segment."""
+    num_bars = max(min(NUM_BARS, len(audio.samples)), 1)
+    width = 1000 / num_bars
+    heights = np.maximum(levels(audio, num_bars) * 116, 3)
+    bars = "".join(
+        f'<rect x="{n * width + 0.2 * width:.2f}" y="{66 - h / 2:.1f}" width="{0.6 * width:.2f}" height="{h:.1f}"'
+        f' rx="{0.3 * width:.2f}"/>'
+        for n, h in enumerate(heights)
+    )
+    clips, parts = "", ""
+    for n, mark in enumerate(marks):
+        assert mark.segment is not None
+        x, w = (1000 * s / max(audio.duration, 1e-9) for s in (mark.segment.start, mark.segment.duration))
+        clips += f'<clipPath id="clip{n}"><rect x="{x:.2f}" y="0" width="{w:.2f}" height="132"/></clipPath>'
+        parts += f'<use href="#bars" class="part s{n % NUM_COLOURS}" clip-path="url(#clip{n})"/>'
+    return (
+        '<svg viewBox="0 0 1000 132" preserveAspectRatio="none" role="img" aria-label="Waveform of the recording">'
+        f'<defs><g id="bars">{bars}</g>{clips}</defs><use href="#bars" class="all"/>{parts}</svg>'
+    )
+
+
+def _axis(duration: float) -> str:
+    """About eight round times."""
+    if duration <= 0:
+        return ""
+    power = 10.0 ** np.floor(np.log10(duration / 8))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= duration / 8)
+    ticks = np.arange(0, 0.975 * duration, step)
+    return "".join(f'<span style="left: {_percent(t, duration)}">{t:.6g}{"" if t else " s"}</span>' for t in ticks)
+
+
+def _choices(choices: Sequence[str], chosen: str | None) -> str:
+    if not choices:
+        return ""
+    rows = [
+        f'<li class="chosen" aria-current="true">{_safe(choice)}</li>'
+        if choice == chosen
+        else f"<li>{_safe(choice)}</li>"
+        for choice in choices
+    ]
+    return f'<ul class="choices" aria-label="Choices">{"".join(rows)}</ul>'
+
+
+def _hint(marks: Sequence[Mark]) -> str:
+    num_heard = sum(mark.heard for mark in marks)
+    if not marks:
+        return "No segment was heard again"
+    counted = f"{len(marks)} segment{'s' * (len(marks) > 1)}"
+    keys = f"<kbd>1</kbd>{'–<kbd>' + str(min(len(marks), 9)) + '</kbd>' if len(marks) > 1 else ''}"
+    return f"{counted} {'heard again' if num_heard else 'named'} · press {keys} to listen"
+
+
+def _reasoning(pieces: Sequence[str | Mark]) -> str:
+    html, number = "", 0
+    for piece in pieces:
+        if isinstance(piece, str):
+            html += _safe(piece)
+        elif piece.segment is not None:
+            html += (
+                f'<button class="seg {_target(number, piece)}" {_button_data(number, piece.segment)}>'
+                f"<b>{number + 1}</b>{_times(piece.segment)}</button>"
+            )
+            number += 1
+        elif piece.refusal is not None:
+            text, reason = _safe(piece.refusal.text), _safe(piece.refusal.reason)
+            html += f'<span class="refused"><s>{text}</s> (not heard: {reason})</span>'
+    return html.strip() or '<span class="refused">The model wrote nothing.</span>'
+
+
+def _answer(answer: Answer, choices: Sequence[str]) -> str:
+    if answer.answer is None:
+        return '<p class="text">None</p><p class="note">The model wrote none in &lt;answer&gt;.</p>'
+    html = f'<p class="text">{_safe(answer.choice or answer.answer)}</p>'
+    if choices and answer.choice is None:
+        html += '<p class="note">This is none of the choices.</p>'
+    if answer.trace.finish in FINISHES:
+        html += f'<p class="note">{FINISHES[answer.trace.finish]}</p>'
+    return html
+
+
+def _details(answer: Answer, name: str, model: str, command: str) -> str:
+    trace = answer.trace
+    inserted = sum(listen.num_tokens for listen in trace.listens[1:])
+    rows = {
+        "Model": _safe(model),
+        "Recording": _safe(name),
+        "Heard again": f"segments: {max(len(trace.listens) - 1, 0)}; tags refused: {len(trace.refusals)}",
+        "Tokens": f"{trace.num_prompt} in the prompt, {sum(trace.sampled)} written, {inserted} of audio heard again"
+        if trace.token_ids  # none: a training example is shown, which nobody sampled
+        else "",
+        "Time": _safe(", ".join(f"{key} {value:.1f} s" for key, value in named_seconds(answer.seconds).items())),
+        "Finish": _safe(trace.finish) if trace.token_ids else "",
+        "Command": f"<code>{_safe(command)}</code>" if command else "",
+        "Versions": f"relisten {__version__}, torch {_safe(version('torch'))}, transformers {version('transformers')}",
+        "Date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+    }
+    return "".join(f"<dt>{key}</dt><dd>{value}</dd>" for key, value in rows.items() if value)
+
+
+def _audio_address(audio: Audio) -> str:
+    """The recording itself as a data: address."""
+    format, kind = ("WAV", "audio/wav") if audio.duration <= LONGEST_WAV else ("FLAC", "audio/flac")
+    file = io.BytesIO()
+    soundfile.write(file, np.clip(audio.samples, -1, 1), audio.rate, format=format, subtype="PCM_16")
+    return f"data:{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,173 @@
+"""Answers to look at and listen to: drawn by lot from the right, the wrong and the unparsed ones of a run."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from html import escape
+
+import numpy as np
+import soundfile
+
+from relisten import tags
+from relisten.audio import load
+from relisten.evals.analysis import Run
+from relisten.evals.figures import Record, right, status_of
+from relisten.reports.answer_page import NUM_COLOURS, Mark, annotate
+from relisten.reports.strip import levels
+from relisten.reports.text import printable
+from relisten.types import Audio, Example, Listen, Refusal, Segment
+
+CLASSES = ("right", "wrong", "unparsed")
+MAX_BYTES = 6_000_000
+"""Of sound in one page, before it is written as text (which adds a third); what comes later is shown without."""
+RATE = 16_000
+"""Samples a second (Hz) of the sound in the page."""
+NUM_BARS = 160
+HEIGHT = 64
+
+
+def draw_lots(run: Run, num: int) -> dict[str, list[Record]]:
+    """Up to `num` answers of each class. The lot falls by the question's id alone: runs tend to show the same."""
+    found: dict[str, list[Record]] = {name: [] for name in CLASSES}
+    for record in sorted(run.answered, key=_lot):
+        name = verdict(record)
+        if len(found[name]) < num:
+            found[name].append(record)
+    return found
+
+
+def verdict(record: Record) -> str:
+    """right, wrong or unparsed (refused among them)."""
+    if right(record):
+        return "right"
+    return "wrong" if status_of(record) == "answered" else "unparsed"
+
+
+def _lot(record: Record) -> str:
+    return blake2b(str(record["id"]).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+@dataclass
+class Sounds:
+    """The recordings in a page: each once, up to `MAX_BYTES` in all."""
+
+    examples: Mapping[str, Example]
+    """By question id; empty where the questions are not there any more."""
+    names: dict[str, str] = field(default_factory=dict)
+    """Recording -> the id of its <audio>; "" where it did not fit."""
+    elements: list[str] = field(default_factory=list)
+    num_bytes: int = 0
+
+    def get(self, question: str) -> tuple[Audio | None, str]:
+        """A question's recording (None: it cannot be read) and the id of its <audio> ("": it is not in the page)."""
+        example = self.examples.get(question)
+        if example is None:
+            return None, ""
+        try:
+            audio = example.audio if isinstance(example.audio, Audio) else load(example.audio, RATE)
+        except (ValueError, OSError):
+            return None, ""
+        key = str(example.audio) if not isinstance(example.audio, Audio) else str(id(example.audio))
+        if key not in self.names:
+            self.names[key] = self._embed(audio)
+        return audio, self.names[key]
+
+    def _embed(self, audio: Audio) -> str:
+        file = io.BytesIO()
+        soundfile.write(file, np.clip(audio.samples, -1, 1), audio.rate, format="FLAC", subtype="PCM_16")
+        content = file.getvalue()
+        if self.num_bytes + len(content) > MAX_BYTES:
+            return ""
+        self.num_bytes += len(content)
+        name = f"sound{len(self.elements)}"
+        address = f"data:audio/flac;base64,{base64.b64encode(content).decode()}"
+        self.elements.append(f'<audio id="{name}" preload="none" src="{address}"></audio>')
+        return name
+
+
+def example_html(record: Record, sounds: Sounds) -> str:
+    """One answer: question, choices, waveform with what was named and what is labelled, reasoning, answer."""
+    audio, sound = sounds.get(str(record["id"]))
+    duration = audio.duration if audio else float(record.get("duration") or 0.0)
+    listens = [Listen(0, 0, Segment(*pair)) for pair in record["heard"]]
+    parsed = tags.parse(record["response"])
+    shown = parsed.think if parsed.well_formed and parsed.think is not None else record["response"]
+    pieces = annotate(shown, listens, [Refusal(*pair) for pair in record["refusals"]], duration)
+    marks = [p for p in pieces if isinstance(p, Mark) and p.segment is not None]
+    gold = [Segment(*pair) for pair in record.get("gold") or []]
+    drawn = _wave(audio, marks, gold) if audio else "<p class='caption'>The recording is not at hand.</p>"
+    kind = verdict(record)
+    play = _button(sound, 0.0, duration, "▶ whole recording", "whole") if sound else ""
+    return (
+        f'<article class="example {kind}"><p class="tag">{kind}</p><h4>{_safe(record["question"])}</h4>'
+        f"{_choices(record)}<div class='wave2'>{drawn}</div>"
+        f'<p class="row">{play}<span class="caption">{_safe(str(record["id"]))} · {duration:.1f} s'
+        f"{' · without sound: the page would grow too large' if audio and not sound else ''}</span></p>"
+        f'<p class="reasoning">{_reasoning(pieces, sound)}</p></article>'
+    )
+
+
+def _choices(record: Record) -> str:
+    said, gold = record["answer_prediction"], record["answer"]
+    listed = ""
+    for choice in record["choices"]:
+        name = "gold" if choice == gold else "said" if choice == said else ""
+        mark = (" ✓" if choice == gold else "") + (" ← answered" if choice == said else "")
+        listed += f'<li class="{name}">{_safe(choice)}{mark}</li>'
+    written = tags.parse(record["response"]).answer
+    none = f"answered: {_safe(written[:80])}" if written else "no answer was written"
+    none = "" if said is not None else f"<li class='said'>{none}</li>"
+    return f"<ul class='choices2'>{listed}{none}</ul>"
+
+
+def _wave(audio: Audio, marks: Sequence[Mark], gold: Sequence[Segment]) -> str:
+    """Bars of the level, in the colour of the segment they lie in; a line beneath for each labelled event."""
+    scale = 1000 / max(audio.duration, 1e-9)
+    step = 1000 / NUM_BARS
+    bars = ""
+    for n, height in enumerate(np.maximum(levels(audio, NUM_BARS) * HEIGHT, 2)):
+        at = (n + 0.5) * step / scale
+        owner = next((k for k, m in enumerate(marks) if m.segment and m.segment.start <= at < m.segment.end), None)
+        colour = "all" if owner is None else f"part s{owner % NUM_COLOURS}"
+        x, y = n * step + 0.2 * step, HEIGHT / 2 - height / 2
+        bars += f'<rect class="{colour}" x="{x:.1f}" y="{y:.1f}" width="{0.6 * step:.1f}" height="{height:.1f}"/>'
+    for event in gold:
+        width = event.duration * scale
+        bars += f'<rect class="gold" x="{event.start * scale:.1f}" y="{HEIGHT + 5}" width="{width:.1f}" height="4"/>'
+    return (
+        f'<svg viewBox="0 0 1000 {HEIGHT + 10}" preserveAspectRatio="none" role="img"'
+        f' aria-label="Waveform; a line under it where the labelled event is">{bars}</svg>'
+    )
+
+
+def _reasoning(pieces: Sequence[str | Mark], sound: str) -> str:
+    html, number = "", 0
+    for piece in pieces:
+        if isinstance(piece, str):
+            html += _safe(piece)
+        elif piece.segment is not None:
+            times = f"{piece.segment.start:.1f}–{piece.segment.end:.1f} s"
+            kind = f"seg s{number % NUM_COLOURS}{'' if piece.heard else ' named'}"
+            text = f"<b>{number + 1}</b>{times}"
+            html += _button(sound, piece.segment.start, piece.segment.end, text, kind)
+            number += 1
+        elif piece.refusal is not None:
+            html += f'<span class="refused"><s>{_safe(piece.refusal.text)}</s> ({_safe(piece.refusal.reason)})</span>'
+    return html.strip() or '<span class="refused">The model wrote nothing.</span>'
+
+
+def _button(sound: str, start: float, end: float, text: str, kind: str) -> str:
+    """text: HTML."""
+    if not sound:
+        return f'<span class="{kind}">{text}</span>'
+    data = f'data-sound="{sound}" data-start="{start:.3f}" data-end="{end:.3f}"'
+    label = f"Play {start:.1f} to {end:.1f} seconds"
+    return f'<button type="button" class="{kind}" {data} aria-label="{label}">{text}</button>'
+
+
+def _safe(text: str) -> str:
+    return escape(printable(text))

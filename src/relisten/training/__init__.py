@@ -1,0 +1,1 @@
+"""Supervised fine-tuning and GRPO with segments that are really heard. Start reading at `grpo.py`."""

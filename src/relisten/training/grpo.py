@@ -1,0 +1,372 @@
+"""GRPO in which the segments are really heard: sample a group of answers to each question, reward them, compare.
+
+One step of `Trainer` is one rollout of `batch_size` questions; within it the optimiser steps once for each mini-batch.
+So a checkpoint never falls between a rollout and its updates, and nothing that was sampled has to be kept.
+
+Where this departs from the authors' release (what the paper says, where they differ): segments of any length from 0.2 s
+are inserted; all terms leave inserted audio out; the end token is trained; what is trained is the tokens that were
+sampled, never their text tokenised anew.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+from tqdm import tqdm
+
+from relisten.engine.engine import Engine, GenerationConfig
+from relisten.models.base import AudioLM
+from relisten.training import rewards, rollout
+from relisten.training import trainer as training
+from relisten.training.batch import Encoded, pack, replay
+from relisten.training.losses import grpo_loss, token_weights
+from relisten.training.progress import Report, not_finite
+from relisten.training.questions import Questions, read_questions, together
+from relisten.training.rollout import Rollout
+from relisten.training.trainer import PackedTrainer, TrainingConfig, token_logprobs_of
+from relisten.types import Audio, Example, Format
+
+
+@dataclass
+class GrpoConfig(TrainingConfig):
+    """Settings of GRPO; the defaults are the paper's."""
+
+    learning_rate: float = 1e-6
+    """The highest; all optimiser steps of a rollout have the same, and the schedule moves it between rollouts."""
+    batch_size: int = 64
+    """Questions a rollout, over all processes."""
+    mini_batch_size: int = 32
+    """Questions an optimiser step; `batch_size` / `mini_batch_size` steps are made with each rollout."""
+    group_size: int = 8
+    """Answers sampled to each question."""
+    device_batch_size: int = 8
+    """Answers in one forward; those to one question share its prompt."""
+    warmup: float = 0.0
+    """Share of the steps in which the learning rate rises."""
+    schedule: str = "constant"
+    """How the learning rate falls: a name that transformers knows."""
+    format: Format = "interleaved"
+    """interleaved (segments are heard), grounded (named in text alone) or conditioned (neither)."""
+    rewards: tuple[str, ...] = ("format", "consistency", "accuracy", "segment")
+    """Any of format, consistency, accuracy, segment, located (for segment: how well what was heard meets the labelled
+    segments), confidence (what the release has for accuracy), or your own as `module:function`; they are added up."""
+    temperature: float = 1.0
+    """Of sampling; the ratio's log-probabilities are those at temperature 1, whatever this is."""
+    max_new_tokens: int = 2048
+    """Sampled tokens of a whole answer, at most."""
+    max_listens: int = 8
+    """Segments heard again in an answer, at most."""
+    min_segment: float = 0.2
+    """Shortest segment that is heard, in seconds."""
+    clip: float = 0.2
+    """How far from 1 the ratio of new to old probability may go before it is clipped."""
+    clip_high: float | None = None
+    """How far above 1, where that is to differ from `clip` (clip-higher: 0.28 or so)."""
+    kl: float = 0.04
+    """Weight of the KL to the model as it was at the start. 0 spares that second model, the reference; with `lora` the
+    reference is the same model with its adapters off."""
+    loss_mean: Literal["trace", "token"] = "trace"
+    """trace: every answer weighs the same (the paper); token: every token does."""
+    normalise: bool = True
+    """Divide a group's advantages by its standard deviation."""
+    leave_one_out: bool = False
+    """Compare an answer with the mean of the others of its group, not with that of all."""
+    mask_over_limit: bool = False
+    """Leave answers out of the loss that a limit (tokens, listens, context) has cut short."""
+    old_logprobs: Literal["recomputed", "rollout"] = "recomputed"
+    """Where the ratio's old probabilities come from: the trainer's own forward, or the rollout (saves a forward when a
+    rollout has several mini-batches)."""
+    rollout_rows: int = 64
+    """Answers made side by side in one process."""
+    sample_steps: int = 10
+    """Steps between files of sampled answers in the run folder's `samples`."""
+    save_steps: int = 200
+    """Rollouts between checkpoints; a stopped run goes on from the last."""
+    log_steps: int = 1
+    """Rollouts between lines of metrics.jsonl."""
+
+
+@dataclass(slots=True)
+class Forward:
+    """Answers that go through the model together; K sampled tokens, in the order of the answers."""
+
+    inputs: dict[str, Any]
+    """A packed batch, with `token_ids` [K]."""
+    rollouts: list[Rollout]
+    lengths: Tensor
+    """int64 [N], sampled tokens of each answer."""
+    sampled: Tensor
+    """[K] log-probabilities at rollout."""
+    old: Tensor | None = None
+    """[K] the same, recomputed before the first update; None: not needed."""
+
+
+class GrpoTrainer(PackedTrainer):
+    """`transformers.Trainer` whose step is a rollout and its updates."""
+
+    config: GrpoConfig  # narrower than the base's
+
+    def __init__(self, audio_lm: AudioLM, config: GrpoConfig, **kwargs: Any) -> None:
+        self.functions = rewards.find(config.rewards)
+        self.engine = Engine(audio_lm, max_rows=config.rollout_rows)
+        self.reference = _frozen_copy(audio_lm) if config.kl and not config.lora else None
+        super().__init__(audio_lm, config, **kwargs)
+        self._figures: list[dict[str, float]] = []
+        self._failed: dict[str, str] = {}
+        """Why a question could not be asked, by its id; said once."""
+        self._best = {"well_formed": 0.0, "segments": 0.0}
+
+    def _prepare_for_training(self, *arguments: Any, **more: Any) -> Any:
+        prepared = super()._prepare_for_training(*arguments, **more)
+        if self.reference is not None and self.sharding is not None:
+            self.sharding.shard(self.reference)
+        return prepared
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Roll out, reward, update; the last mini-batch's optimiser step is left to `Trainer`."""
+        started, step = perf_counter(), self.state.global_step
+        seconds: dict[str, float] = {}
+        groups = self._roll_out(inputs["examples"], step, seconds)
+        updating = perf_counter()
+        loss, figures = self._update(model, groups, step)
+        seconds["update"] = perf_counter() - updating
+        total = perf_counter() - started
+        figures |= {f"share_{name}": value / total for name, value in seconds.items()}
+        equal, num = (self._sum(torch.tensor(float(count))) for count in (sum(map(_equal, groups)), len(groups)))
+        figures |= {"seconds": total, "equal_groups": equal / num}
+        figures["failed_questions"] = self._sum(torch.tensor(float(len(self._failed))))
+        gathered = gather_object([rollout.measure(one) for group in groups for one in group])
+        figures |= rollout.averages(gathered) | {"traces_per_minute": 60 * len(gathered) / total}
+        self._figures.append(figures)
+        self._notice(step, figures)
+        if self.is_world_process_zero() and step % self.config.sample_steps == 0:
+            rollout.write_samples(self.config.output / "samples" / f"step-{step:06d}.md", step, groups)
+        return loss
+
+    def _roll_out(self, examples: list[Example], step: int, seconds: dict[str, float]) -> list[list[Rollout]]:
+        config = self.config
+        # An answer depends on the seed, the step and its question alone: not on processes, and not on being resumed.
+        sampling = GenerationConfig(
+            config.format, config.temperature, seed=config.seed * 1_000_000 + step,
+            max_new_tokens=config.max_new_tokens, max_listens=config.max_listens, min_segment=config.min_segment,
+        )  # fmt: skip
+        # Around it all, so that weights are cast, and gathered, once and not at every token.
+        with self.precision(), self.whole_weights():
+            groups, failed = rollout.roll_out(
+                self.engine, examples, sampling, config.group_size, self.functions, seconds
+            )
+        for name in failed.keys() - self._failed.keys():
+            tqdm.write(f"step {step}: {name} is left out: {failed[name]}")
+        self._failed |= failed
+        rollout.set_advantages(groups, config.normalise, config.leave_one_out)
+        return groups
+
+    # --- update -------------------------------------------------------------------------------------------------
+
+    def _update(self, model: Any, groups: Sequence[Sequence[Rollout]], step: int) -> tuple[Tensor, dict[str, float]]:
+        """Gradients of each mini-batch in turn, an optimiser step after all but the last; mean loss, and figures."""
+        own = self.config.mini_batch_size // self.accelerator.num_processes
+        batches = [self._forwards(groups[first : first + own]) for first in range(0, len(groups), own)]
+        if len(batches) > 1 and self.config.old_logprobs == "recomputed":
+            for forward in (forward for batch in batches for forward in batch):
+                forward.old = self._scores(self.audio_lm, forward)
+        model.train()
+        figures: list[dict[str, float]] = []
+        for index, batch in enumerate(batches):
+            if index:
+                if self.args.max_grad_norm > 0:
+                    self._clip_grad_norm(model)
+                self.optimizer.step()
+                model.zero_grad()
+            figures.append(self._backward(model, batch, compare=index == 0 or batch[0].old is not None))
+            if not torch.isfinite(torch.tensor(figures[-1]["loss"])):
+                raise ValueError(not_finite(step, self.config.output))
+        mean = rollout.averages(figures)
+        mean |= {name: max(f[name] for f in figures if name in f) for name in ("ratio_max", "logprob_difference")}
+        return torch.tensor(mean.pop("loss"), device=self.args.device), mean
+
+    def _forwards(self, groups: Sequence[Sequence[Rollout]]) -> list[Forward]:
+        """A mini-batch's answers, packed: those to one question in one row, rows of like length together."""
+        size = self.config.device_batch_size
+        parts: list[tuple[list[Rollout], list[Encoded]]] = []
+        for group in groups:
+            assert isinstance(group[0].example.audio, Audio)
+            traces = [one.trace for one in group]
+            encoded = replay(self.audio_lm, group[0].example.audio, traces, self.engine.operations)
+            parts += [(list(group[i : i + size]), encoded[i : i + size]) for i in range(0, len(group), size)]
+        parts.sort(key=lambda part: sum(len(one.token_ids) for one in (e.trace for e in part[1])))
+        rows = max(1, size // self.config.group_size)
+        return [self._packed(parts[i : i + rows]) for i in range(0, len(parts), rows)]
+
+    def _packed(self, parts: Sequence[tuple[list[Rollout], list[Encoded]]]) -> Forward:
+        batch = pack([encoded for _, encoded in parts])
+        inputs = {name: getattr(batch, name) for name in batch.__dataclass_fields__}
+        inputs["token_ids"] = inputs.pop("labels")
+        inputs = self._prepare_inputs(inputs)
+        rollouts = [one for part, _ in parts for one in part]
+        sampled = [
+            logprob
+            for one in rollouts
+            for logprob, own in zip(one.trace.logprobs, one.trace.sampled, strict=True)
+            if own
+        ]
+        lengths = torch.tensor([sum(one.trace.sampled) for one in rollouts])
+        return Forward(inputs, rollouts, lengths, torch.tensor(sampled, device=self.args.device))
+
+    def _backward(self, model: Any, batch: Sequence[Forward], compare: bool) -> dict[str, float]:
+        """Gather the gradients of one mini-batch; its figures, over all processes.
+
+        compare: whether the weights are still those that sampled (or the old log-probabilities were kept), so that
+        rollout and trainer must agree.
+        """
+        kept = [self._kept(forward) for forward in batch]
+        counts = [
+            (k if self.config.loss_mean == "trace" else k * f.lengths).sum() for k, f in zip(kept, batch, strict=True)
+        ]
+        total = self._sum(torch.stack(counts).sum())
+        sums: dict[str, Tensor] = {}
+        largest = {"ratio_max": 0.0} | ({"logprob_difference": 0.0} if compare else {})
+        for index, (forward, keep) in enumerate(zip(batch, kept, strict=True)):
+            last = index == len(batch) - 1
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                logprobs, entropies = token_logprobs_of(self.audio_lm, forward.inputs, module=model)
+                now = logprobs.detach()
+                old = forward.old if forward.old is not None else now
+                if compare and len(now):
+                    difference = float((old - forward.sampled).abs().max())
+                    largest["logprob_difference"] = max(largest["logprob_difference"], difference)
+                if forward.old is None and (self.config.old_logprobs == "rollout"):
+                    old = forward.sampled
+                weights = token_weights(forward.lengths, keep, self.config.loss_mean, total).to(now.device)
+                loss, metrics = self._loss(forward, logprobs, old, weights)
+                # Processes average their gradients, where their sum is wanted: the weights count over all of them.
+                self.backward(loss * self.accelerator.num_processes, last)
+            metrics |= {"loss": loss.detach(), "entropy": (weights * entropies.detach()).sum()}
+            largest["ratio_max"] = max(largest["ratio_max"], float(metrics.pop("ratio_max")))
+            sums = {name: sums.get(name, 0.0) + value for name, value in metrics.items()}
+        largest = {name: self._largest(value) for name, value in largest.items()}
+        return {name: self._sum(value) for name, value in sums.items()} | largest
+
+    def _loss(
+        self, forward: Forward, logprobs: Tensor, old: Tensor, weights: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        config = self.config
+        advantages = torch.tensor([one.advantage for one in forward.rollouts]).repeat_interleave(forward.lengths)
+        reference = None
+        if self.reference is not None:
+            reference = self._scores(self.reference, forward)
+        elif config.kl:
+            with self.accelerator.unwrap_model(self.model).disable_adapter():
+                reference = self._scores(self.audio_lm, forward)
+        return grpo_loss(
+            logprobs, old, advantages.to(logprobs.device), weights, reference, config.clip, config.clip_high, config.kl
+        )
+
+    @torch.no_grad()
+    def _scores(self, model: AudioLM, forward: Forward) -> Tensor:
+        with self.precision():
+            return token_logprobs_of(model, forward.inputs)[0]
+
+    def _kept(self, forward: Forward) -> Tensor:
+        if not self.config.mask_over_limit:
+            return torch.ones(len(forward.rollouts), dtype=torch.bool)
+        return torch.tensor([one.response.complete for one in forward.rollouts])
+
+    def _sum(self, value: Tensor) -> float:
+        """Over all processes."""
+        return float(self.accelerator.reduce(value.detach().float().to(self.args.device), reduction="sum"))
+
+    def _largest(self, value: float) -> float:
+        """Of all processes."""
+        return float(self.accelerator.gather(torch.tensor([value], device=self.args.device)).max())
+
+    # --- reports ------------------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """With the figures of the steps since the last line."""
+        if "loss" in logs:
+            logs |= rollout.averages(self._figures)
+            self._figures.clear()
+        super().log(logs, start_time)
+
+    def _notice(self, step: int, figures: dict[str, float]) -> None:
+        """Say it once when answers lose their form, or no longer listen."""
+        for name, what in (("well_formed", "well-formed answers"), ("segments", "segments an answer")):
+            best = self._best[name] = max(self._best[name], figures[name])
+            if best > 0.3 and figures[name] < 0.1 * best:
+                self._best[name] = 0.0
+                if self.is_world_process_zero():
+                    tqdm.write(
+                        f"step {step}: collapse: {figures[name]:.2f} {what}, after {best:.2f} before;"
+                        f" see {self.config.output / 'samples'}, lower learning_rate or raise kl"
+                    )
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: Trainer would count the tokens of a batch, which here is questions."""
+        return 0
+
+
+def _frozen_copy(model: AudioLM) -> AudioLM:
+    """The reference: the model as it is now, never trained."""
+    reference = copy.copy(model)
+    reference.module = copy.deepcopy(model.module).eval().requires_grad_(False)
+    return reference
+
+
+def _equal(group: Sequence[Rollout]) -> bool:
+    return all(one.reward == group[0].reward for one in group)
+
+
+def train_grpo(config: GrpoConfig) -> Path:
+    """Train, or go on where a stopped run was; the folder of the trained model. Raises ValueError on bad settings."""
+    training.check(config)
+    _check(config)
+    make, num = read_questions(config)
+    model = training.prepare(config)
+    trainer = GrpoTrainer(
+        model,
+        config,
+        args=training.arguments(
+            config,
+            model,
+            per_device_train_batch_size=config.batch_size // training.num_processes(),
+            dataloader_drop_last=True,
+        ),
+        train_dataset=Questions(model.rate, make, num),
+        data_collator=together,
+        callbacks=[Report(config.output, shown="reward")],
+    )
+    return training.train(trainer)
+
+
+def _check(config: GrpoConfig) -> None:
+    processes = training.num_processes()
+    rewards.find(config.rewards)
+    GenerationConfig(
+        config.format, config.temperature, seed=config.seed, max_new_tokens=config.max_new_tokens,
+        max_listens=config.max_listens, min_segment=config.min_segment,
+    )  # fmt: skip
+    if config.group_size < 2:
+        raise ValueError("group_size must be at least 2: an answer is compared with the others of its group")
+    if config.mini_batch_size < 1 or config.batch_size % config.mini_batch_size or config.mini_batch_size % processes:
+        raise ValueError(
+            f"batch_size {config.batch_size} must be a multiple of mini_batch_size {config.mini_batch_size}, and that"
+            f" one of the number of processes ({processes})"
+        )
+    if config.loss_mean not in ("trace", "token") or config.old_logprobs not in ("recomputed", "rollout"):
+        raise ValueError("loss_mean is trace or token, old_logprobs is recomputed or rollout")
+    if config.temperature <= 0:
+        raise ValueError("temperature must be above 0: greedy answers to one question are all the same")
+    if min(config.sample_steps, config.rollout_rows) < 1:
+        raise ValueError("sample_steps and rollout_rows must be at least 1")
+    if not 0 < config.clip < 1 or config.kl < 0 or (config.clip_high is not None and config.clip_high <= 0):
+        raise ValueError("clip must lie above 0, below 1; clip_high must be above 0, and kl not negative")

@@ -1,0 +1,123 @@
+"""Losses: tensors in, loss out; no model, no files.
+
+K counts sampled tokens, the end token among them. What is audio, prompt or forced text never becomes one of the K, so
+it has no part in any term or denominator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from relisten.engine.sampling import NOWHERE, token_logprobs
+
+CHUNK = 2**26
+"""Logits in memory at a time (256 MB in float32): 441 positions of Qwen's vocabulary."""
+MAX_LOG_RATIO = 20.0
+"""Beyond e^20 a ratio says no more than "very far", and its exponential would soon be infinite."""
+
+
+def sft_loss(logprobs: Tensor, num_targets: Tensor | int | None = None) -> Tensor:
+    """Cross-entropy of the tokens that are learnt, divided by their number.
+
+    logprobs: [K]. num_targets: over how many the mean goes, when the K tokens are a part of a larger batch (gradient
+    accumulation, several processes); K otherwise.
+    """
+    return -logprobs.sum() / (len(logprobs) if num_targets is None else num_targets)
+
+
+def token_scores(
+    hidden: Tensor, head: Callable[[Tensor], Tensor], token_ids: Tensor, banned: Tensor, vocab_size: int
+) -> Tensor:
+    """Log-probability and entropy (nats) of tokens, from the states before the head: float32 [K, 2].
+
+    hidden: [K, H]; head: [n, H] -> [n, vocab_size]; token_ids: [K]; banned: ids [N] out of the support, as in sampling.
+    Logits exist for a chunk at a time, forward and backward. The entropy carries no gradient.
+    """
+    size = max(1, CHUNK // vocab_size)
+    if len(hidden) <= size:
+        return _chunk_scores(hidden, head, token_ids, banned)
+    chunks = zip(hidden.split(size), token_ids.split(size), strict=True)
+    return torch.cat([_checkpointed(states, head, ids, banned) for states, ids in chunks])
+
+
+def _checkpointed(hidden: Tensor, head: Callable[[Tensor], Tensor], token_ids: Tensor, banned: Tensor) -> Tensor:
+    scores: Tensor = checkpoint(_chunk_scores, hidden, head, token_ids, banned, use_reentrant=False)
+    return scores
+
+
+def _chunk_scores(hidden: Tensor, head: Callable[[Tensor], Tensor], token_ids: Tensor, banned: Tensor) -> Tensor:
+    logits = head(hidden).float()
+    return torch.stack([token_logprobs(logits, token_ids, banned), _entropy(logits.detach(), banned)], dim=-1)
+
+
+def _entropy(logits: Tensor, banned: Tensor) -> Tensor:
+    logprobs = torch.log_softmax(logits.index_fill(-1, banned.to(logits.device), NOWHERE), dim=-1)
+    return -(logprobs.exp() * logprobs.clamp(min=torch.finfo(logprobs.dtype).min)).sum(-1)
+
+
+def group_advantages(rewards: Tensor, normalise: bool = True, leave_one_out: bool = False) -> Tensor:
+    """How much better than its group each answer did; zero, exactly, where a whole group earned the same.
+
+    rewards: [N, G], one row for each prompt. normalise: divide by the group's standard deviation, as GRPO does.
+    leave_one_out: compare with the mean of the others, instead of the group's own.
+    """
+    exact = rewards.double()
+    differences = exact - exact.mean(1, keepdim=True)
+    group = rewards.shape[1]
+    if leave_one_out and group > 1:
+        differences = differences * (group / (group - 1))
+    if normalise and group > 1:
+        differences = differences / (exact.std(1, keepdim=True) + 1e-6)
+    # Equal rewards may differ from their mean in the last bit, which a tiny deviation would then blow up.
+    equal = (exact == exact[:, :1]).all(1, keepdim=True)
+    return differences.masked_fill(equal, 0.0).to(rewards.dtype)
+
+
+def token_weights(lengths: Tensor, kept: Tensor, mean: Literal["trace", "token"], total: float) -> Tensor:
+    """What each of the K tokens counts in the loss; over the whole batch the weights add up to 1.
+
+    lengths: int [N], sampled tokens of each trace; kept: bool [N], whether the trace counts at all. mean: `trace` gives
+    every trace the same weight (the paper's 1/|trace|), `token` every token. total: kept traces, or tokens of kept
+    traces, in the whole batch, of which these N may be a part.
+    """
+    each = kept / lengths.clamp(min=1) if mean == "trace" else kept.float()
+    return (each / max(total, 1)).repeat_interleave(lengths)
+
+
+def grpo_loss(
+    logprobs: Tensor,
+    old: Tensor,
+    advantages: Tensor,
+    weights: Tensor,
+    reference: Tensor | None = None,
+    clip: float = 0.2,
+    clip_high: float | None = None,
+    kl: float = 0.04,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The clipped policy term and the KL to the reference, both over the same K tokens with the same weights.
+
+    logprobs, old, reference: [K] nats, of the policy that is trained, of the one that sampled, of the one to stay near;
+    advantages: [K], each token its trace's; weights: [K], see `token_weights`. clip_high: the upper limit, where it is
+    to be another than `clip` (clip-higher). The KL is estimated by e^d - d - 1 with d = reference - logprobs ("k3").
+    Metrics are sums over the K tokens, weighted as the loss is; `ratio_max` is a maximum.
+    """
+    ratio = (logprobs - old).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    clipped = ratio.clamp(1 - clip, 1 + (clip if clip_high is None else clip_high))
+    policy = -torch.minimum(ratio * advantages, clipped * advantages)
+    loss = (weights * policy).sum()
+    metrics = {
+        "policy_loss": loss.detach(),
+        "clipped": (weights * (clipped * advantages < ratio * advantages)).sum().detach(),
+        "ratio_max": ratio.detach().amax() if len(ratio) else ratio.new_ones(()),
+    }
+    if reference is not None:
+        difference = (reference - logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+        divergence = (weights * (difference.exp() - difference - 1)).sum()
+        metrics["kl"] = divergence.detach()
+        loss = loss + kl * divergence
+    return loss, metrics

@@ -1,0 +1,89 @@
+"""FSDP2: accelerate shards the model; here is what that leaves open (`sharding.Sharding`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+
+from relisten.models.base import AudioLM
+from relisten.training.sharding import order
+
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+_FROM_FIRST = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+
+
+class Fsdp2:
+    """A model that accelerate shards, each process holding a part of every tensor."""
+
+    def __init__(self, accelerator: Any, bf16: bool) -> None:
+        """bf16: forward in bfloat16, else as the weights are; gradients are added up, and log-probabilities leave, in
+        float32. Raises ValueError where accelerate would not shard."""
+        self.accelerator = accelerator
+        self.plugin: Any = getattr(accelerator.state, "fsdp_plugin", None)
+        if self.plugin is None:
+            raise ValueError("accelerate shards models on GPUs alone; without them start with torchrun (DDP)")
+        self.plugin.mixed_precision_policy = MixedPrecisionPolicy(torch.bfloat16 if bf16 else None, torch.float32)
+
+    def shard(self, model: AudioLM) -> None:
+        """See `Sharding`."""
+        from accelerate.utils import fsdp2_prepare_model
+
+        self.plugin.set_auto_wrap_policy(model.module)
+        fsdp2_prepare_model(self.accelerator, model.module)
+
+    @contextmanager
+    def whole(self, model: AudioLM) -> Iterator[None]:
+        """See `Sharding`. Afterwards training lets go of a layer's weights between its passes again, if it did."""
+        module: Any = model.module
+        parts: list[Any] = [part for part in module.modules() if isinstance(part, FSDPModule)]
+        for part in parts:
+            part.set_reshard_after_forward(False, recurse=False)
+        end = torch.tensor([[model.end_token_id]], device=module.device)
+        with torch.no_grad():
+            model.forward(end, torch.zeros_like(end), [], None)  # the root goes first, or a part would take its place
+        for part in parts:
+            part.unshard()
+        try:
+            yield
+        finally:
+            for part in parts:
+                part.set_reshard_after_forward(self.plugin.reshard_after_forward, recurse=False)
+                part.reshard()
+            for last in (module, module.get_output_embeddings()):  # what ends a forward begins the backward: it stays
+                if isinstance(last, FSDPModule):
+                    last.set_reshard_after_forward(False, recurse=False)
+
+    def weights(self, module: Any) -> dict[str, Tensor]:
+        """See `Sharding`."""
+        names = {name for name, _ in module.named_parameters()}
+        tied = {name for name, _ in module.named_parameters(remove_duplicate=False)} - names
+        weights: dict[str, Any] = get_model_state_dict(module, options=_WHOLE)
+        return {name: weight for name, weight in weights.items() if name not in tied}
+
+    def set_weights(self, module: Any, weights: dict[str, Tensor]) -> None:
+        """See `Sharding`."""
+        set_model_state_dict(module, dict[str, Any](weights), options=_FROM_FIRST)
+
+    def order(self, module: Any, optimizer: Any) -> list[str]:
+        """See `Sharding`."""
+        return order(module, optimizer)
+
+    def memory(self, module: Any, optimizer: Any) -> dict[str, Any]:
+        """See `Sharding`."""
+        return get_optimizer_state_dict(module, optimizer, options=_WHOLE)
+
+    def set_memory(self, module: Any, optimizer: Any, memory: dict[str, Any]) -> None:
+        """See `Sharding`."""
+        set_optimizer_state_dict(module, optimizer, memory, options=_FROM_FIRST)

@@ -1,0 +1,1 @@
+"""Studies that were made with relisten. They are run from a checkout."""

@@ -1,0 +1,1 @@
+"""The paper's ablation at the scale of nano: `python -m studies.echo studies/echo/study.yaml`."""

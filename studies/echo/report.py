@@ -1,0 +1,278 @@
+"""A study's tables: the rows beside the paper's, the differences that decide and how they vary from seed to seed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from math import sqrt
+from pathlib import Path
+from statistics import fmean, stdev
+
+from relisten import records
+from relisten.evals.analysis import Run, analyse, read_run
+from relisten.evals.comparison import Change, compare
+from relisten.reports import charts
+from relisten.reports import page as report_page
+from relisten.reports.dynamics import Series, read_metrics
+from relisten.reports.page import Chart, Report, Section
+from relisten.reports.tables import (
+    PAPER,
+    Row,
+    Table,
+    bins_table,
+    changes_table,
+    interval,
+    listening_table,
+    number,
+    paper_table,
+    percent,
+    row,
+)
+from studies.echo.study import ARMS, SHIPPED, STAGES, StudyConfig, arm_folder, arms_of, located_file, stages_of
+
+DIFFERENCES = (
+    ("A", "B", "the cold start"),
+    ("B", "C", "hearing without having learnt to"),
+    ("B", "B'", "RL, grounded"),
+    ("C", "D", "RL, interleaved"),
+    ("B", "D", "RL, interleaved, over the cold start"),
+    ("B'", "D", "hearing again, after RL (the paper's claim)"),
+    ("D", "D more", "RL as long again, heard"),
+    ("B'", "B' more", "RL as long again, grounded"),
+    ("B' more", "D more", "hearing again, after as much RL again"),
+    ("B", "D more", "RL, interleaved and twice as long, over the cold start"),
+    ("B'F", "D", "D against grounded RL on the other cold start"),
+    ("A", "E", "RL without cold start"),
+    ("E", "D", "the whole, against RL alone"),
+    ("BF", "CF", "hearing again, after the cold start F"),
+    ("B'F", "DF", "hearing again, after that and RL"),
+    ("B'", "CF", "the cold start F, heard, against RL on grounded chains"),
+    ("B'", "DF", "F and RL, against RL on grounded chains"),
+    ("CF", "DF", "RL over that"),
+    ("A mid", "B mid", "the cold start, on a base that knows sound in mid-text"),
+    ("B mid", "C mid", "hearing without having learnt to, on that base"),
+    ("B mid", "B' mid", "RL, grounded, on that base"),
+    ("C mid", "D mid", "RL, interleaved, on that base"),
+    ("B' mid", "D mid", "hearing again, after RL, on that base"),
+    ("B mid", "B' gentle", "gentler RL, grounded"),
+    ("C mid", "D gentle", "gentler RL, interleaved"),
+    ("B mid", "D gentle", "gentler RL, interleaved, over the cold start (the paper's 13 points)"),
+    ("B' gentle", "D gentle", "hearing again, after gentler RL (the paper's claim)"),
+    ("D gentle", "D gentle more", "gentler RL as long again, heard"),
+    ("B' gentle", "B' gentle more", "gentler RL as long again, grounded"),
+    ("C mid", "D gentle more", "gentler RL, interleaved and twice as long"),
+    ("B mid", "D gentle more", "that, over the cold start"),
+    ("B' gentle more", "D gentle more", "hearing again, after as much gentler RL again"),
+    ("nano grounded", "nano", "hearing again, in the nano that ships"),
+    ("D", "D'", "other questions for RL"),
+    ("D other", "D", "what is heard, in D"),
+    ("DF other", "DF", "what is heard, in DF"),
+    ("D mid other", "D mid", "what is heard, in D mid"),
+    ("D gentle other", "D gentle", "what is heard, in D gentle"),
+    ("BF fine", "CF fine", "hearing again, where captions tell all that clips tell"),
+)
+"""From row, to row, what the difference shows."""
+LISTENING = (
+    "B", "B'", "C", "D", "D more", "CF", "DF", "B mid", "C mid", "D mid", "B' gentle", "D gentle", "D gentle more",
+)  # fmt: skip
+"""Rows whose way of listening is shown beside Echo's."""
+DYNAMICS = (
+    "reward", "reward_accuracy", "reward_segment", "reward_format", "reward_consistency", "segments", "heard_once",
+    "heard_twice", "segment_seconds", "segment_overlap", "tokens", "kl",
+)  # fmt: skip
+T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Student's t at 97.5 % for 1 to 9 degrees of freedom."""
+
+
+def over_seeds(differences: Sequence[float]) -> tuple[float, float] | None:
+    """95 % of the mean of one difference a seed (Student's t); None with fewer than two."""
+    if len(differences) < 2:
+        return None
+    half = T95[min(len(differences) - 1, len(T95)) - 1] * stdev(differences) / sqrt(len(differences))
+    return fmean(differences) - half, fmean(differences) + half
+
+
+def write(config: StudyConfig, folders: Sequence[Path], command: str) -> list[Path]:
+    """The report of the seeds that are complete: study.html, study.md and its charts; what was written."""
+    runs: dict[str, list[Run]] = {}
+    for key in ARMS:
+        having = [folder for seed, folder in enumerate(folders) if key in arms_of(config, seed)]
+        if having:
+            runs[key] = [read_run(arm_folder(folder, key)) for folder in having]
+    pooled = {key: _pooled(key, found) for key, found in runs.items()}
+    main = [key for key in pooled if not ARMS[key].control]
+    title = "What hearing again gives: the paper's ablation at a small scale"
+    lead = (
+        f"{len(folders)} seed{'s' * (len(folders) > 1)}, each from random weights; greedy answers to held-out"
+        " questions, from other waveforms and voices than training's. Rows of one recipe share data and budgets"
+        " (config.json). Intervals are 95 %."
+    )
+    sections = [
+        _rows(main, pooled, runs),
+        _differences(runs),
+        _controls([key for key in pooled if ARMS[key].control], pooled, runs),
+        _kinds(main, pooled),
+        *_listening([pooled[key] for key in LISTENING if key in pooled]),
+        *_dynamics(folders),
+        _stages(config, folders, runs),
+        Section("The paper's figures", "For orientation, as published.", [paper_table()]),
+    ]
+    sections = [section for section in sections if section.parts]
+    report = Report(title, lead, sections, [next(iter(pooled.values()))], command)
+    return report_page.write(report, config.output / "study.html", num_examples=0)
+
+
+def _pooled(key: str, runs: Sequence[Run]) -> Run:
+    """A row's answers of all seeds, as one run named by its key: a seed's model gives one more answer to a question."""
+    found = [r | {"sample": seed} for seed, run in enumerate(runs) for r in run.records]
+    return replace(runs[0], name=key, records=found)
+
+
+def _seed(run: Run) -> Path:
+    """The folder of the seed that a run belongs to."""
+    return run.folder.parent.parent
+
+
+def _rows(keys: Sequence[str], pooled: dict[str, Run], runs: dict[str, list[Run]]) -> Section:
+    rows = [row(pooled[key], PAPER.get(ARMS[key].paper)) for key in keys]
+    found = [_line(r, pooled[r.name], [row(run).accuracy for run in runs[r.name]]) for r in rows]
+    columns = ["row", "what it is", "n", "accuracy", "95 %", "seeds", "segments", "events met", "words"]
+    note = (
+        "A and E answer at once (conditioned). n: answers of all seeds. Seeds: the least and the greatest accuracy of"
+        " a seed. Events met: labelled events that a named segment meets at IoU 0.5. ms: a thousandth of a second an"
+        " answer, in batches of 64. The paper's: accuracy, words, seconds of Qwen2.5-Omni-7B on MMAR."
+    )
+    caption = "Accuracy with Wilson's interval; the tick is what guessing gives, the ring the paper's row."
+    text = (
+        "P: the paper's cold start, grounded chains alone. F, beyond the paper: two of three chains truly interleaved."
+    )
+    if any(ARMS[key].model.endswith("-mid") or "gentle" in ARMS[key].model for key in keys):
+        text += (
+            " mid: on a base whose text had sound in its midst, with no question asked; gentle: with RL of more"
+            " questions and smaller steps."
+        )
+    if any(ARMS[key].model == SHIPPED for key in keys):
+        text += " nano was made beside the study, by the recipe of F: in a larger world, with more steps."
+    chart = Chart("accuracy", caption, charts.svg(charts.accuracy_figure(rows)))
+    return Section("Rows", text, [Table([*columns, "ms", "the paper's"], found, note), chart])
+
+
+def _line(r: Row, run: Run, seeds: Sequence[float]) -> list[str]:
+    hits, paper = analyse(run).hit_rate, PAPER.get(ARMS[r.name].paper)
+    return [
+        r.name, ARMS[r.name].title, f"{r.num:,}", f"{r.accuracy:.3f}", interval(r.interval),
+        f"{min(seeds):.3f} to {max(seeds):.3f}", f"{r.references:.2f}", "-" if hits is None else percent(hits),
+        number(r.words, 0), number(1000 * (r.seconds or 0), 0),
+        "-" if paper is None else f"{paper.key}: {paper.accuracy:.3f}, {paper.words:.0f}, {paper.seconds:.2f}",
+    ]  # fmt: skip
+
+
+def _differences(runs: dict[str, list[Run]]) -> Section:
+    changes: list[Change] = []
+    by_seed: list[list[float]] = []
+    for a, b, what in DIFFERENCES:
+        if a in runs and b in runs:
+            pairs = [(x, y) for x in runs[a] for y in runs[b] if _seed(x) == _seed(y)]
+            both = _pooled(a, [x for x, _ in pairs]), _pooled(b, [y for _, y in pairs])
+            changes.append(Change(f"{a} to {b}: {what}", compare(*both).total.paired))
+            by_seed.append([compare(x, y).total.paired.difference for x, y in pairs])
+    if not changes:
+        return Section("What decides", "", [])
+    num = max(map(len, by_seed))
+    rows = []
+    for change, seeds in zip(changes, by_seed, strict=True):
+        ends = over_seeds(seeds)
+        each = [*(f"{x:+.3f}" for x in seeds), *[""] * (num - len(seeds))]
+        rows.append([change.name, *each, f"{fmean(seeds):+.3f}", "-" if ends is None else interval(ends, "+.3f")])
+    note = "95 %: over seeds, Student's t. So few seeds make it wide; the table above is over questions."
+    seeds_table = Table(["", *(f"seed {n}" for n in range(num)), "mean", "95 %"], rows, note)
+    pairs_alone = [replace(change, name=change.name.split(":")[0]) for change in changes]  # what they show: the table
+    picture = charts.svg(charts.changes_figure(pairs_alone, "first", "second"))
+    caption = "Differences, paired by question (the mean over its seeds): orange is worse, blue better, grey unsure."
+    parts: list[Table | Chart] = [changes_table(changes, "first", "second"), Chart("decides", caption, picture)]
+    return Section("What decides", "Over all questions first, then each seed by itself.", [*parts, seeds_table])
+
+
+def _controls(keys: Sequence[str], pooled: dict[str, Run], runs: dict[str, list[Run]]) -> Section:
+    if not keys:
+        return Section("Controls", "", [])
+    rows = [row(pooled[key]) for key in keys]
+    found = [
+        [r.name, ARMS[r.name].title, f"{r.num:,}", f"{r.accuracy:.3f}", interval(r.interval),
+         ", ".join(f"{row(run).accuracy:.3f}" for run in runs[r.name]), str(r.unparsed)]
+        for r in rows
+    ]  # fmt: skip
+    columns = ["row", "what it is", "n", "accuracy", "95 %", "each seed", "none of the choices"]
+    caption = "The same models, where what is heard, or when, is changed."
+    chart = Chart("controls", caption, charts.svg(charts.accuracy_figure(rows)))
+    text = "Is it hearing that helps? On the first of the held-out scenes."
+    return Section("Controls", text, [Table(columns, found), chart])
+
+
+def _kinds(keys: Sequence[str], pooled: dict[str, Run]) -> Section:
+    """A row each, a kind of question a column."""
+    rows = [row(pooled[key]) for key in keys]
+    kinds = {b.name: b.num for r in rows for b in r.groups.get("kind", [])}
+    found = []
+    for r in rows:
+        by_kind = {b.name: b.accuracy for b in r.groups.get("kind", [])}
+        found.append([r.name, *(number(by_kind.get(kind), 3) for kind in kinds)])
+    return Section("By kind of question", "", [Table(["row", *(f"{k} (n {n:,})" for k, n in kinds.items())], found)])
+
+
+def _listening(runs: Sequence[Run]) -> list[Section]:
+    if not runs:
+        return []
+    analyses = [analyse(run) for run in runs]
+    found = [Section("How it listens", "", [listening_table(analyses)])]
+    caption = "Accuracy by how well the named segments meet the events that hold the answer."
+    chart = Chart("by-iou", caption, charts.svg(charts.bins_figure(analyses, "by_iou")))
+    return [*found, Section("Finding the event, and being right", "", [bins_table(analyses, "by_iou"), chart])]
+
+
+def _dynamics(folders: Sequence[Path]) -> list[Section]:
+    """The paper's curves, from the RL of D and of D gentle, the first seed's."""
+    parts: list[Table | Chart] = []
+    for key, name in (("D", "dynamics"), ("D gentle", "dynamics-gentle")):
+        folder = folders[0] / "models" / ARMS[key].model
+        if folder.is_dir():
+            series = {s.name: s for s in read_metrics(folder)}
+            shown: list[Series] = [series[figure] for figure in DYNAMICS if figure in series]
+            caption = f"RL of row {key}, {folders[0].name}, step by step."
+            parts.append(Chart(name, caption, charts.svg(charts.dynamics_figure(shown))))
+    return [Section("During RL", "", parts)]
+
+
+def _stages(config: StudyConfig, folders: Sequence[Path], runs: dict[str, list[Run]]) -> Section:
+    """How each model came about, and how long it took: what a second study would cost."""
+    if not stages_of(config, 0):
+        return Section("How it was made", "", [])
+    found, total = [], 0.0
+    for name in stages_of(config, 0):
+        lines = [list(records.read(f / "models" / name / "metrics.jsonl")) for n, f in enumerate(folders)
+                 if name in stages_of(config, n)]  # fmt: skip
+        minutes = [next((r["train_runtime"] / 60 for r in reversed(of) if "train_runtime" in r), 0.0) for of in lines]
+        total += sum(minutes)
+        steps = max((int(r["step"]) for r in lines[0]), default=0)
+        stage = STAGES[name]
+        start = stage.start or "random weights"
+        cells = [f"{m:.1f}" for m in minutes] + ["-"] * (len(folders) - len(minutes))
+        found.append([name, start, stage.format, stage.data, str(steps), *cells])
+    answering = [sum(float(r.get("seconds") or 0) for of in runs.values() for run in of for r in run.records
+                     if _seed(run) == folder) / 60 for folder in folders]  # fmt: skip
+    found.append(["all rows read", "", "", "", "", *(f"{minutes:.1f}" for minutes in answering)])
+    shares = [_located(base, folders) for base in stages_of(config, 0) if STAGES[base].settings == "base"]
+    text = (
+        f"Minutes of each stage (its last start, where it was stopped), {config.jobs} side by side;"
+        f" {(total + sum(answering)) / 60:.1f} hours of a process in all. {' '.join(filter(None, shares))}"
+    )
+    columns = ["stage", "starts from", "format", "data", "steps", *(f"{folder.name}, min" for folder in folders)]
+    return Section("How it was made", text, [Table(columns, found)])
+
+
+def _located(base: str, folders: Sequence[Path]) -> str:
+    """What a base locates in each seed that has it."""
+    kept = [located_file(folder, base) for folder in folders]
+    shares = [json.loads(file.read_text())["located"] for file in kept if file.is_file()]
+    return f"Events that {base} locates by name, within 0.2 s: {', '.join(f'{x:.2f}' for x in shares)}." * bool(shares)
