@@ -187,7 +187,7 @@ def _yamnet() -> _Yamnet:
     options.log_severity_level = 3
     with tempfile.TemporaryDirectory() as unpacked:
         zipfile.ZipFile(archive).extractall(unpacked)
-        model = next(Path(unpacked).rglob("*.onnx"))
+        model = min(Path(unpacked).rglob("*.onnx"))
         session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     with (folder / "yamnet_class_map.csv").open(encoding="utf-8") as file:
         return _Yamnet(session, tuple(row["display_name"] for row in csv.DictReader(file)))

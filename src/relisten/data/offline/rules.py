@@ -28,7 +28,7 @@ from relisten.data.worlds import questions
 from relisten.data.worlds.questions import AGAIN, BEFORE, FIND, NEXT, WORD, segment
 from relisten.types import Clip, Event, Segment
 
-VERSION = 4
+VERSION = 5
 """Counts up when what is written changes, so that older replies are not taken for newer ones."""
 COVERS = 0.3
 """Share of a segment that another sound may fill before it is unclear which of the two is meant."""
@@ -117,7 +117,8 @@ def chain(rng: np.random.Generator, kind: str, asked: Asked, heard: Heard, manne
     opening, guess = _opening(rng, style, heard, choices)
     parts = [opening]
     # Neither leads nor kinds of remarks are repeated within a chain.
-    leads: dict[str, list[str]] = {lead: list(rng.permutation(LEADS[lead])) for lead in {step.lead for step in steps}}
+    named = dict.fromkeys(step.lead for step in steps)  # in order: a set's order would change from process to process
+    leads: dict[str, list[str]] = {lead: list(rng.permutation(LEADS[lead])) for lead in named}
     used: set[str] = set()
     last: Event | None = None
     for step in steps:

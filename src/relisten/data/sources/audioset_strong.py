@@ -93,7 +93,7 @@ def names(root: Path) -> dict[str, str]:
 
 def ancestors(root: Path) -> dict[str, set[str]]:
     """Every more general identifier of each, from ontology.json; none where it is not there."""
-    path = next(root.glob("**/ontology.json"), None)
+    path = min(root.glob("**/ontology.json"), default=None)
     if path is None:
         return {}
     children = {str(entry.get("id")): _texts(entry.get("child_ids")) for entry in objects(loaded(path), path)}
@@ -106,7 +106,7 @@ def ancestors(root: Path) -> dict[str, set[str]]:
         for child in children.get(identifier, ()):
             walk(child, over | {identifier})
 
-    for top in children.keys() - set(itertools.chain(*children.values())):
+    for top in sorted(children.keys() - set(itertools.chain(*children.values()))):
         walk(top, frozenset())
     return above
 
