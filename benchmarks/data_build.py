@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from relisten.data import compose
+from relisten.data.messages import Messages
 from relisten.data.pipeline import Build, Limits, Plan, fingerprint
 from relisten.data.store import Call, Store
-from relisten.data.teachers import Messages
 from relisten.types import Clip, Event
 
 LABELS = ("dog", "bell", "horn", "rain", "siren", "knock")

@@ -35,7 +35,6 @@ MAY_IMPORT: dict[str, set[str]] = {
 COMMAND_LINE = {"relisten.cli", "relisten.__main__"}
 KNOWN_CIRCLES: set[frozenset[str]] = {
     frozenset({"relisten.data.build", "relisten.data.spread"}),
-    frozenset({"relisten.data.teachers", "relisten.data.offline.rules"}),
 }
 """Circles that are being taken apart; this set is to be empty."""
 HEAVY = {"torch", "transformers", "accelerate", "matplotlib"}

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from relisten.data.teachers import Messages, digest
+from relisten.data.messages import Messages, digest
 from relisten.types import Clip
 
 SHIPPED = Path(__file__).parent / "prompts"

@@ -9,7 +9,7 @@ from string import Template
 import numpy as np
 
 from relisten.data.compose import Draft, Prompts, block, evidence
-from relisten.data.teachers import Messages
+from relisten.data.messages import Messages
 from relisten.types import Clip
 
 _LINE = r"(?im)^\W*\[?\s*{0}\s*valid\s*\]?\W*[:=]\W*(yes|no)\b"

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from relisten.data.messages import digest
 from relisten.data.sources import SUFFIXES
-from relisten.data.teachers import digest
 from relisten.types import Clip
 
 _HASH = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")

@@ -26,9 +26,10 @@ from relisten import audio, records
 from relisten.data import checks, compose, judge, leakage
 from relisten.data import describers as describe
 from relisten.data.compose import Draft, Labels, Prompts
+from relisten.data.messages import Messages, digest
 from relisten.data.sources import LeftOut
 from relisten.data.store import TOGETHER, Call, Failure, Store
-from relisten.data.teachers import Messages, Teacher, digest
+from relisten.data.teachers import Teacher
 from relisten.types import Audio, Clip, Event
 
 USED = ("calls", "prompt_tokens", "completion_tokens", "cost")

@@ -17,8 +17,8 @@ import numpy as np
 from relisten import tags
 from relisten.data import checks
 from relisten.data.checks import alike, words
+from relisten.data.messages import digest
 from relisten.data.near import Near
-from relisten.data.teachers import digest
 from relisten.types import Example
 
 NEAR = 0.8

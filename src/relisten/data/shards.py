@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from relisten.data.messages import digest
 from relisten.data.store import Store
-from relisten.data.teachers import digest
 
 STORE = "build.sqlite"
 Part = tuple[int, int]

@@ -10,25 +10,23 @@ A failure is a call with an `error`, never an exception: one that cannot be had 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import os
 import re
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from relisten import records
+from relisten.data.messages import Messages, digest
+from relisten.data.offline.rules import Rules
 from relisten.data.store import Call, Failure
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
 
-Messages = Sequence[dict[str, str]]
-"""Chat messages, {"role": ..., "content": ...} each."""
 LONGEST_WAIT = 300.0
 """Seconds; a server that asks for longer (Retry-After) is asked again after these."""
 
@@ -82,8 +80,6 @@ def open_teachers(composer: Endpoint, judge: Endpoint) -> tuple[Teacher, Teacher
 def open_teacher(endpoint: Endpoint) -> Teacher:
     """The teacher that an endpoint's model names. Raises ValueError where it cannot be had."""
     if endpoint.model == "rules":
-        from relisten.data.offline.rules import Rules
-
         return Rules()
     if endpoint.model.startswith("recorded:"):
         return Recorded(Path(endpoint.model.removeprefix("recorded:")))
@@ -282,15 +278,6 @@ def _read(reply: Any, used: list[int]) -> Call:
         hint = "; max_tokens was reached while it reasoned" if choices[0].finish_reason == "length" else ""
         raise (_Final if hint else _Passing)(f"empty reply{hint}")
     return Call(text.strip(), str(thought).strip())
-
-
-def digest(value: Any) -> bytes:
-    """A name for anything JSON can write: 16 bytes, the same for the same content."""
-    return hashlib.blake2b(_ENCODE(value).encode(), digest_size=16).digest()
-
-
-_ENCODE = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
-"""Made once: json.dumps makes an encoder at each call, which counts at a million clips."""
 
 
 def _one_line(text: str) -> str:

@@ -18,12 +18,12 @@ import numpy as np
 from relisten import tags
 from relisten.data.checks import covered, said, sentences_end, spoken_of
 from relisten.data.compose import HIDDEN, MANNERS, SHARES, SHORT, unblock
+from relisten.data.messages import Messages, digest
 from relisten.data.offline.asking import SOLVERS, Asked, Heard, Step, is_word, right
 from relisten.data.offline.drawing import draw
 from relisten.data.offline.phrases import CONCLUSIONS, GUESSED, HEARD, LEADS, OPENINGS, QUESTIONS, REASONS
 from relisten.data.offline.remarks import pick, remarks, ruled_out, sentence
 from relisten.data.store import Call
-from relisten.data.teachers import Messages, digest
 from relisten.data.worlds import questions
 from relisten.data.worlds.questions import AGAIN, BEFORE, FIND, NEXT, WORD, segment
 from relisten.types import Clip, Event, Segment
