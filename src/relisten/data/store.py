@@ -12,14 +12,16 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from relisten import redact
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS calls (number INTEGER PRIMARY KEY, key BLOB NOT NULL, stage TEXT, clip TEXT, time REAL,
@@ -48,6 +50,9 @@ ADOPT = (
 """From a shard's store to the whole's."""
 
 
+Waiter = tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]
+Waiting = tuple[str, Sequence[Any], Waiter]
+"""A statement, its parameters, and who waits until it is on the disk."""
 Failure = Literal["", "passing", "lasting", "fatal"]
 
 
@@ -100,6 +105,7 @@ class Store:
         try:
             self._reader = self._open()
             self._reader.executescript(TABLES)
+            writes = self._open()
             if earlier is not None and earlier.exists():
                 # Without a log beside it nobody is writing, and a file that cannot change needs no locks of a network.
                 still = "" if earlier.with_name(f"{earlier.name}-wal").exists() else "&immutable=1"
@@ -112,8 +118,8 @@ class Store:
         self._ids = _Ids()
         self._met = bytearray()
         """The keys of clips met, by their positions; zeros where an id came twice."""
-        self._queue: queue.SimpleQueue[tuple[str, Sequence[Any], Any] | None] = queue.SimpleQueue()
-        self._writer = threading.Thread(target=self._write, name="store", daemon=True)
+        self._queue: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write, args=(writes,), name="store", daemon=True)
         self._writer.start()
 
     def _open(self) -> sqlite3.Connection:
@@ -161,16 +167,21 @@ class Store:
         return None
 
     async def keep_call(self, key: bytes, stage: str, clip: str, call: Call) -> None:
-        """Append a call; on the disk when this returns."""
+        """Append a call; it is on the disk when this returns. Secrets and halves of characters are taken out."""
+        values = asdict(call) | {name: redact.redact(getattr(call, name), prose=True) for name in ("text", "thought")}
+        values["error"] = redact.redact(call.error)
         await self._put(
             f"INSERT INTO calls ({PAID}) VALUES ({', '.join('?' * 13)})",
-            (key, stage, clip, time.time(), *asdict(call).values()),
+            (key, stage, redact.whole(clip), time.time(), *values.values()),
         )
 
     async def keep_outcome(self, key: bytes, clip: str, outcome: dict[str, Any], again: bool = False) -> None:
-        """How a clip came out; on the disk when this returns. `again`: for now; `meet` will call it new once more."""
-        text = json.dumps(outcome, ensure_ascii=False)
-        await self._put("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?)", (key, clip, int(again), text))
+        """Note how a clip came out; it is on the disk when this returns.
+
+        again: the outcome is for now only, and `meet` will call the clip new once more.
+        """
+        row = (key, redact.whole(clip), int(again), redact.redact(_json(outcome), prose=True))
+        await self._put("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?)", row)
 
     def meet(self, clips: Sequence[tuple[bytes, str]]) -> list[str]:
         """Note the next clips (key, id) that the source gives; each is "new", "done" or "twice".
@@ -232,13 +243,13 @@ class Store:
     def fact(self, name: str) -> Any:
         """What was noted under this name, or None."""
         for place in self._places:
-            if row := self._one(f"SELECT value FROM {place}.facts WHERE name = ?", (name,)):
+            if row := self._one(f"SELECT value FROM {place}.facts WHERE name = ?", (redact.redact(name),)):
                 return json.loads(row[0])
         return None
 
     async def keep_fact(self, name: str, value: Any) -> None:
         """Note something by name; on the disk when this returns."""
-        await self._put("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, json.dumps(value, ensure_ascii=False)))
+        await self._put("INSERT OR REPLACE INTO facts VALUES (?, ?)", (redact.redact(name), _json(value)))
 
     def _one(self, sql: str, parameters: Sequence[Any]) -> tuple[Any, ...] | None:
         with self._lock:
@@ -251,22 +262,30 @@ class Store:
         self._queue.put((sql, parameters, (loop, written)))
         await written
 
-    def _write(self) -> None:
-        with closing(self._open()) as connection:
+    def _write(self, connection: sqlite3.Connection) -> None:
+        """Commit what waits, batch by batch. Whatever goes wrong, everybody who waits is told."""
+        with closing(connection):
             while waiting := self._waiting():
-                error: BaseException | None = None
-                try:
-                    connection.execute("BEGIN IMMEDIATE")
-                    for sql, parameters, _ in waiting:
-                        connection.execute(sql, parameters)
-                    connection.execute("COMMIT")
-                except sqlite3.Error as failure:  # a full disk: every writer of this batch hears of it
-                    error = ValueError(f"{self.path}: cannot be written ({failure}); check the disk")
-                    if connection.in_transaction:
-                        connection.execute("ROLLBACK")
-                _tell([waiter for *_, waiter in waiting], error)
+                errors = [self._commit(connection, waiting)]
+                if errors[0] and len(waiting) > 1:  # one write that cannot be made does not take the others with it
+                    errors = [self._commit(connection, [one]) for one in waiting]
+                _tell([waiter for *_, waiter in waiting], errors)
 
-    def _waiting(self) -> list[tuple[str, Sequence[Any], Any]]:
+    def _commit(self, connection: sqlite3.Connection, waiting: Sequence[Waiting]) -> ValueError | None:
+        """Make these writes, all or none; the reason where they cannot be made."""
+        try:
+            with connection:
+                connection.execute("BEGIN IMMEDIATE")
+                for sql, parameters, _ in waiting:
+                    connection.execute(sql, parameters)
+        except sqlite3.OperationalError as error:
+            return ValueError(f"{self.path}: cannot be written ({error}); check the disk, then start again")
+        except BaseException as error:  # this thread must not die: a waiter would wait for ever
+            what = f"{type(error).__name__}: {redact.one_line(str(error))}"
+            return ValueError(f"{self.path}: a reply or a result cannot be stored ({what})")
+        return None
+
+    def _waiting(self) -> list[Waiting]:
         """Everything that waits to be written, at least one; nothing at the end."""
         first = self._queue.get()
         if first is None:
@@ -279,6 +298,12 @@ class Store:
                 break
             waiting.append(after)
         return waiting
+
+
+def _json(value: Any) -> str:
+    """JSON as it is written to the store. The bytes of a file name that is not UTF-8 come back unharmed."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if redact.is_whole(text) else json.dumps(value)
 
 
 def _claimed(path: Path) -> sqlite3.Connection:
@@ -338,18 +363,17 @@ class _Ids:
         return once.tolist()
 
 
-Waiter = tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]
+def _tell(waiters: Sequence[Waiter], errors: Sequence[ValueError | None]) -> None:
+    """Let those who wait go on: each with its own error, or all with the only one."""
 
-
-def _tell(waiters: Iterable[Waiter], error: BaseException | None) -> None:
-    def settle(futures: list[asyncio.Future[None]]) -> None:
-        for future in futures:
+    def settle(some: list[tuple[asyncio.Future[None], ValueError | None]]) -> None:
+        for future, error in some:
             if not future.done():
                 future.set_exception(error) if error else future.set_result(None)
 
-    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-    for loop, future in waiters:
-        by_loop.setdefault(loop, []).append(future)
-    for loop, futures in by_loop.items():
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, futures)
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[None], ValueError | None]]] = {}
+    for number, (loop, future) in enumerate(waiters):
+        by_loop.setdefault(loop, []).append((future, errors[number % len(errors)]))
+    for loop, some in by_loop.items():
+        with suppress(RuntimeError):  # a loop that was closed meanwhile has nobody who waits
+            loop.call_soon_threadsafe(settle, some)

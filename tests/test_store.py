@@ -1,0 +1,101 @@
+"""The store of a build: whoever waits for a write is told how it went, and no text can break it.
+
+The writer was a thread that caught SQLite's errors alone: half a character in a label, or a token count beyond 64 bits,
+ended it, and a build that waited for the next write waited for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relisten import redact
+from relisten.data import store as store_module
+from relisten.data.store import Call, Store
+
+
+def kept(path: Path, *calls: Call) -> list[BaseException | None]:
+    """Keep all calls at once, then one more; the errors of those that wait. Hangs where the writer is dead."""
+
+    async def keep(store: Store) -> list[Any]:
+        writes = [store.keep_call(bytes([n]) * 16, "compose", f"clip {n}", call) for n, call in enumerate(calls)]
+        some = await asyncio.wait_for(asyncio.gather(*writes, return_exceptions=True), 30)
+        await asyncio.wait_for(store.keep_fact("after", "the writer is alive"), 30)
+        return some
+
+    with Store(path) as store:
+        return asyncio.run(keep(store))
+
+
+def test_a_write_that_cannot_be_made_is_told_and_the_others_are_made(tmp_path: Path) -> None:
+    good, bad = Call("fine"), Call("fine", prompt_tokens=10**30)
+    errors = kept(tmp_path / "s.sqlite", good, bad, good)
+    assert errors[0] is None and errors[2] is None
+    assert isinstance(errors[1], ValueError) and "s.sqlite: a reply or a result cannot be stored" in str(errors[1])
+    with Store(tmp_path / "s.sqlite") as store:
+        assert store.spent().calls == 2 and store.fact("after")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("odd"), MemoryError(), sqlite3.OperationalError("disk is full")])
+def test_whatever_goes_wrong_every_waiter_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    class Broken(sqlite3.Connection):
+        def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+            if sql.startswith("INSERT INTO calls"):
+                raise error
+            return super().execute(sql, *parameters)
+
+    plain = sqlite3.connect
+    monkeypatch.setattr(store_module.sqlite3, "connect", lambda *a, **k: plain(*a, **k, factory=Broken))
+    errors = kept(tmp_path / "s.sqlite", Call("one"), Call("two"))
+    assert [type(told) for told in errors] == [ValueError, ValueError]
+    assert all("s.sqlite" in str(told) for told in errors)
+
+
+def test_half_a_character_is_stored_as_a_mark_and_a_file_name_comes_back_unharmed(tmp_path: Path) -> None:
+    async def fill(store: Store) -> None:
+        await store.keep_call(b"k", "compose", "clip \ud800", Call("a \ud800 b", "\udfff", ""))
+        await store.keep_outcome(b"1" * 16, "clip \ud800", {"audio": "caf\udce9.wav"})
+        await store.keep_fact("name \ud800", "\ud800")
+
+    with Store(tmp_path / "s.sqlite") as store:
+        asyncio.run(fill(store))
+    with Store(tmp_path / "s.sqlite") as store:
+        call = store.call(b"k")
+        assert call is not None and (call.text, call.thought) == ("a \ufffd b", "\ufffd")
+        assert store.meet([(b"1" * 16, "clip")]) == ["done"]
+        [(_, clip, outcome)] = store.outcomes()
+        assert clip == "clip \ufffd" and outcome == {"audio": "caf\udce9.wav"}
+        assert store.fact("name \ud800") == "\ud800"
+
+
+def test_no_secret_reaches_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redact, "_known", set())
+    redact.hide('a"very secret/key')
+    text = json.dumps({"question": 'Is it a"very secret/key?'})
+    call = Call(text, 'a"very secret/key', "401: no such key sk-abcdefgh12345678 at http://me:word@host/v1")
+    assert kept(tmp_path / "s.sqlite", call) == [None]
+    held = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert not any(secret in held for secret in (b"secret/key", b"sk-abcdefgh", b"me:word"))
+    with Store(tmp_path / "s.sqlite") as store, sqlite3.connect(tmp_path / "s.sqlite") as file:
+        assert store.call(bytes(16)) is None  # it failed
+        assert file.execute("SELECT error FROM calls").fetchall() == [
+            ("401: no such key [hidden] at http://[hidden]@host/v1",)
+        ]
+
+
+def test_a_teachers_prose_is_left_alone_but_for_keys() -> None:
+    said = 'The password: "swordfish" is whispered at http://x.org/a@b, a skeleton-like sound, sk-eleton'
+    assert redact.redact(said, prose=True) == said
+    assert redact.redact("?api_key=abcdefgh&x=1 Authorization: Bearer abc.def.ghi") == (
+        "?api_key=[hidden]&x=1 Authorization: Bearer [hidden]"
+    )
+    assert redact.redact_all({"url": "https://u:p@h/v1", "paths": ("a", 1)}) == {
+        "url": "https://[hidden]@h/v1", "paths": ["a", 1]
+    }  # fmt: skip
