@@ -16,7 +16,7 @@ from conftest import make_audio, make_example, make_model
 import relisten
 from benchmarks.engine import ScriptedEngine
 from relisten.audio import save
-from relisten.engine.answer import ask, chosen
+from relisten.engine.answer import ask
 from relisten.engine.engine import Engine, Finished, GenerationConfig, Heard, Refused, Text, audible
 from relisten.engine.naive import Script, naive
 from relisten.engine.operations import crop, slow
@@ -546,28 +546,6 @@ def test_ask_answers_a_question_about_a_recording(model: Qwen2_5Omni) -> None:
     assert answer.answer is not None
     assert {"load", "prefill", "listen", "decode", "total"} == set(answer.seconds)
     assert answer.segments == ()
-
-
-@pytest.mark.parametrize(
-    ("answer", "choices", "expected"),
-    [
-        ("a dog", ("a dog", "a cat"), "a dog"),
-        (" A DOG\n", ("a dog ", "a cat"), "a dog "),
-        ("It is female.", ("Male", "Female"), "Female"),
-        ("Satisfied", ("Dissatisfied", "Satisfied"), "Satisfied"),
-        ("the answer is 20", ("2", "20"), "20"),
-        ("near to far, or far", ("far", "near to far"), "near to far"),
-        ("a dog or a cat", ("a dog", "a cat"), None),
-        ("female", ("male",), None),
-        ("neither", ("a dog", "a cat"), None),
-        ("", ("a dog", ""), ""),
-        ("(b)", ("a", "(b)"), "(b)"),
-        (None, ("a dog",), None),
-        ("a dog", (), None),
-    ],
-)
-def test_an_answer_means_a_choice_or_none(answer: str | None, choices: tuple[str, ...], expected: str | None) -> None:
-    assert chosen(answer, choices) == expected
 
 
 def test_fixture_vocabulary_is_json() -> None:

@@ -17,13 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relisten import records
-from relisten.choices import is_right
+from relisten.choices import is_right, read_choice
 from relisten.cli import run
 from relisten.evals import figures
 from relisten.evals.benchmarks import BENCHMARKS, export
 from relisten.evals.paired import bootstrap, mcnemar, paired
 from relisten.evals.predictions import read_predictions
-from relisten.evals.reading import answer_text, read_choice, status
+from relisten.evals.reading import answer_text, status
 from relisten.evals.scoring import wilson, word_match
 from relisten.segments import iou
 from relisten.types import Segment
@@ -255,7 +255,7 @@ CHOICES = ["cow", "red cow", "bell", "a dog"]
         ("bell", "bell"), (" BELL. ", "bell"), ("the red cow", "red cow"), ("(B) red cow", "red cow"),
         ("A dog", "a dog"), ("A", "cow"), ("(c)", "bell"), ("B.", "red cow"), ("Option D", "a dog"),
         ("The answer is C", "bell"), ("C) a ringing thing", "bell"), ("3", "bell"), ("option 2", "red cow"),
-        ("(4).", "a dog"), ("E", None), ("5", None), ("A horse", None), ("cow or bell", "bell"), ("", None),
+        ("(4).", "a dog"), ("E", None), ("5", None), ("A horse", None), ("cow or bell", None), ("", None),
         (None, None), ("I hear", None),
     ],
 )  # fmt: skip

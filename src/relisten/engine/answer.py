@@ -9,7 +9,7 @@ from time import perf_counter
 
 from relisten import audio as audio_files
 from relisten import tags
-from relisten.choices import chosen
+from relisten.choices import read_choice
 from relisten.engine.engine import Engine, GenerationConfig
 from relisten.models.base import AudioLM
 from relisten.types import Audio, Example, Response, Segment, Trace
@@ -96,4 +96,4 @@ def answered(trace: Trace, choices: Sequence[str], seconds: dict[str, float]) ->
     """What a finished trace says."""
     response = tags.parse(trace.text)
     segments = tuple(listen.segment for listen in trace.listens[1:])
-    return Answer(response.answer, chosen(response.answer, choices), response, trace, seconds, segments)
+    return Answer(response.answer, read_choice(response.answer, choices), response, trace, seconds, segments)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from relisten import records
+from relisten.choices import read_choice
 from relisten.evals.figures import Record, groups, unfinished
-from relisten.evals.reading import answer_text, read_choice, status
+from relisten.evals.reading import answer_text, status
 from relisten.types import Format
 
 KEYS = ("answer_prediction", "model_prediction", "model_output")

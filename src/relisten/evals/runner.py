@@ -13,12 +13,13 @@ from tqdm import tqdm
 
 from relisten import records, tags
 from relisten.audio import MAX_SECONDS
+from relisten.choices import read_choice
 from relisten.engine.answer import answer_each
 from relisten.engine.engine import Engine, GenerationConfig
 from relisten.engine.sampling import row_generator
 from relisten.evals.figures import groups
 from relisten.evals.hearing import Hearing, Hears, Recording, asked_as, check_hearing, hearing
-from relisten.evals.reading import read_choice, status
+from relisten.evals.reading import status
 from relisten.models.base import AudioLM
 from relisten.types import Example, Trace
 
