@@ -101,7 +101,7 @@ def engine(*, repeats: int = 3, threads: int = 1, out: Path | None = None) -> in
     for table in _tables(result):
         Console().print(table)
     if out is not None:
-        records.write_atomic(out, (json_module.dumps(result, indent=2) + "\n").encode())
+        records.write_atomic(out, (json_module.dumps(result, indent=2) + "\n").encode(), follow=True)
     return 0
 
 

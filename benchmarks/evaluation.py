@@ -76,7 +76,7 @@ def evaluation(
     result = measure(loaded, examples, GenerationConfig(format, max_new_tokens=max_new_tokens), max_rows, repeats)
     Console().print(_table(result))
     if out is not None:
-        records.write_atomic(out, json.dumps(result, indent=2) + "\n")
+        records.write_atomic(out, json.dumps(result, indent=2) + "\n", follow=True)
     return 0
 
 

@@ -81,7 +81,7 @@ def train(
     for table in tables(result):
         Console().print(table)
     if out is not None:
-        records.write_atomic(out, json_module.dumps(result, indent=2) + "\n")
+        records.write_atomic(out, json_module.dumps(result, indent=2) + "\n", follow=True)
     if plot is not None:
         draw(result["growth"], plot)
     return 0

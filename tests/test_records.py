@@ -176,7 +176,9 @@ def test_write_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.umask(umask)
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
     (tmp_path / "link").symlink_to(path)
-    records.write_atomic(tmp_path / "link", b"two")
+    with pytest.raises(ValueError, match="link: is a link, and is not written through"):
+        records.write_atomic(tmp_path / "link", b"two")
+    records.write_atomic(tmp_path / "link", b"two", follow=True)  # a link that the user typed stays a link
     assert (tmp_path / "link").is_symlink()
     assert path.read_bytes() == b"two"
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from filelock import FileLock, Timeout
-
+from relisten.files import check_size, grow, size_of
+from relisten.files import sole_writer as sole_writer
+from relisten.files import write_atomic as write_atomic
 from relisten.types import Example, Segment
 
 _FIELDS = ("id", "audio_path", "question", "choices", "answer", "cot")
@@ -28,19 +27,20 @@ def read(path: str | os.PathLike[str], torn: bool = False) -> Iterator[dict[str,
         yield record
 
 
-def append(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
-    """Add one line and put it on the disk; what a crash left of a line is cleared away first. One writer a file."""
+def append(path: str | os.PathLike[str], record: Mapping[str, Any], size: int | None = None) -> int:
+    """Add one line, put it on the disk, and return the file's size in bytes; one process may write a file.
+
+    What a crash left of a last line is cleared away first. size: what the last call returned. Raises ValueError where
+    the file has another size now, because somebody removed or changed it, and where it is a link or cannot be written.
+    """
     path = Path(path)
     line = _json(path, record)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b") as file:
-            _mend(file)
-            file.write(line + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise _unwritable(path, error) from None
+    if size is not None:
+        check_size(path, size)
+    with grow(path) as file:
+        _mend(file)
+        file.write(line + b"\n")
+    return size_of(path)
 
 
 def resume(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -52,47 +52,11 @@ def resume(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     lines = list(read(path, torn=True))
-    # A question may have a label of that name, and an answer all the same.
+    # A question may have a label called `error`. Our own lines of failures have the answer None.
     kept = [line for line in lines if "error" not in line or line.get("answer_prediction") is not None]
     if len(kept) < len(lines):
         write_atomic(path, b"".join(_json(path, line) + b"\n" for line in kept))
     return kept
-
-
-@contextmanager
-def sole_writer(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold a file that is appended to; ValueError while another process does, whose lines ours would double."""
-    path = Path(path)
-    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:  # an OSError itself
-        raise ValueError(f"{path}: another process is writing it; wait for that one, or name another") from None
-    except OSError as error:
-        raise _unwritable(path, error) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Write so that a reader, or a crash at any point, finds the old file or the new one, never a part."""
-    path = Path(os.path.realpath(path))  # a link stays a link
-    part = path.with_name(f".part-{secrets.token_hex(8)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("xb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise _unwritable(path, error) from None
-    finally:
-        with suppress(OSError):
-            part.unlink()
 
 
 def entries(path: str | os.PathLike[str], torn: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -316,7 +280,3 @@ def _mend(file: BinaryIO) -> None:
         file.write(b"\n")
     else:
         file.truncate(size - len(tail))
-
-
-def _unwritable(path: Path, error: OSError) -> ValueError:
-    return ValueError(f"{path}: cannot be written ({error.strerror}); check the folder, its permissions and free space")

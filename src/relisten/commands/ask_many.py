@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from relisten.choices import is_right
 from relisten.commands.options import as_json, load
 from relisten.engine.answer import answer_each, answered
 from relisten.engine.engine import Engine, GenerationConfig
+from relisten.files import check_size, resolved, size_of
 from relisten.reports.text import console
 from relisten.types import Example
 
@@ -32,6 +33,7 @@ def ask_many(
     MMAR's scripts read) and everything else under `relisten`, or `error` where the
     recording could not be read, or is too long for the model.
     """
+    out = None if out is None else resolved(out)
     with nullcontext() if out is None else records.sole_writer(out):
         lines = _answer(records.read_examples(questions), questions, out, model, options, max_seconds, place)
     print(_summary(lines), file=sys.stderr)
@@ -60,15 +62,20 @@ def _answer(
     if waiting:
         config, loaded = load(model, options, **place)
         engine = Engine(loaded)
-        write = _writer(out)
+        size = 0 if out is None else size_of(out)
         with _progress() as progress:
             task = progress.add_task("", total=len(waiting))
             for line in _lines(engine, config, waiting, questions.parent, max_seconds):
                 if "relisten" in line:
                     line["relisten"]["settings"] = settings
-                write(line)
+                if out is None:
+                    print(json.dumps(line, ensure_ascii=False), flush=True)
+                else:
+                    size = records.append(out, line, size)
                 lines.append(line)
                 progress.advance(task)
+        if out is not None:
+            check_size(out, size)
     return lines
 
 
@@ -107,12 +114,6 @@ def _lines(
             "thinking_prediction": answer.response.think,
             "relisten": everything,
         }
-
-
-def _writer(out: Path | None) -> Callable[[Line], None]:
-    if out is None:
-        return lambda line: print(json.dumps(line, ensure_ascii=False), flush=True)
-    return lambda line: records.append(out, line)
 
 
 def _progress() -> Progress:

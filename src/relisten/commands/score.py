@@ -58,8 +58,8 @@ def score(
     for note in given.notes:
         screen.print(note, soft_wrap=True)
     if out is not None:
-        write_summary(out, result | {"key": given.key, "notes": given.notes})
+        write_summary(out, result | {"key": given.key, "notes": given.notes}, follow=True)
     if export_as is not None and export_to is not None and questions is not None:
-        without = export(BENCHMARKS[export_as], questions, given.records, export_to, failed)
+        without = export(BENCHMARKS[export_as], questions, given.records, export_to, failed, follow=True)
         screen.print(f"{export_to}: written, {without} without an answer", soft_wrap=True)
     return 0

@@ -5,16 +5,16 @@ Every file appears whole or not at all; a set of millions is written line by lin
 
 from __future__ import annotations
 
+import io
 import json
-import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from relisten import records, tags
 from relisten.data.route import Routed
+from relisten.files import replacing
 from relisten.types import Example
 
 SETS = ("sft", "rl")
@@ -45,18 +45,12 @@ def _line(value: dict[str, Any]) -> str:
 
 @contextmanager
 def _appearing(path: Path) -> Iterator[IO[str]]:
-    """A file that is open for writing, and takes its name when all is written."""
-    part = path.with_name(f".part-{secrets.token_hex(8)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with part.open("x", encoding="utf-8", errors="backslashreplace") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        with suppress(OSError):
-            part.unlink()
+    """A text file that is open for writing, and takes its name when all is written."""
+    with replacing(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace")
+        yield text
+        text.flush()
+        text.detach()  # the file stays open until it has its name
 
 
 def read_set(path: Path) -> Iterator[Example]:
@@ -149,25 +143,19 @@ def _parquet(path: Path, rows: Iterable[dict[str, Any]], columns: Mapping[str, s
         import pyarrow.parquet
     except ImportError:
         raise ValueError("Parquet files need a package; pip install 'relisten[data]'") from None
-    part = path.with_name(f".part-{secrets.token_hex(8)}")
-    writer = None
     types = {"text": pyarrow.string(), "number": pyarrow.float64(), "texts": pyarrow.list_(pyarrow.string()),
              "pairs": pyarrow.list_(pyarrow.list_(pyarrow.float64()))}  # fmt: skip
     schema = pyarrow.schema([(name, types[kind]) for name, kind in columns.items()]) if columns else None
-    try:
-        for batch in _batches(rows):
-            table = pyarrow.Table.from_pylist(batch, schema=schema)
-            schema = table.schema
-            writer = writer or pyarrow.parquet.ParquetWriter(part, schema)
-            writer.write_table(table)
-        if writer is None:
-            path.unlink(missing_ok=True)
-            return None
-        writer.close()
-        part.replace(path)
-    finally:
-        with suppress(OSError):
-            part.unlink()
+    batches = _batches(rows)
+    first = next(batches, None)
+    if first is None:
+        path.unlink(missing_ok=True)
+        return None
+    table = pyarrow.Table.from_pylist(first, schema=schema)
+    with replacing(path) as file, pyarrow.parquet.ParquetWriter(file, table.schema) as writer:
+        writer.write_table(table)
+        for batch in batches:
+            writer.write_table(pyarrow.Table.from_pylist(batch, schema=table.schema))
     return path
 
 

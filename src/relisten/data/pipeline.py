@@ -30,6 +30,7 @@ from relisten.data.messages import Messages, digest
 from relisten.data.sources import LeftOut
 from relisten.data.store import TOGETHER, Call, Failure, Store
 from relisten.data.teachers import Teacher
+from relisten.files import make_folder
 from relisten.types import Audio, Clip, Event
 
 USED = ("calls", "prompt_tokens", "completion_tokens", "cost")
@@ -217,8 +218,7 @@ class Build:
         """A recording that was in memory only, as a file."""
         assert isinstance(clip.audio, Audio)
         name = "".join(c if c.isalnum() or c in "-_." else "_" for c in clip.id)[:150]
-        path = self.out / "audio" / f"{name}-{digest(clip.id).hex()[:6]}.flac"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = make_folder(self.out / "audio") / f"{name}-{digest(clip.id).hex()[:6]}.flac"
         audio.save(path, clip.audio)
         return path
 

@@ -195,9 +195,9 @@ def gold_overlaps(answers: Iterable[Record], format: Format = "interleaved") -> 
     ]
 
 
-def write_summary(path: Path, what: dict[str, Any]) -> None:
-    """As JSON, whole or not at all."""
-    records.write_atomic(path, json.dumps(what, indent=2) + "\n")
+def write_summary(path: Path, what: dict[str, Any], follow: bool = False) -> None:
+    """Write figures as JSON, whole or not at all. follow: for a path that the user typed, as in `files.replacing`."""
+    records.write_atomic(path, json.dumps(what, indent=2) + "\n", follow)
 
 
 def _row(answers: Sequence[Record], failed: Failed) -> dict[str, Any]:

@@ -20,12 +20,12 @@ from relisten.engine.sampling import row_generator
 from relisten.evals.figures import groups
 from relisten.evals.hearing import Hearing, Hears, Recording, asked_as, check_hearing, hearing
 from relisten.evals.reading import status
+from relisten.files import check_size, size_of
 from relisten.models.base import AudioLM
 from relisten.types import Example, Trace
 
 _TAG = re.compile(r"</?\w+>")
-_WORD = re.compile(r"\S*\w\S*")
-"""What stands between blanks and is more than punctuation: the paper's length of an answer is in words."""
+_LETTER = re.compile(r"\w")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def evaluate(
     """Answer what `out` (JSONL) does not hold yet, append, and return every record in the order of the questions.
 
     A question that cannot be asked (an unreadable recording, one too long for the model) has a record with `error`,
-    and is tried again by the next call.
+    and is tried again by the next call. Raises ValueError where `out` is removed or changed meanwhile.
     """
     check(examples, config, asking, max_rows)
     which, num = asking.shard
@@ -84,12 +84,13 @@ def evaluate(
     model, config = asked_as(model, config, asking.hears, asking.recording)
     jobs = [job for job in _jobs(mine, asking) if any((job.question.id, sample) not in done for sample in job.samples)]
     engine = Engine(model, operations={"seg": heard.operation}, max_rows=max_rows)
-    total = len(mine) * asking.samples
+    total, size = len(mine) * asking.samples, size_of(out)
     with tqdm(total=total, initial=total - sum(len(job.samples) for job in jobs), desc="answers", unit="a") as bar:
         for job, sample, trace, seconds in _answers(engine, jobs, config, heard.ready):
             bar.update()
             if (job.question.id, sample) not in done:
-                records.append(out, _line(job, sample, trace, seconds, heard))
+                size = records.append(out, _line(job, sample, trace, seconds, heard), size)
+    check_size(out, size)
     by_key = {(r["id"], r.get("sample", 0)): r for r in records.read(out, torn=True)}
     return [by_key[e.id, sample] for e in mine for sample in range(asking.samples)]
 
@@ -180,12 +181,21 @@ def record(example: Example, trace: Trace, shown: Sequence[str] | None = None) -
         "refusals": [[r.text, r.reason] for r in trace.refusals],
         "finish": trace.finish,
         "num_tokens": {"prompt": trace.num_prompt, "sampled": sum(trace.sampled), "all": len(trace.token_ids)},
-        "words": len(_WORD.findall(_TAG.sub(" ", trace.text))),
+        "words": num_words(trace.text),
         "duration": trace.listens[0].segment.end if trace.listens else None,
         "kind": str(labels.get("kind") or ""),
         "gold": [[s.start, s.end] for s in records.gold_segments(example)],
         **groups(labels),
     }
+
+
+def num_words(text: str) -> int:
+    """Length of an answer, as the paper counts it: pieces between blanks that are more than punctuation, tags left out.
+
+    Example: num_words("<think>A bell - twice.</think>") is 3.
+    """
+    # Each piece is looked at once. One pattern for all of it would try every start in a long run of punctuation.
+    return sum(_LETTER.search(piece) is not None for piece in _TAG.sub(" ", text).split())
 
 
 def error_record(example: Example, reason: str) -> dict[str, Any]:

@@ -57,8 +57,8 @@ def write_page(
     model: str = "",
     command: str = "",
 ) -> None:
-    """Write the page; the file appears whole or not at all."""
-    records.write_atomic(path, page(answer, audio, question, choices, name, model, command))
+    """Write the page, to a path that the user typed; a file appears whole or not at all."""
+    records.write_atomic(path, page(answer, audio, question, choices, name, model, command), follow=True)
 
 
 def page(

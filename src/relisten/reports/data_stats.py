@@ -180,6 +180,7 @@ def write_page(path: Path, stats: Stats) -> None:
             examples="".join(_shown(stats.folder, name) for name in export.SETS),
             manifest=escape(json.dumps(stats.manifest, indent=2, ensure_ascii=False)),
         ),
+        follow=True,
     )
 
 

@@ -18,6 +18,7 @@ from string import Template
 from relisten import __version__, records
 from relisten.evals.analysis import Analysis, AttentionCurve, Run, analyse, questions_of
 from relisten.evals.comparison import Change, compare
+from relisten.files import make_folder
 from relisten.reports import charts
 from relisten.reports.examples import CLASSES, Sounds, draw_lots, example_html
 from relisten.reports.tables import (
@@ -149,10 +150,10 @@ def write(report: Report, out: Path, num_examples: int = 2) -> list[Path]:
     markdown, folder = out.with_suffix(".md"), out.with_name(f"{out.stem}_charts")
     written = [out, markdown]
     for chart in (part for s in report.sections for part in s.parts if isinstance(part, Chart)):
-        written.append(folder / f"{chart.name}.svg")
+        written.append(make_folder(folder) / f"{chart.name}.svg")
         records.write_atomic(written[-1], chart.svg)
     records.write_atomic(markdown, markdown_report(report, folder.name))
-    records.write_atomic(out, html_report(report, num_examples))
+    records.write_atomic(out, html_report(report, num_examples), follow=True)
     return written
 
 

@@ -13,6 +13,7 @@ from relisten import records
 from relisten.audio import save
 from relisten.data.worlds.questions import heard, make_questions
 from relisten.data.worlds.scenes import MIN_GAP, SceneConfig, bank, fitted, make_scene
+from relisten.files import make_folder
 from relisten.types import Audio, Clip
 
 SECONDS = (3.0, 600.0)
@@ -81,13 +82,17 @@ def write_scenes(
     asked, events = [], []
     for number in tqdm(range(seed, seed + num), desc="scenes", unit="scene"):
         clip = make_scene(number, sound_bank, config, f"{split}-{number:07d}")
-        path = out / "audio" / f"{clip.id}.flac"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = make_folder(out / "audio") / f"{clip.id}.flac"
         assert isinstance(clip.audio, Audio)
         save(path, clip.audio)
         events.append(_events(clip))
         for example in make_questions(number, clip, sound_bank, questions):
             asked.append(records.record_from_example(replace(example, audio=path), out))
+    if gone := [name for row in events if not (out / (name := str(row["audio_path"]))).is_file()]:
+        raise ValueError(
+            f"{out}: {len(gone)} of {num} recordings were removed while this command wrote, {gone[0]} for one; start it"
+            " again, which gives the same recordings"
+        )
     records.write_atomic(out / "events.jsonl", _jsonl(events))
     records.write_atomic(out / "questions.jsonl", _jsonl(asked))
     return out / "questions.jsonl"

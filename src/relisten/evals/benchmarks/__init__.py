@@ -53,13 +53,19 @@ def missing(examples: Sequence[Example]) -> list[Path]:
 
 
 def export(
-    benchmark: Benchmark, questions: Path, answers: Sequence[Record], out: Path, failed: Failed = "wrong"
+    benchmark: Benchmark,
+    questions: Path,
+    answers: Sequence[Record],
+    out: Path,
+    failed: Failed = "wrong",
+    follow: bool = False,
 ) -> int:
     """Write predictions as the benchmark's own script reads them; how many have none that could be read.
 
     Each of the file's entries is kept whole, with the prediction added. One without an answer gets an empty text, which
     MMAR's and MMAU's scripts count as wrong: they leave entries without the key out of the denominator. Questions that
-    this benchmark does not ask are left out. Of several samples the majority's answer is written.
+    this benchmark does not ask are left out. Of several samples the majority's answer is written. follow: for a path
+    that the user typed, as in `files.replacing`.
     """
     asked = {e.id for e in benchmark.examples(questions.parent)} if benchmark.form == "parquet" else None
     groups: dict[str, list[Record]] = {}
@@ -74,17 +80,18 @@ def export(
         without += said is None
         rows.append(dict(row) | dict.fromkeys(benchmark.keys, said or "") | _thought(given))
     if benchmark.form == "parquet":
-        _write_table(questions, {str(row["id"]): str(row[benchmark.keys[0]]) for row in rows}, benchmark.keys[0], out)
+        said_by_id = {str(row["id"]): str(row[benchmark.keys[0]]) for row in rows}
+        _write_table(questions, said_by_id, benchmark.keys[0], out, follow)
         return without
     if benchmark.form == "jsonl":
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     else:
         text = json.dumps(rows, ensure_ascii=False, indent=2) + "\n"
-    records.write_atomic(out, text)
+    records.write_atomic(out, text, follow)
     return without
 
 
-def _write_table(questions: Path, said: Mapping[str, str], key: str, out: Path) -> None:
+def _write_table(questions: Path, said: Mapping[str, str], key: str, out: Path, follow: bool) -> None:
     """The rows of a Parquet file that have a prediction, every column as it was, and the predictions."""
     import pyarrow
     import pyarrow.parquet
@@ -95,7 +102,7 @@ def _write_table(questions: Path, said: Mapping[str, str], key: str, out: Path) 
     predictions = pyarrow.array([said[name] for name in names if name in said], pyarrow.string())
     buffer = pyarrow.BufferOutputStream()
     pyarrow.parquet.write_table(kept.append_column(key, predictions), buffer)
-    records.write_atomic(out, buffer.getvalue().to_pybytes())
+    records.write_atomic(out, buffer.getvalue().to_pybytes(), follow)
 
 
 def _thought(record: Mapping[str, Any] | None) -> dict[str, str]:

@@ -1,0 +1,194 @@
+"""How every file of relisten is written: whole or not at all, by one process, and never through somebody's link."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from filelock import FileLock, Timeout
+
+
+def write_atomic(path: str | os.PathLike[str], content: str | bytes, follow: bool = False) -> None:
+    """Write so that a reader, or a crash at any point, finds the old file or the new one, never a part.
+
+    follow: for a path that the user typed; see `replacing`. Half a character, which a file name can hold, is written
+    as its escape (`\\udce9`), which is also how JSON spells it.
+    """
+    with replacing(path, follow) as file:
+        file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str], follow: bool = False) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of `path` when the block ends, whole; an error in the block leaves the old one.
+
+    Only a regular file is replaced, and no link is followed: a folder of somebody else's may hold `summary.json` as a
+    link to any file of yours. follow: for a path that the user typed, a link is followed, and a pipe or a device such
+    as /dev/stdout is written into. Raises ValueError for everything else.
+    """
+    path = Path(path)
+    if follow and path.exists() and not path.is_file():
+        with _stream(path) as file:
+            yield file
+        return
+    path = Path(os.path.realpath(path)) if follow else path
+    part = path.with_name(f".part-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}")
+    refuse_links(path)
+    refuse_links(part)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _claimed(part) as file:
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                part.replace(path)
+            except BaseException:
+                part.unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        if error.filename is not None and Path(error.filename) not in (path, path.parent, part):
+            raise  # of another file, which the block reads
+        raise _unwritable(path, error) from None
+
+
+def resolved(path: Path) -> Path:
+    """The file that a path typed by the user leads to, through links. Raises ValueError where it leads to no file."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: is not a file, and lines can only be added to a file; name one, or leave it out")
+    return Path(os.path.realpath(path))
+
+
+def make_folder(folder: Path) -> Path:
+    """Make a folder whose name is ours, such as a run's `audio`. Raises ValueError where it is a link or a file."""
+    refuse_links(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    return folder
+
+
+@contextmanager
+def grow(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to add to its end; what was added is on the disk when the block ends. ValueError where it cannot."""
+    refuse_links(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _CAREFUL, 0o666), "r+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def size_of(path: str | os.PathLike[str]) -> int:
+    """Size of a file in bytes; 0 where there is none."""
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return 0
+
+
+def check_size(path: str | os.PathLike[str], size: int) -> None:
+    """Raise ValueError where a file does not have the size that the last `append` left it with."""
+    if (found := size_of(path)) != size:
+        raise ValueError(
+            f"{path}: holds {found:,} bytes where this run had written {size:,}: it was removed or changed meanwhile,"
+            " and what it held is lost; start the command again, in a new place if need be"
+        )
+
+
+@contextmanager
+def sole_writer(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold a file that is appended to; ValueError while another process does, whose lines ours would double."""
+    path = Path(path)
+    lock = path.with_name(f".{path.name}.lock")
+    refuse_links(path)
+    refuse_links(lock)
+    held = FileLock(lock, timeout=0)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held.acquire()
+    except Timeout:  # an OSError itself
+        raise ValueError(f"{path}: another process is writing it; wait for that one, or name another") from None
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    try:
+        yield
+    finally:
+        held.release()
+
+
+_CAREFUL = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+"""Flags for opening a file that may be something else: a link is an error, and a pipe is not waited for."""
+
+
+def refuse_links(path: Path) -> None:
+    """Raises ValueError where there is anything but a regular file or a folder."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return  # there is none; where it cannot be looked at, writing will say why
+    if stat.S_ISLNK(mode):
+        raise ValueError(f"{path}: is a link, and is not written through; remove it, or choose another folder")
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ValueError(f"{path}: is a pipe or a device, not a file; remove it, or choose another folder")
+
+
+@contextmanager
+def _stream(path: Path) -> Iterator[BinaryIO]:
+    """A pipe or a device, open for writing. Raises ValueError where it is neither, or nobody reads the pipe."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)):
+        raise ValueError(f"{path}: is not a file; name a file")
+    try:
+        descriptor = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))  # no waiting for a reader
+        os.set_blocking(descriptor, True)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise ValueError(f"{path}: nobody reads this pipe; start its reader first, or name a file") from None
+        raise _unwritable(path, error) from None
+
+
+def _claimed(part: Path) -> BinaryIO:
+    """The file beside the real one that is written first, empty and locked.
+
+    Its name depends on the real one's alone, so what a kill leaves is used up by the next writer of that file. A second
+    process that writes the same file at the same time waits for the lock.
+    """
+    while True:
+        file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | _CAREFUL, 0o666), "r+b")
+        with suppress(ImportError, OSError):  # Windows, and network drives without locks
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        mine = os.fstat(file.fileno())
+        if _same(mine, part) and mine.st_nlink == 1:
+            file.truncate(0)
+            return file
+        file.close()
+        if mine.st_nlink > 1:
+            part.unlink(missing_ok=True)  # another name of a file that has one already
+
+
+def _same(mine: os.stat_result, path: Path) -> bool:
+    """Whether a path still names the file: another process may have given it its real name meanwhile."""
+    try:
+        return os.path.samestat(mine, path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _unwritable(path: Path, error: OSError) -> ValueError:
+    reason = error.strerror or str(error) or type(error).__name__
+    return ValueError(f"{path}: cannot be written ({reason}); check the folder, its permissions and free space")
