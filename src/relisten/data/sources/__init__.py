@@ -1,32 +1,35 @@
-"""Sources: one file here for each corpus, with `clips(root)`; the file's name is the source's name.
+"""Sources: one file in this folder for each corpus, with a function `clips(root)`; the file's name is the source's.
 
-A source streams: it reads a table row by row, looks whether each recording is there and can be opened, and yields a
-`Clip`. What it leaves out it says to a `LeftOut`, with the reason, and goes on.
+A source reads its table, looks for each recording, and yields one `Clip` at a time. The rows of one recording become
+one clip, wherever they are in the table. A recording that cannot be used is passed to a `LeftOut` with the reason, and
+the source continues with the next.
 """
 
 from __future__ import annotations
 
-import csv
 import importlib
 import json
 import pkgutil
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from relisten import audio
+from relisten.data import tables
 from relisten.run import resolve
 from relisten.types import Clip, Event
 
 Source = Callable[[Path], Iterator[Clip]]
+AnyRow = TypeVar("AnyRow")
 
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".webm", ".mp4", ".mkv", ".aif", ".aiff")
 MIN_EVENT = 0.05
 """Seconds; what is marked shorter than this cannot be named by a segment."""
+JOINED = "its rows are not next to each other in the table; they are joined"
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,13 @@ class LeftOut:
             self.record(id, reason)
 
     def note(self, id: str, reason: str) -> None:
-        """Say what was wrong with one that is kept."""
+        """Say what was wrong with one that is kept, or what was done to it."""
         self._count(self.notes, id, reason)
 
     def _count(self, counts: Counter[str], id: str, reason: str) -> None:
         counts[reason] += 1
-        if len(self.first[reason]) < 3:
-            self.first[reason].append(id)
+        if len(first := self.first[reason]) < 3 and id not in first:
+            first.append(id)
 
     def lines(self) -> list[str]:
         """One line for each reason, the most frequent first."""
@@ -142,7 +145,28 @@ def _module(name: str) -> Any:
     return importlib.import_module(f"{__name__}.{name}")
 
 
-# What the files in this folder share: tables, and recordings on disk.
+# What the files in this folder share: rows of a recording, events, and recordings on disk.
+
+
+def together(
+    rows: Iterable[tuple[str, AnyRow]], leave: LeftOut, told: Callable[[str], str] = str
+) -> Iterator[tuple[str, list[AnyRow]]]:
+    """(name, its rows) of each recording, in the order of the first rows. Rows that were apart are joined and told.
+
+    rows: (name, row). All are read before the first recording is given. told: the name that is shown to the user.
+    """
+    found: dict[str, list[AnyRow]] = {}
+    apart: set[str] = set()
+    last: str | None = None
+    for name, row in rows:
+        if name != last and name in found:
+            apart.add(name)
+        found.setdefault(name, []).append(row)
+        last = name
+    for name, its in found.items():
+        if name in apart:
+            leave.note(told(name), JOINED)
+        yield name, its
 
 
 def required(root: Path, *patterns: str) -> Path:
@@ -153,26 +177,11 @@ def required(root: Path, *patterns: str) -> Path:
     raise ValueError(f"{root}: holds no {' or '.join(patterns)}; `relisten data sources` says where to get it")
 
 
-def table(path: Path, delimiter: str, columns: Iterable[str]) -> Iterator[dict[str, str]]:
-    """Rows of a table with a header line, read one by one; ValueError where a column is missing."""
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        rows = csv.DictReader(
-            file, delimiter=delimiter, quoting=csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-        )
-        if missing := [column for column in columns if column not in (rows.fieldnames or ())]:
-            raise ValueError(f"{path}: has no column {missing[0]!r}; it has {', '.join(rows.fieldnames or ())}")
-        try:
-            for row in rows:
-                yield {key: value or "" for key, value in row.items() if isinstance(key, str)}
-        except csv.Error as error:
-            raise ValueError(f"{path}, line {rows.line_num}: cannot be read ({error}); is a quote left open?") from None
-
-
 def loaded(path: Path) -> Any:
-    """A whole JSON file; ValueError where it is none."""
+    """A whole JSON file. Raises ValueError if it is not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        return json.loads("".join(tables.lines(path)))
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: is not JSON ({error}); copy it again") from None
 
 
@@ -184,18 +193,39 @@ def objects(entries: Any, path: Path) -> Iterator[dict[str, Any]]:
 
 
 def events_of(
-    rows: Iterable[tuple[str, Any, Any]], duration: float, labels: Mapping[str, Any] = {}
+    rows: Iterable[tuple[str, Any, Any] | tables.Row], duration: float, note: Callable[[str], None]
 ) -> tuple[Event, ...]:
-    """(label, start, end) as events in order, cut to the recording; what is unreadable or too short is dropped."""
-    events = []
-    for label, start, end in rows:
+    """Rows of (label, start, end) in seconds as events in order, cut to the recording.
+
+    A row that gives no event is dropped, and the reason is passed to `note`.
+    """
+    events: dict[tuple[str, float, float], Event] = {}
+    for label, start, end, *more in rows:
         try:
-            begin, stop = max(float(start), 0.0), min(float(end), duration)
-        except (TypeError, ValueError):
+            begin, stop = tables.seconds(start), tables.seconds(end)
+        except ValueError:
+            begin = stop = None
+        if fault := _fault(label.strip(), begin, stop, duration):
+            note(f"an event is dropped: {fault}")
             continue
-        if label.strip() and stop - begin >= MIN_EVENT:
-            events.append(Event(label.strip(), begin, stop, dict(labels)))
-    return tuple(sorted(events, key=lambda event: (event.start, event.end)))
+        assert begin is not None and stop is not None
+        event = Event(label.strip(), max(begin, 0.0), min(stop, duration), dict(more[0]) if more else {})
+        if events.setdefault((event.label, event.start, event.end), event) is not event:
+            note("an event is listed twice and taken once")
+    return tuple(sorted(events.values(), key=lambda event: (event.start, event.end)))
+
+
+def _fault(label: str, start: float | None, end: float | None, duration: float) -> str:
+    """Why an event cannot be used, or an empty text."""
+    if not label:
+        return "it has no label"
+    if start is None or end is None:
+        return "it has no readable times"
+    if start >= duration:
+        return "it begins after the recording's end"
+    if min(end, duration) - max(start, 0.0) < MIN_EVENT:
+        return f"it is shorter than {MIN_EVENT:g} s"
+    return ""
 
 
 class Recordings:

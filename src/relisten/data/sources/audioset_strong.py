@@ -1,18 +1,20 @@
 """AudioSet's temporally strong labels: which sounds when, in 10 s clips of videos.
 
-Only the training labels are read: the evaluation clips are for evaluation. Labels are identifiers (/m/...); their names
-come from mid_to_display_name.tsv, and where ontology.json lies beside it, a label whose more specific kind is marked at
-the same time is dropped ("Dog" where "Bark" is), and each event tells which names are more general than its own.
+Only the training labels are read; the evaluation clips are left for evaluation. Labels are identifiers (/m/...), and
+their names come from mid_to_display_name.tsv. If ontology.json is there too, a label is dropped if a more specific one
+is marked at the same time ("Dog" if "Bark" is), and each event lists the names that are more general than its own.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from relisten.data.sources import About, LeftOut, Recordings, events_of, loaded, objects, required, table, telling
+from relisten.data.sources import About, LeftOut, Recordings, events_of, loaded, objects, required, telling, together
+from relisten.data.tables import Columns, lines, marked, table
 from relisten.types import Clip, Event
 
 ABOUT = About(
@@ -22,9 +24,9 @@ ABOUT = About(
     "CC BY 4.0 (labels), CC BY-SA 4.0 (ontology)",
     ("**/audioset_train_strong.tsv",),
 )
-COLUMNS = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
+COLUMNS = Columns("segment_id", "label", "start_time_seconds", "end_time_seconds", "", 1.0)
 LONGEST = 11.0
-"""Seconds; a recording that is longer is a whole video, in which the clip's times are others."""
+"""Seconds; a longer recording is a whole video, to which the clip's times do not apply."""
 COVERED = 0.5
 """A label is dropped when this much of it lies under a more specific one."""
 
@@ -35,26 +37,17 @@ def clips(root: Path, left_out: LeftOut | None = None) -> Iterator[Clip]:
     known, above = names(root), ancestors(root)
     with telling(left_out, "audioset_strong") as leave:
         recordings = Recordings(root, leave)
-        rows = table(path, "\t", COLUMNS)
-        seen: set[int] = set()
-        for segment, group in itertools.groupby(rows, key=lambda row: row["segment_id"]):
-            marked = list(group)
-            if (mark := hash(segment)) in seen:
-                leave(segment, "its rows do not stand together; sort the table")
-                continue
-            seen.add(mark)
+        for segment, rows in together(marked(path, COLUMNS)[1], leave):
             found = recordings.find(segment, stems(segment))
             if found is None:
                 continue
             if found[1] > LONGEST:
                 leave(segment, "the recording is longer than the clip; cut the clip's ten seconds out of it")
                 continue
-            for row in marked:
-                if row["label"] not in known:
-                    leave.note(segment, f"label {row['label']} has no name in mid_to_display_name.tsv")
-            events = events_of(
-                ((row["label"], row["start_time_seconds"], row["end_time_seconds"]) for row in marked), found[1]
-            )
+            for label, *_ in rows:
+                if label not in known:
+                    leave.note(segment, f"label {label} has no name in mid_to_display_name.tsv")
+            events = events_of(rows, found[1], partial(leave.note, segment))
             named = [
                 Event(known[event.label], event.start, event.end, kinds(event.label, known, above))
                 for event in most_specific(events, above)
@@ -86,13 +79,13 @@ def names(root: Path) -> dict[str, str]:
     """Display names by identifier, from mid_to_display_name.tsv or class_labels_indices.csv."""
     path = required(root, "**/mid_to_display_name.tsv", "**/class_labels_indices.csv")
     if path.suffix == ".csv":
-        return {row["mid"]: row["display_name"] for row in table(path, ",", ("mid", "display_name"))}
-    lines = (line.rstrip("\n").split("\t", 1) for line in path.open(encoding="utf-8"))
-    return {line[0]: line[1].strip() for line in lines if len(line) == 2}
+        return {row["mid"]: row["display_name"] for row in table(path, ("mid", "display_name"))}
+    pairs = (line.rstrip("\r\n").split("\t", 1) for line in lines(path))
+    return {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}
 
 
 def ancestors(root: Path) -> dict[str, set[str]]:
-    """Every more general identifier of each, from ontology.json; none where it is not there."""
+    """All more general identifiers of each identifier, from ontology.json; {} if that file is not there."""
     path = min(root.glob("**/ontology.json"), default=None)
     if path is None:
         return {}
@@ -116,7 +109,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def kinds(identifier: str, known: Mapping[str, str], above: Mapping[str, set[str]]) -> dict[str, str]:
-    """The names that are more general than a label's, as an event's labels: no wrong choice may be one of them."""
+    """The names that are more general than a label's, as an event's labels, so that none becomes a wrong choice."""
     found = sorted(known[one] for one in above.get(identifier, ()) if one in known)
     return {"kind_of": "; ".join(found)} if found else {}
 

@@ -1,12 +1,13 @@
-"""AudioTime: synthetic clips of 10 s with exact times, and captions that speak of order, duration, count and time.
+"""AudioTime: synthetic clips of 10 s with exact times, and captions about order, duration, count and time.
 
-In the duration set an event is a number of seconds, and in the counting set an onset: those clips have no events here
-and keep their caption. Where a file has [start, end] they are events.
+The duration set gives only the length of an event, and the counting set only its onset: clips of these sets keep their
+caption and have no events. Where a file gives [start, end], these become events.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def clips(root: Path, left_out: LeftOut | None = None) -> Iterator[Clip]:
                 if not isinstance(entry, dict) or not isinstance(entry.get("event"), dict):
                     leave(id, "entry has no events")
                     continue
-                events = events_of(timed(entry["event"]), found[1])
+                events = events_of(timed(entry["event"]), found[1], partial(leave.note, id))
                 said = caption(entry)
                 yield Clip(f"audiotime-{id}", *found, events, {"sound": said} if said else {})
 

@@ -1,19 +1,18 @@
 """AVQA: questions about videos of 10 s, used for RL (R1-AQA, and Echo's ablations D', E').
 
-The questions are there already: `examples(root)` gives them, with "video" turned into "audio". `clips(root)` gives the
-recordings with what the answers say of them, for those who compose their own.
+The corpus has its own questions: `examples(root)` gives them, with "video" replaced by "audio". `clips(root)` gives the
+recordings, described by their answered questions, so that new questions can be composed.
 """
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from relisten import records
-from relisten.data.sources import About, LeftOut, Recordings, loaded, objects, required, telling
+from relisten.data.sources import About, LeftOut, Recordings, loaded, objects, required, telling, together
 from relisten.types import Clip, Example
 
 ABOUT = About(
@@ -23,17 +22,20 @@ ABOUT = About(
     ("**/train_qa.json", "**/AVQA*.jsonl"),
 )
 RELATIONS = ("Sound", "Both")
-"""What a question may rest on; `View` cannot be answered by ear. R1-AQA and Echo's ablations took View as well."""
+"""What a question may be about. Questions about `View` cannot be answered from the audio; R1-AQA and Echo's ablations
+used them as well."""
 
 
 def clips(root: Path, left_out: LeftOut | None = None) -> Iterator[Clip]:
     """Each recording once, its answered questions as a description."""
-    asked = examples(root, left_out)
-    for path, group in itertools.groupby(asked, key=lambda example: example.audio):
-        assert isinstance(path, Path)
-        together = list(group)
-        said = " ".join(f"{example.question} {example.answer}." for example in together)
-        yield Clip(f"avqa-{path.stem}", path, together[0].labels["duration"], (), {"sound": said})
+    with telling(left_out, "avqa") as leave:
+        for name, asked in together(((str(one.audio), one) for one in examples(root, leave)), leave, _shown):
+            said = " ".join(f"{example.question} {example.answer}." for example in asked)
+            yield Clip(f"avqa-{Path(name).stem}", Path(name), asked[0].labels["duration"], (), {"sound": said})
+
+
+def _shown(path: str) -> str:
+    return Path(path).name
 
 
 def examples(root: Path, left_out: LeftOut | None = None, relations: tuple[str, ...] = RELATIONS) -> Iterator[Example]:
@@ -72,7 +74,7 @@ def refused(row: Mapping[str, Any], relations: tuple[str, ...]) -> str | None:
 
 
 def stems(row: Mapping[str, Any]) -> list[str]:
-    """A recording's names: that of the list, VGGSound's, and R1-AQA's with the start unpadded."""
+    """Names that a recording may have: the list's own, VGGSound's, and R1-AQA's with the start not padded."""
     name = str(row["video_name"])
     video, _, start = name.rpartition("_")
     unpadded = [f"{video}_{int(start)}"] if start.isdigit() else []
@@ -81,6 +83,6 @@ def stems(row: Mapping[str, Any]) -> list[str]:
 
 
 def heard(question: str) -> str:
-    """The question for those who only listen: "video" becomes "audio"."""
+    """The question with "video" replaced by "audio"."""
     question = re.sub(r"\bvideos?\b", "audio", question.strip())
     return re.sub(r"\bVideos?\b", "Audio", question)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from relisten.data.sources import About, LeftOut, Recordings, events_of, required, table, telling
+from relisten.data.sources import About, LeftOut, Recordings, events_of, required, telling, together
+from relisten.data.tables import Columns, first_row, marked
 from relisten.types import Clip
 
 ABOUT = About(
@@ -15,35 +16,33 @@ ABOUT = About(
     "MIT (code, labels); recordings as AudioSet's videos and Freesound's authors have them",
     ("metadata/**/*.tsv", "**/validation.tsv"),
 )
-COLUMNS = ("filename", "onset", "offset", "event_label")
+COLUMNS = Columns("filename", "event_label", "onset", "offset", "", 1.0)
 
 
 def clips(root: Path, left_out: LeftOut | None = None) -> Iterator[Clip]:
-    """Clips of every table with times; weak and unlabelled ones are passed over, and what is called eval or public."""
+    """Clips of every table that has times, except those whose name or folder says eval, public or test."""
     required(root, "metadata/**/*.tsv", "**/*.tsv")
     with telling(left_out, "desed") as leave:
-        met: set[int] = set()
+        met: set[Path] = set()
         for path in sorted(root.glob("**/*.tsv")):
-            with path.open(encoding="utf-8-sig", errors="replace") as file:
-                strong = set(COLUMNS) <= set(file.readline().rstrip("\n").split("\t"))
             held_back = {"eval", "public"} & set(path.relative_to(root).with_suffix("").parts)
+            strong = {COLUMNS.audio, COLUMNS.label, COLUMNS.start, COLUMNS.end} <= set(first_row(path, "\t"))
             if not strong or held_back or path.stem.startswith(("eval_", "test_")):
                 continue
             recordings = Recordings(root, leave, depth=4)
-            # The same name may be in two folders of synthetic clips: the one whose folder is named as the table's.
+            # Two folders of synthetic clips may hold the same name: the folder that is called like the table wins.
             near = [f for f in recordings.folders if {path.stem, path.parent.name} & set(f.relative_to(root).parts)]
             recordings.folders = [*near, *(folder for folder in recordings.folders if folder not in near)]
-            for name, group in itertools.groupby(table(path, "\t", COLUMNS), key=lambda row: row["filename"]):
-                rows = list(group)
+            for name, rows in together(marked(path, COLUMNS)[1], leave):
                 found = recordings.find(name, (name,))
                 if found is None:
                     continue
-                if hash(found[0]) in met:
+                if found[0] in met:
                     leave(name, "another table has this recording")
                     continue
-                met.add(hash(found[0]))
-                spans = ((row["event_label"].replace("_", " "), row["onset"], row["offset"]) for row in rows)
-                events = events_of(spans, found[1])
+                met.add(found[0])
+                named = ((label.replace("_", " "), start, end) for label, start, end, _ in rows if start is not None)
+                events = events_of(named, found[1], partial(leave.note, name))
                 if events:
                     yield Clip(f"desed-{path.stem}-{Path(name).stem}", *found, events)
                 else:

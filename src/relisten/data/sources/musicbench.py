@@ -1,17 +1,19 @@
 """MusicBench: music of 10 s with chords and beats found by programs, and captions.
 
-Times are the chords'; tempo, key and downbeats stand in the description of the music. Clips that come from AudioSet's
-evaluation set are left out, as are those whose key the program was unsure of: chords are then mostly wrong as well.
+The chords become events; tempo, key and downbeats become the description of the music. Clips from AudioSet's evaluation
+set are left out, and so are clips of whose key the program was unsure, since their chords are mostly wrong as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from relisten import records
 from relisten.data.sources import About, LeftOut, Recordings, events_of, required, telling
+from relisten.data.tables import Row
 from relisten.types import Clip
 
 ABOUT = About(
@@ -30,7 +32,7 @@ QUALITIES = {
 
 
 def clips(root: Path, left_out: LeftOut | None = None) -> Iterator[Clip]:
-    """Clips with chords as events; `location` lies beside the list or, as in the archive, in datashare/."""
+    """Clips with chords as events; `location` is relative to the list's folder or, as in the archive, to datashare/."""
     path = required(root, "MusicBench_train.json", "**/MusicBench_train.json")
     with telling(left_out, "musicbench") as leave:
         recordings = Recordings(root, leave, depth=0)
@@ -44,7 +46,7 @@ def clips(root: Path, left_out: LeftOut | None = None) -> Iterator[Clip]:
             found = recordings.opened(id, next((place for place in places if place.is_file()), places[0]))
             if found is not None:
                 captions = {"sound": str(row.get("main_caption") or ""), "music": music(row)}
-                events = events_of(chords(row, found[1]), found[1], {"group": "chord"})
+                events = events_of(chords(row, found[1]), found[1], partial(leave.note, id))
                 yield Clip(f"musicbench-{id}", *found, events, {key: text for key, text in captions.items() if text})
 
 
@@ -60,18 +62,18 @@ def refused(row: Mapping[str, Any]) -> str | None:
     return None
 
 
-def chords(row: Mapping[str, Any], duration: float) -> Iterator[tuple[str, float, float]]:
-    """(name, start, end) of each chord, up to the next; N is no chord."""
+def chords(row: Mapping[str, Any], duration: float) -> Iterator[Row]:
+    """The chords as events; each lasts until the next one. N means that there is no chord."""
     found, times = row.get("chords") or [], _numbers(row.get("chords_time"))
     if not isinstance(found, list) or len(found) != len(times):
         return
     for chord, start, end in zip(found, times, [*times[1:], duration], strict=True):
         if isinstance(chord, str) and chord not in ("", "N"):
-            yield f"{spelled(chord)} chord", start, end
+            yield f"{spelled(chord)} chord", start, end, {"group": "chord"}
 
 
 def spelled(chord: str) -> str:
-    """`F#m7` as `F sharp minor seventh`, a bass note left out; what is not known stays as it is."""
+    """`F#m7` as `F sharp minor seventh`, without a bass note; a name that is not known stays as it is."""
     root, quality = chord[:1], chord[1:].split("/")[0]
     for sign, word in (("#", " sharp"), ("b", " flat")):
         if quality.startswith(sign):

@@ -6,7 +6,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from relisten.data.sources import About, LeftOut, Recordings, required, table, telling
+from relisten.data.sources import About, LeftOut, Recordings, required, telling
+from relisten.data.tables import table
 from relisten.types import Clip
 
 ABOUT = About(
@@ -19,11 +20,11 @@ COLUMNS = ("ytid", "start_s", "end_s", "aspect_list", "caption", "is_audioset_ev
 
 
 def clips(root: Path, left_out: LeftOut | None = None) -> Iterator[Clip]:
-    """Clips outside AudioSet's evaluation set, caption and aspects as descriptions."""
+    """Clips that are not in AudioSet's evaluation set, with caption and aspects as descriptions."""
     path = required(root, "musiccaps-public.csv", "**/musiccaps-public.csv")
     with telling(left_out, "musiccaps") as leave:
         recordings = Recordings(root, leave)
-        for row in table(path, ",", COLUMNS):
+        for row in table(path, COLUMNS):
             id, start, end = row["ytid"], row["start_s"], row["end_s"]
             if row["is_audioset_eval"].strip().lower() == "true":
                 leave(id, "comes from AudioSet's evaluation set")
@@ -36,7 +37,7 @@ def clips(root: Path, left_out: LeftOut | None = None) -> Iterator[Clip]:
 
 
 def aspects(text: str) -> str:
-    """A list written as Python has it, as one line."""
+    """A list that is written as in Python, as one line of text."""
     try:
         listed = ast.literal_eval(text)
     except (ValueError, SyntaxError):

@@ -17,6 +17,6 @@ ABOUT = About(
 
 
 def clips(root: Path, left_out: LeftOut | None = None) -> Iterator[Clip]:
-    """Scenes with their events; attributes (pitch, direction, level ...) stay in the events' labels."""
+    """Scenes with their events; attributes (pitch, direction, level and so on) stay in the events' labels."""
     with telling(left_out, "scenes") as leave:
         yield from generic.from_jsonl(required(root, "events.jsonl", "*/events.jsonl"), leave)
