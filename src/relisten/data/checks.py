@@ -1,6 +1,7 @@
-"""Checks by code of one question: its form, its choices, its segments. Each gives what is wrong, or an empty text.
+"""Checks of one question by code: its form, its choices, its segments. Each check gives what is wrong, or "".
 
-`question_fault` makes a question worthless; `cot_fault` leaves it fit for RL, as a judge's verdict would.
+`question_fault` finds what makes a question worthless. `cot_fault` finds what is wrong with the chain of thought alone;
+such a question can still be used for RL.
 """
 
 from __future__ import annotations
@@ -14,22 +15,28 @@ from relisten.data.compose import Draft
 from relisten.types import Clip, Event, Segment
 
 MIN_SECONDS = 0.2
-"""Shortest segment that is heard again (the engine's own limit)."""
+"""The shortest segment that the engine listens to."""
 MAX_SEGMENTS = 8
 SLACK = 0.15
-"""Seconds that a segment may lie beside what it speaks of, or beyond the recording's end: times are rounded."""
+"""Seconds by which a segment may miss its sound or pass the recording's end, because times are rounded."""
 MAX_CHARACTERS = 4000
+"""Of a question, a choice or a chain of thought. Nothing longer is searched."""
+MAX_LABEL = 1000
+"""Characters of a label that are read."""
 IDENTIFIER = re.compile(r"(?<![\w/])/[mgt]/\w+")
 LETTERED = re.compile(
     r"\b(?:choice|option)s?\s+\(?(?:[A-H]|[1-8])\)?(?!\w)|\banswer\s+\(?[A-H]\)?(?!\w)|(?<!\w)\([A-H]\)(?!\w)"
 )
+_BRACKETS = re.compile(r"\s*\(.*?\)")
 
 
 def question_fault(draft: Draft) -> str:
-    """What makes the question unusable, with any chain of thought."""
+    """What makes the question unusable with any chain of thought, or ""."""
+    if not 2 <= len(draft.choices) <= 8:
+        return f"has {len(draft.choices)} choices; 2 to 8 are possible"
+    if max(map(len, (draft.question, *draft.choices))) > MAX_CHARACTERS:
+        return "the question or a choice is too long"
     shown = [_plain(choice) for choice in draft.choices]
-    if not 2 <= len(shown) <= 8:
-        return f"has {len(shown)} choices; 2 to 8 are possible"
     if "" in shown or not draft.question.strip():
         return "the question or a choice is empty"
     if len(set(shown)) < len(shown):
@@ -38,22 +45,20 @@ def question_fault(draft: Draft) -> str:
         return "the answer is not among the choices"
     if any(IDENTIFIER.search(text) for text in (draft.question, *draft.choices)):
         return "a label's identifier stands in the question or a choice"
-    if max(map(len, (draft.question, *draft.choices))) > MAX_CHARACTERS:
-        return "the question or a choice is too long"
     if "<seg>" in draft.question or any("<" in c and ">" in c for c in draft.choices):
         return "tags stand in the question or a choice"
     return _leak(draft)
 
 
 def _leak(draft: Draft) -> str:
-    """The answer stands in the question, and the other choices do not."""
+    """Whether the question contains the answer, and none of the other choices."""
     asked = _plain(draft.question)
     inside = [choice for choice in draft.choices if re.search(rf"(?<!\w){re.escape(_plain(choice))}(?!\w)", asked)]
     return "the question tells the answer" if inside == [draft.answer] else ""
 
 
 def cot_fault(draft: Draft, clip: Clip) -> str:
-    """What makes the chain of thought unusable, whatever the question is worth."""
+    """What makes the chain of thought unusable, or ""; the question is not looked at."""
     cot = draft.cot
     if not cot or len(cot) > MAX_CHARACTERS:
         return "the chain of thought is empty" if not cot else "the chain of thought is too long"
@@ -75,7 +80,7 @@ def cot_fault(draft: Draft, clip: Clip) -> str:
 
 
 def _ungrounded(cot: str, segments: Sequence[Segment], events: Sequence[Event]) -> str:
-    """A segment meets no event, or the text after it speaks of events that are elsewhere alone."""
+    """Whether a segment meets no event, or the text after it speaks only of events that are elsewhere."""
     if not events:
         return ""
     labels = {event.label for event in events}
@@ -90,21 +95,21 @@ def _ungrounded(cot: str, segments: Sequence[Segment], events: Sequence[Event]) 
 
 
 def overlaps(segment: Segment, event: Event) -> bool:
-    """Whether an event is heard in a segment, give or take a rounding."""
+    """Whether an event is heard in a segment; both may be off by `SLACK`."""
     return segment.start < event.end + SLACK and segment.end > event.start - SLACK
 
 
 def covered(segment: Segment, event: Event) -> float:
-    """Which share of a segment an event fills."""
+    """The share of a segment that an event fills, 0 to 1."""
     return max(0.0, min(segment.end, event.end) - max(segment.start, event.start)) / segment.duration
 
 
 def spoken_of(cot: str, segment: Segment, labels: Collection[str]) -> set[str]:
-    """Labels in the text from a segment's tag to the end of its sentence, or to the next tag."""
+    """The labels that the text names between a segment's tag and the end of its sentence, or the next tag."""
     found: set[str] = set()
     for match in re.finditer(r"<seg>([^<]*)</seg>([^<]*)", cot):
         if tags.parse_segment(match[1]) == segment:
-            # A text such as "</seg>. This is a dog." goes on behind its first mark.
+            # In "</seg>. This is a dog." the clause begins after the full stop.
             clause = re.split(r"(?<=\w)[.!?;](?:\s|$)", match[2].strip(" .:,"), maxsplit=1)[0]
             found |= {label for label in labels if _mention(label).search(clause)}
     return found
@@ -112,19 +117,20 @@ def spoken_of(cot: str, segment: Segment, labels: Collection[str]) -> set[str]:
 
 @lru_cache(maxsize=4096)
 def _mention(label: str) -> re.Pattern[str]:
-    """A label, or one of the names it lists ("Male speech, man speaking"), singular or plural."""
-    names = {re.sub(r"\s*\(.*?\)", "", part).strip() for part in [label, *label.split(",")]}
+    """Finds a label, or one of the names it lists ("Male speech, man speaking"), in the singular or plural."""
+    label = label[:MAX_LABEL]
+    names = {_BRACKETS.sub("", part).strip() for part in [label, *label.split(",")]}
     return re.compile("|".join(rf"\b{re.escape(name)}(?:e?s)?\b" for name in sorted(names) if name), re.IGNORECASE)
 
 
 def said(label: str) -> str:
-    """A label as a listener says it: "Male speech, man speaking" is male speech; TV stays TV."""
-    name = re.sub(r"\s*\(.*?\)", "", label).split(",")[0].strip().replace("_", " ")
+    """A label as a listener says it: "Male speech, man speaking" gives "male speech", and "TV" stays "TV"."""
+    name = _BRACKETS.sub("", label[:MAX_LABEL]).split(",")[0].strip().replace("_", " ")
     return " ".join(word if len(word) > 1 and word.isupper() else word.lower() for word in name.split()) or label
 
 
 def sentences_end(text: str) -> int:
-    """Where the last sentence begins."""
+    """The index at which the last sentence begins."""
     ends = [match.end() for match in re.finditer(r"[.!?](?:\s+)(?=\S)|</seg>", text)]
     return ends[-1] if ends else 0
 
@@ -134,11 +140,11 @@ def _plain(text: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """Words and numbers, in lower case; tags left out."""
+    """The words and numbers of a text in lower case, without segments' tags."""
     return re.findall(r"\d+\.\d+|\w+", re.sub(r"<seg>[^<]*</seg>", " ", text).casefold())
 
 
 def alike(first: Iterable[str], second: Iterable[str]) -> float:
-    """Jaccard's similarity of two sets of words, 0 to 1."""
+    """Jaccard similarity of two sets of words, 0 to 1."""
     one, other = set(first), set(second)
     return len(one & other) / max(len(one | other), 1)

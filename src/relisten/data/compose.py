@@ -55,6 +55,8 @@ MANNERS = {
     "sure": "think aloud as a careful listener who goes back once to make sure",
 }
 """How a chain of thought may go; one is asked for each time, so that chains differ."""
+MAX_FALSE_STARTS = 1000
+"""Braces in a reply that look like the start of a JSON object and are not, before the search for one ends."""
 SHORT = (
     "in the fewest words, question and thought: what is heard up to the place that decides, each sound with its time,"
     " then that place"
@@ -220,63 +222,91 @@ def _indented(value: Any) -> str:
 
 
 def unblock(name: str, text: str) -> dict[str, Any] | None:
-    """The value that `block` wrote into a text; the last one of that name, None where there is none."""
-    found = re.findall(rf"<{name}>\n(.*?)\n</{name}>", text, re.DOTALL)
-    value = json.loads(found[-1]) if found else None
+    """The value that `block` wrote into a text: the last one of that name, or None if there is none."""
+    opening = f"<{name}>\n"
+    start = text.rfind(opening)
+    end = text.find(f"\n</{name}>", start)
+    if start < 0 or end < 0:
+        return None
+    try:
+        value = json.loads(text[start + len(opening) : end])
+    except (ValueError, RecursionError):
+        return None
     return value if isinstance(value, dict) else None
 
 
 def read_draft(text: str) -> Draft:
-    """The draft in a reply. Raises ValueError that says what is wrong, in words for the teacher."""
+    """The draft in a teacher's reply. Raises ValueError that tells the teacher what is wrong with it."""
     fields = read_object(text)
     missing = [key for key in ("question", "choices", "answer", "think") if not fields.get(key)]
     if missing:
         raise ValueError(f"the JSON lacks {', '.join(missing)}")
+    question, answer, thought = (_text(key, fields[key]) for key in ("question", "answer", "think"))
     choices = fields["choices"]
     if isinstance(choices, dict):  # {"A": "...", "B": "..."}
-        fields["answer"] = choices.get(str(fields["answer"]).strip(" ()."), fields["answer"])
+        answer = _text("a choice", choices.get(answer.strip(" ()."), answer))
         choices = list(choices.values())
-    if not isinstance(choices, list) or not all(isinstance(c, str | int | float) for c in choices):
+    if not isinstance(choices, list):
         raise ValueError("choices must be a list of texts")
-    shown = tuple(_bare(str(choice)) for choice in choices)
-    answer = str(fields["answer"]).strip()
+    shown = tuple(_without_letter(_text("a choice", choice)) for choice in choices)
     if re.fullmatch(r"[A-H]", answer) and answer not in shown and ord(answer) - ord("A") < len(shown):
         answer = shown[ord(answer) - ord("A")]
-    same = [choice for choice in shown if choice.casefold() == _bare(answer).casefold()]
-    about = fields.get("about")
+    answer = _without_letter(answer)
+    same = [choice for choice in shown if choice.casefold() == answer.casefold()]
+    kind, about = fields.get("kind"), fields.get("about")
     return Draft(
-        str(fields["question"]).strip(),
+        question,
         shown,
-        same[0] if same else _bare(answer),
-        re.sub(r"</?think>", "", str(fields["think"])).strip(),
-        str(fields.get("kind") or "")[:40],
-        tuple(str(a) for a in about) if isinstance(about, list) else (),
+        same[0] if same else answer,
+        re.sub(r"</?think>", "", thought).strip(),
+        _text("kind", kind)[:40] if isinstance(kind, str) else "",
+        tuple(_text("about", a)[:200] for a in about[:8] if isinstance(a, str)) if isinstance(about, list) else (),
     )
 
 
-def _bare(choice: str) -> str:
-    """A choice without a letter that a teacher put in front of it."""
-    return re.sub(r"^\(?[A-H][.):]\s+", "", choice.strip())
+def _text(name: str, value: Any) -> str:
+    """A text or a number of a reply, as a text that can be written anywhere."""
+    if not isinstance(value, str | int | float):
+        raise ValueError(f"the JSON is wrong: {name} must be a text, not a list or an object")
+    return str(value).encode("utf-8", "replace").decode().strip()  # JSON can write half a character (\ud800)
+
+
+def _without_letter(choice: str) -> str:
+    """A choice without the letter that a teacher put in front of it: "B) a dog" is "a dog"."""
+    return re.sub(r"^\(?[A-H][.):]\s+", "", choice)
 
 
 def read_object(text: str) -> dict[str, Any]:
-    """The JSON object in a reply, whatever stands around it; trailing commas and raw line breaks are mended."""
+    """The JSON object in a reply, whatever stands around it; of several, the one with the most keys.
+
+    Trailing commas and raw line breaks are accepted. Time is linear in the text: after `MAX_FALSE_STARTS` braces that
+    begin no object, or once they have cost ten times the text's length, the search ends. Raises ValueError if there is
+    no object.
+    """
     decoder = json.JSONDecoder(strict=False)
     best: dict[str, Any] = {}
     for mended in (text, re.sub(r",(\s*[}\]])", r"\1", text)):
-        at = mended.find("{")
-        while at >= 0:
+        wasted = num_false = 0
+        found = _OBJECT.search(mended)
+        while found and num_false < MAX_FALSE_STARTS and wasted <= 10 * len(mended):
+            at = found.start()
             try:
                 value, end = decoder.raw_decode(mended, at)
-            except (ValueError, RecursionError):
-                at = mended.find("{", at + 1)
-                continue
-            if isinstance(value, dict) and len(value) > len(best):
-                best = value
-            at = mended.find("{", end)
+                best = value if len(value) > len(best) else best
+            except RecursionError:
+                raise ValueError("the JSON object in the reply is nested too deeply") from None
+            except ValueError as error:
+                # Of a string without an end, `pos` is where it starts; a number of thousands of digits has none.
+                whole = "Unterminated" in str(error)
+                wasted += error.pos - at if isinstance(error, json.JSONDecodeError) and not whole else len(mended)
+                num_false, end = num_false + 1, at + 1
+            found = _OBJECT.search(mended, end)
     if not best:
         raise ValueError("there is no complete JSON object in the reply")
     return best
+
+
+_OBJECT = re.compile(r'\{\s*["}]')
 
 
 def ask_again(messages: Messages, reply: str, reason: str) -> Messages:
