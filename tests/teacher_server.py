@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import sys
 import threading
 import time
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -38,6 +40,8 @@ class TeacherServer(ThreadingHTTPServer):
         self.now = self.most = 0
         """Requests in hand at this moment, and the most there ever were."""
         self.bodies: list[dict[str, Any]] = []
+        self.sent = 0
+        """Bytes of replies that were sent in pieces."""
 
     @property
     def url(self) -> str:
@@ -75,8 +79,12 @@ class Handler(BaseHTTPRequestHandler):
         name, _, value = fault.partition(" ")
         if name in ("429", "503"):
             return self.send(int(name), {"error": {"message": "slow down"}}, {"Retry-After": value} if value else {})
+        if name.startswith("3"):
+            return self.send(int(name), b"", {"Location": value})
         if name.isdigit():
             return self.send(int(name), {"error": {"message": "as asked for"}})
+        if name in BAD_BODIES:
+            return BAD_BODIES[name](self, value)
         if name == "timeout":
             time.sleep(float(value))
         text = asyncio.run(Rules().complete(messages)).text
@@ -99,6 +107,34 @@ class Handler(BaseHTTPRequestHandler):
         self.send(200, {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice],
                         "usage": usage})  # fmt: skip
 
+    def send_pieces(self, pieces: Iterable[bytes], headers: dict[str, str] | None = None, pause: float = 0.0) -> None:
+        """A body of unknown length, piece by piece, until the client has had enough."""
+        self.send_response(200)
+        for key, value in {"Content-Type": "application/json", "Connection": "close", **(headers or {})}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.close_connection = True
+        with suppress(OSError):
+            for piece in pieces:
+                self.wfile.write(piece)
+                self.server.sent += len(piece)
+                time.sleep(pause)
+
+    def send_half(self, _: str) -> None:
+        """Half of a body whose length was promised, then nothing."""
+        self.send(200, b'{"choices": [', {"Content-Length": "4000", "Connection": "close"})
+        self.close_connection = True
+
+    def echo_key(self, code: str) -> None:
+        """The key that the client sent, in the error's text and in a header."""
+        key = self.headers["Authorization"].removeprefix("Bearer ")
+        self.send(int(code), {"error": {"message": f"the key {key} is not ours"}}, {"X-Key": key})
+
+    def repeat_key(self, _: str) -> None:
+        """The key that the client sent, in a reply that looks well."""
+        key = self.headers["Authorization"].removeprefix("Bearer ")
+        self.send(200, {"choices": [{"message": {"content": f"{{{key}}}", "reasoning": f"I saw {key}"}}]})
+
     def send(self, code: int, body: dict[str, Any] | bytes, headers: dict[str, str] | None = None) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(code)
@@ -113,6 +149,28 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         """Quiet."""
+
+
+def bomb(megabytes: int) -> Iterator[bytes]:
+    """Zeros as gzip: a thousandth of their size."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    for _ in range(megabytes):
+        yield packer.compress(bytes(1 << 20))
+    yield packer.flush()
+
+
+BAD_BODIES: dict[str, Callable[[Handler, str], None]] = {
+    "drip": lambda self, pause: self.send_pieces((b" " for _ in range(1 << 30)), pause=float(pause)),
+    "huge": lambda self, megabytes: self.send_pieces(b" " * (1 << 20) for _ in range(int(megabytes))),
+    "bomb": lambda self, megabytes: self.send_pieces(bomb(int(megabytes)), {"Content-Encoding": "gzip"}),
+    "gzip": lambda self, body: self.send(200, gzip.compress(body.encode()), {"Content-Encoding": "gzip"}),
+    "packed": lambda self, coding: self.send(200, b"{}", {"Content-Encoding": coding}),
+    "cut": Handler.send_half,
+    "body": lambda self, body: self.send(200, body.encode("utf-8", "surrogatepass")),
+    "echo": Handler.echo_key,
+    "repeat": Handler.repeat_key,
+}
+"""Replies that a server should not give, by the fault's name."""
 
 
 @contextmanager

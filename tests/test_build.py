@@ -103,15 +103,12 @@ def test_ones_own_events_and_a_server_that_describes(tmp_path: Path) -> None:
     assert described["calls"]["describe"]["calls"] == 1
 
 
-def test_a_describing_server_that_fails_is_asked_again_another_day(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Path
-) -> None:
-    monkeypatch.setattr("relisten.data.describers.RETRIES", 0)
+def test_a_describing_server_that_fails_is_asked_again_another_day(tmp_path: Path, plain: Path) -> None:
     with serving(status=503) as (url, _):
-        made = built(tmp_path, "folder", plain, describer=f"{url}#tiny")
+        made = built(tmp_path, "folder", plain, describer=f"{url}#tiny", retries=0)
         assert made["files"]["sft.jsonl"] == 0
         assert "503" in (tmp_path / "out/rejected.jsonl").read_text(encoding="utf-8")
-        again = built(tmp_path, "folder", plain, describer=f"{url}#tiny")
+        again = built(tmp_path, "folder", plain, describer=f"{url}#tiny", retries=0)
     assert again["calls"]["describe"]["failed"] == 2 * made["calls"]["describe"]["failed"] == 8  # one of the survey
 
 
@@ -127,12 +124,9 @@ def test_what_describing_takes_counts_in_the_budget(tmp_path: Path, plain: Path)
         assert len(asked) == 6
 
 
-def test_requests_that_a_client_sends_again_by_itself_are_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Path
-) -> None:
-    monkeypatch.setattr("relisten.data.describers.RETRIES", 1)
+def test_requests_that_are_sent_again_are_counted(tmp_path: Path, plain: Path) -> None:
     with serving(status=503) as (url, _):
-        made = built(tmp_path, "folder", plain, describer=f"{url}#tiny")
+        made = built(tmp_path, "folder", plain, describer=f"{url}#tiny", retries=1)
     assert made["calls"]["describe"]["attempts"] == 2 * made["calls"]["describe"]["failed"]
 
 

@@ -53,6 +53,14 @@ def in_memory(root: Path) -> Iterator[Clip]:
         yield Clip(clip.id, Audio(np.full(16_000, 0.1, np.float32)), 9.0, clip.events)
 
 
+def torn_texts(root: Path) -> Iterator[Clip]:
+    """Half a character in every id, label and description, and a file name that is not UTF-8."""
+    for clip in clips(root):
+        events = tuple(Event(f"{e.label}\ud800", e.start, e.end, {"group": "x\udfff"}) for e in clip.events)
+        path = root / f"caf\udce9 {clip.id}.wav"
+        yield Clip(f"\ud800{clip.id}", path, 9.0, events, {"sound": "a \ud800 sound"})
+
+
 def twice(root: Path) -> Iterator[Clip]:
     """Every clip two times."""
     for clip in clips(root):

@@ -19,8 +19,9 @@ from relisten.data import checks, compose, judge, teachers
 from relisten.data.offline.asking import SOLVERS, Heard, right
 from relisten.data.offline.drawing import draw
 from relisten.data.offline.rules import Rules
+from relisten.data.servers import Server, retry_after
 from relisten.data.store import Call
-from relisten.data.teachers import Endpoint, Recorded, open_teacher, retry_after
+from relisten.data.teachers import Recorded, open_teacher
 from relisten.types import Audio, Clip, Event
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -44,15 +45,15 @@ LABELS = {"": dict.fromkeys(("dog", "bell", "horn", "rain", "siren", "knock", "t
 
 
 def complete(fault: Fault, retries: int = 3, times: int = 1, **more: object) -> tuple[list[Call], list[float], int]:
-    async def ask(endpoint: Endpoint) -> list[Call]:
-        teacher = open_teacher(endpoint)
+    async def ask(server: Server) -> list[Call]:
+        teacher = open_teacher("m", server)
         try:
             return list(await asyncio.gather(*(teacher.complete(messages()) for _ in range(times))))
         finally:
             await teacher.close()
 
     with serving(fault) as server:
-        calls = asyncio.run(ask(Endpoint("m", server.url, retries=retries, **more)))  # type: ignore[arg-type]
+        calls = asyncio.run(ask(Server(url=server.url, retries=retries, **more)))  # type: ignore[arg-type]
         return calls, server.times, server.num
 
 
@@ -90,7 +91,7 @@ def test_retry_after_holds_back_every_call() -> None:
 
 def test_the_time_to_wait_is_read_in_every_form() -> None:
     def after(headers: dict[str, str]) -> float | None:
-        return retry_after(SimpleNamespace(response=SimpleNamespace(headers=headers)))  # type: ignore[arg-type]
+        return retry_after(headers)
 
     assert after({"retry-after": "1.5"}) == 1.5 and after({"retry-after-ms": "250"}) == 0.25
     assert 50 < (after({"retry-after": formatdate(time.time() + 60, usegmt=True)}) or 0) <= 60
@@ -134,16 +135,17 @@ def test_a_pause_holds_back_those_that_have_their_turn_already(monkeypatch: pyte
 
 def test_a_composer_and_a_judge_of_one_server_take_turns() -> None:
     with serving() as server:
-        here = Endpoint("m", server.url, requests_per_minute=60)
-        composer, judge = teachers.open_teachers(here, replace(here, model="n"))
-        other, _ = teachers.open_teachers(replace(here, url=server.url + "/"), here)
+        here = Server(url=server.url, requests_per_minute=60)
+        composer, judge = teachers.open_teachers(("m", here), ("n", here))
+        other, _ = teachers.open_teachers(("m", replace(here, url=server.url + "/")), ("m", here))
         assert composer.turn is judge.turn is not other.turn  # type: ignore[attr-defined]
 
 
 def test_settings_reach_the_server_and_prices_make_a_cost() -> None:
     with serving() as server:
         teacher = open_teacher(
-            Endpoint("m", server.url, temperature=0.5, max_tokens=99, json_mode=True, price_in=1e4, price_out=2e4)
+            "m",
+            Server(url=server.url, temperature=0.5, max_tokens=99, json_mode=True, price_in=1e4, price_out=2e4),
         )
         call = asyncio.run(teacher.complete(messages()))
         [body] = server.bodies
@@ -154,7 +156,7 @@ def test_settings_reach_the_server_and_prices_make_a_cost() -> None:
 def test_a_missing_key_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(ValueError, match="OPENAI_API_KEY"):
-        open_teacher(Endpoint("gpt"))
+        open_teacher("gpt")
 
 
 def test_recorded_replies_are_found_by_their_messages(tmp_path: Path) -> None:
@@ -357,4 +359,4 @@ def test_no_identifier_reaches_a_teacher() -> None:
 
 def test_an_address_that_is_none_is_told_at_once() -> None:
     with pytest.raises(ValueError, match="write a server's address"):
-        open_teacher(Endpoint("some-model", url="localhost:8000/v1"))
+        open_teacher("some-model", Server(url="localhost:8000/v1"))

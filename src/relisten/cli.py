@@ -18,6 +18,7 @@ from cyclopts import App, CycloptsError, Parameter, UnknownCommandError, UnusedC
 
 from relisten import __version__
 from relisten.commands.settings import from_yaml
+from relisten.redact import redact
 
 USAGE_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -162,7 +163,7 @@ def _fail(error: BaseException, debug: bool, explain: Callable[[Any], str] = str
     """One line on stderr; the traceback only when asked for."""
     if debug:
         raise error
-    message = " ".join(explain(error).split()) or type(error).__name__
+    message = " ".join(redact(explain(error)).split()) or type(error).__name__
     print("relisten: " + "".join(c if c.isprintable() else "�" for c in message), file=sys.stderr)
     return USAGE_ERROR
 

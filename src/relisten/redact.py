@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -47,14 +48,14 @@ def redact(text: str, prose: bool = False) -> str:
     return whole(_AS_KEY.sub(HIDDEN, text))
 
 
-def redact_all(value: Any) -> Any:
-    """A JSON value, dataclass fields included as dicts, with every text in it redacted, keys too."""
+def each_text(change: Callable[[str], str], value: Any) -> Any:
+    """A value of dicts, lists and tuples with `change` (`redact`, `whole`) made to every text in it, keys too."""
     if isinstance(value, str):
-        return redact(value)
+        return change(value)
     if isinstance(value, dict):
-        return {redact_all(key): redact_all(inner) for key, inner in value.items()}
+        return {each_text(change, key): each_text(change, inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [redact_all(inner) for inner in value]
+        return type(value)(each_text(change, inner) for inner in value)
     return value
 
 

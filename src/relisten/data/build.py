@@ -14,15 +14,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from relisten import records, run
+from relisten import records, redact, run
 from relisten.data import compose, export, leakage, shards, sources
 from relisten.data import describers as describe
 from relisten.data.blind import guess
 from relisten.data.pipeline import SURVEYED, USED, Build, Limits, Plan, Rejected, Stopped, left_out
 from relisten.data.route import Funnel, route
+from relisten.data.servers import Server, check_key
 from relisten.data.store import Spent, Store
-from relisten.data.teachers import Endpoint, open_teachers
-from relisten.types import Clip
+from relisten.data.teachers import open_teachers
+from relisten.types import Clip, Event
 
 LEFT_OUT = ".left-out.jsonl"
 DESCRIBED_FIRST = 40
@@ -35,9 +36,9 @@ NOT_NEGATIVE = (
 )  # fmt: skip
 
 
-@dataclass
-class BuildConfig:
-    """Settings of a build."""
+@dataclass(frozen=True)
+class BuildConfig(Server):
+    """Settings of a build: those of the server that is asked, and these."""
 
     source: str
     """A source (`relisten data sources` lists them), or `module:function` (folder -> clips)."""
@@ -52,12 +53,8 @@ class BuildConfig:
     """Who composes: rules (offline), recorded:FILE, or a model at `url`."""
     judge: str = ""
     """Who judges; empty: the teacher."""
-    url: str = ""
-    """Address of an OpenAI-compatible server, up to and with /v1; empty: OPENAI_BASE_URL, else OpenAI's."""
     judge_url: str = ""
-    """The judge's, where it is another."""
-    key: str = "OPENAI_API_KEY"
-    """Environment variable that holds the key."""
+    """The judge's server, where it is another than the teacher's."""
     prompts: Path | None = None
     """A folder with compose*.md or judge*.md that take the place of the shipped ones."""
     questions: int = 1
@@ -73,22 +70,6 @@ class BuildConfig:
     """Times a teacher is told what was wrong with its reply, and asked again."""
     in_flight: int = 64
     """Calls at the same time."""
-    requests_per_minute: float = 0.0
-    """0: as fast as the server lets us."""
-    retries: int = 8
-    """Further requests after a passing failure (429, 5xx, timeout, empty reply), waiting as the server bids."""
-    timeout: float = 600.0
-    """Seconds for one request."""
-    temperature: float = 1.0
-    """Of the composer; the judge's is 0."""
-    max_tokens: int = 0
-    """Of a reply, thoughts included; 0: the server's limit."""
-    json_mode: bool = False
-    """Ask the composer's server for JSON (response_format)."""
-    price_in: float = 0.0
-    """Of a million tokens of prompt."""
-    price_out: float = 0.0
-    """Of a million tokens of reply."""
     describer_price_in: float = 0.0
     """As price_in, where a server describes; describing inside this process costs nothing."""
     describer_price_out: float = 0.0
@@ -161,23 +142,16 @@ def _limits(config: BuildConfig, store: Store) -> Limits:
 
 def make_plan(config: BuildConfig, labels: compose.Labels) -> Plan:
     """Teachers, prompts and all else that decides what comes of a clip."""
-    composer = Endpoint(
-        config.teacher, config.url, config.key, config.temperature, config.max_tokens, config.json_mode,
-        config.timeout, config.retries, config.requests_per_minute / shards.read(config.shard)[1],
-        config.price_in, config.price_out,
-    )  # fmt: skip
-    judge = replace(
-        composer, model=config.judge or config.teacher, url=config.judge_url or config.url, temperature=0.0,
-        json_mode=False,
-    )  # fmt: skip
-    first, second = open_teachers(composer, judge)
+    first = replace(config, requests_per_minute=config.requests_per_minute / shards.read(config.shard)[1])
+    second = replace(first, url=config.judge_url or config.url, temperature=0.0, json_mode=False)
+    composer, judge = open_teachers((config.teacher, first), (config.judge or config.teacher, second))
     return Plan(
-        composer=first,
-        judge=second,
+        composer=composer,
+        judge=judge,
         prices=(config.price_in, config.price_out),
         prompts=compose.read_prompts(config.prompts),
         labels=labels,
-        describer=describe.find(config.describer) if config.describer else None,
+        describer=describe.find(config.describer, config) if config.describer else None,
         describer_name=config.describer,
         describer_prices=(config.describer_price_in, config.describer_price_out),
         benchmarks=leakage.read_benchmarks(config.benchmarks),
@@ -200,6 +174,7 @@ def _check(config: BuildConfig) -> None:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be a number that is not negative")
     if not config.timeout > 0:
         raise ValueError(f"timeout is {config.timeout:g}; give seconds, more than 0")
+    check_key(config.key)
     compose.read_prompts(config.prompts)
     compose.find_manner(config.manner)
     named = ":" in config.source or sources.named(config.source)
@@ -216,7 +191,20 @@ def _check(config: BuildConfig) -> None:
 def clips(config: BuildConfig, note: sources.LeftOut | None = None) -> Iterator[Clip]:
     """The clips that a config asks for."""
     read = sources.read(config.source, config.root, note or sources.LeftOut())
-    return itertools.islice(read, config.clips or None)
+    return map(whole, itertools.islice(read, config.clips or None))
+
+
+def whole(clip: Clip) -> Clip:
+    """The clip with texts that can be written as UTF-8, whatever its source read; its path stays as it is.
+
+    An id keeps the odd bytes as escapes (`caf\\udce9`), so that two ids stay two; other texts have U+FFFD for them.
+    """
+    events = [(event.label, event.start, event.end, event.labels) for event in clip.events]
+    known = [clip.id, events, clip.descriptions]
+    if (mended := redact.each_text(redact.whole, known)) == known:
+        return clip
+    id = clip.id.encode("utf-8", "backslashreplace").decode()
+    return Clip(id, clip.audio, clip.duration, tuple(Event(*event) for event in mended[1]), mended[2])
 
 
 async def _survey(config: BuildConfig, store: Store) -> tuple[compose.Labels, int]:
@@ -315,7 +303,7 @@ def _finish(config: BuildConfig, plan: Plan, store: Store, stopped: str, seconds
     for name in config.export:
         for path in export.EXPORTS[name](out):
             manifest["files"][path.name] = path.stat().st_size
-    records.write_atomic(out / "manifest.json", pretty(manifest))
+    records.write_atomic(out / "manifest.json", pretty(redact.each_text(redact.redact, manifest)))
     return manifest
 
 

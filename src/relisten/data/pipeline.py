@@ -15,18 +15,19 @@ import marshal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from relisten import audio, records
+from relisten import audio, records, redact
 from relisten.data import checks, compose, judge, leakage
 from relisten.data import describers as describe
 from relisten.data.compose import Draft, Labels, Prompts
 from relisten.data.messages import Messages, digest
+from relisten.data.servers import Failed
 from relisten.data.sources import LeftOut
 from relisten.data.store import TOGETHER, Call, Failure, Store
 from relisten.data.teachers import Teacher
@@ -275,7 +276,8 @@ class Build:
         for _ in range(1 + self.plan.repairs):
             call = await self._ask("compose", clip.id, self.plan.composer, messages)
             try:
-                draft = compose.read_draft(call.text)
+                read = compose.read_draft(call.text)  # JSON can hold half a character, even where its text does not
+                draft = replace(read, **redact.each_text(redact.whole, asdict(read)))
                 stage, reason = "check", checks.question_fault(draft)
                 if not reason:
                     reason = checks.cot_fault(draft, clip)
@@ -373,7 +375,7 @@ def _describe(describer: Describer, clip: Clip, prices: tuple[float, float]) -> 
         found = describer(clip)
         events = [[e.label, e.start, e.end, e.labels] for e in found.events]
         text = json.dumps({"descriptions": found.descriptions, "events": events}, ensure_ascii=False)
-    except describe.Failed as failed:
+    except Failed as failed:
         error, kind = str(failed), failed.failure
     except Exception as failed:  # decoders and models of all kinds run here; one bad recording stops nothing
         error, kind = " ".join(f"{type(failed).__name__}: {failed}".split())[:300], "lasting"

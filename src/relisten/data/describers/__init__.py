@@ -10,9 +10,9 @@ Each is a function of a clip. What the source says stays: its events are never c
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
@@ -23,9 +23,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from relisten import redact
 from relisten.audio import RATE, load
+from relisten.data import servers
 from relisten.data.kinds import MUSIC, SPEECH, musical, spoken
-from relisten.data.store import Failure
+from relisten.data.messages import Messages
+from relisten.data.servers import DEFAULT, Failed, Server
+from relisten.data.store import Call
+from relisten.data.teachers import Remote
 from relisten.run import resolve
 from relisten.types import Audio, Clip, Event, Example
 
@@ -37,8 +42,6 @@ Ask = Callable[[str, Audio], str]
 """(prompt, recording) -> text."""
 KEYS = ("sound", "speech", "music")
 """A1, A2, A3: the keys of `Clip.descriptions`."""
-KEY = "OPENAI_API_KEY"
-"""The environment variable with the key of a server."""
 
 
 @dataclass
@@ -51,21 +54,18 @@ class Used:
 
 
 used: ContextVar[Used] = ContextVar("used")
-"""Where `server` writes down what it takes; whoever wants to know sets one of its own before it describes."""
-RETRIES = 5
-"""Further requests to a server after a passing failure."""
+"""Where `remote` writes down what it takes; whoever wants to know sets one of its own before it describes."""
+MOST_TOKENS = 512
+"""In a description."""
+MOST_CHARACTERS = 8_000
+"""Of a description; a server may ignore the limit on tokens."""
 
 
-class Failed(ValueError):  # noqa: N818
-    """A server did not describe. `failure` says whether it ever will: as of a teacher's call."""
+def find(name: str, server: Server = DEFAULT) -> Describer:
+    """The describer of a name (see above). Raises ValueError where it cannot be had.
 
-    def __init__(self, reason: str, failure: Failure) -> None:
-        super().__init__(reason)
-        self.failure = failure
-
-
-def find(name: str) -> Describer:
-    """The describer of a name (see above); ValueError where it cannot be had."""
+    server: how long a describing server may take, and how often it is asked again.
+    """
     if name == "ears":
         from relisten.data.offline import ears
 
@@ -73,7 +73,7 @@ def find(name: str) -> Describer:
         return lambda clip: settled(clip, ears.listen(clip))
     if re.match(r"https?://", name):
         url, _, model = name.partition("#")
-        return from_ask(server(url, model))
+        return from_ask(remote(url, model, server))
     if ":" in name:
         own: Callable[[Clip], Clip | Mapping[str, str]] = resolve(name)
         return lambda clip: settled(clip, own(clip))
@@ -118,54 +118,45 @@ def local(model: AudioLM, max_new_tokens: int = 256) -> Ask:
     return ask
 
 
-def server(url: str, model: str = "", key: str = KEY) -> Ask:
-    """A server that takes audio in OpenAI's chat form. Raises Failed, in one line, where a call fails for good."""
-    try:
-        import openai
-    except ImportError:
-        raise ValueError("a server as describer needs the package openai; pip install 'relisten[data]'") from None
-    client = openai.OpenAI(base_url=url, api_key=os.environ.get(key) or "none", max_retries=RETRIES)
-    names: list[str] = [model] if model else []
+def remote(url: str, model: str = "", server: Server = DEFAULT) -> Ask:
+    """A server that takes audio in OpenAI's chat form, asked with the limits of `server`. Ask raises Failed."""
+    # The price is reckoned by whoever sums up what was used; the key is never the one of a teacher elsewhere.
+    here = Server(url=url, temperature=0.0, max_tokens=MOST_TOKENS, timeout=server.timeout, retries=server.retries)
+    names = [model] if model else []
+    servers.ready(here, "a describing server")
 
-    def ask(prompt: str, heard: Audio) -> str:
-        count = used.get(None) or Used()
+    async def complete(messages: Messages) -> Call:
+        teacher = Remote(names[0] if names else "", here, may_be_empty=True)
         try:
             if not names:
-                names.extend(found.id for found in client.models.list())
-                if len(names) != 1:
-                    listed = ", ".join(names) or "none"
-                    names.clear()
-                    raise Failed(f"{url}: has the models {listed}; name one as {url}#NAME", "fatal")
-            content: Any = [
-                {"type": "input_audio", "input_audio": {"data": wav(heard), "format": "wav"}},
-                {"type": "text", "text": prompt},
-            ]
-            messages: Any = [{"role": "user", "content": content}]
-            count.requests += 1
-            raw = client.chat.completions.with_raw_response.create(
-                model=names[0], messages=messages, temperature=0.0, max_tokens=512
-            )
-            count.requests += raw.retries_taken
-            reply = raw.parse()
-        except openai.OpenAIError as error:
-            kind = failure(error)
-            count.requests += RETRIES if kind == "passing" else 0
-            said = " ".join(str(error).split())[:200]
-            raise Failed(f"{url}: {said}; check that it takes audio", kind) from None
-        count.prompt_tokens += int(getattr(reply.usage, "prompt_tokens", 0) or 0)
-        count.completion_tokens += int(getattr(reply.usage, "completion_tokens", 0) or 0)
-        said = reply.choices[0].message.content if reply.choices else ""
-        return (said or "").rpartition("</think>")[2].strip()  # a reasoning model's thoughts may stand before it
+                found = await teacher.models()
+                if len(found) != 1:
+                    listed = redact.one_line(", ".join(found)) or "none"
+                    raise Failed(f"has the models {listed}; name one as {redact.redact(url)}#NAME", "fatal")
+                names.append(found[0])
+                teacher.model = found[0]
+            return await teacher.complete(messages)
+        finally:
+            await teacher.close()
+
+    def ask(prompt: str, heard: Audio) -> str:
+        content: Any = [
+            {"type": "input_audio", "input_audio": {"data": wav(heard), "format": "wav"}},
+            {"type": "text", "text": prompt},
+        ]
+        try:
+            call = asyncio.run(complete([{"role": "user", "content": content}]))
+        except Failed as failed:
+            raise Failed(f"{redact.redact(url)}: {failed}", failed.failure) from None
+        count = used.get(None) or Used()
+        count.requests += call.attempts
+        count.prompt_tokens += call.prompt_tokens
+        count.completion_tokens += call.completion_tokens
+        if call.failure:
+            raise Failed(f"{redact.redact(url)}: {call.error}; check that it takes audio", call.failure)
+        return call.text[:MOST_CHARACTERS]
 
     return ask
-
-
-def failure(error: Exception) -> Failure:
-    """Whether a server's refusal may pass, is of this recording, or is of every call."""
-    status = getattr(error, "status_code", None)
-    if status is None or status in (408, 409, 429) or status >= 500:  # None: no connection, no reply in time
-        return "passing"
-    return "fatal" if status in (401, 402, 403, 404) else "lasting"
 
 
 def wav(audio: Audio) -> str:
