@@ -115,7 +115,7 @@ def _cells(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
             # A line such as `sep=;` tells Excel the separator.
             if first and len(cells) <= 2 and cells and re.fullmatch(r"sep=.?", cells[0]):
                 continue
-            if any(cell.strip() for cell in cells):
+            if "".join(cells).strip():
                 first = False
                 yield read.line_num, cells if quoted else [_unquoted(cell) for cell in cells]
     except csv.Error as error:
@@ -123,11 +123,13 @@ def _cells(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _unquoted(cell: str) -> str:
-    return cell[1:-1].replace('""', '"') if len(cell) > 1 and cell[0] == cell[-1] == '"' else cell
+    return cell[1:-1].replace('""', '"') if cell[:1] == '"' == cell[-1:] and len(cell) > 1 else cell
 
 
 def _fitted(path: Path, number: int, cells: list[str], width: int) -> list[str]:
     """The cells of a row, empty ones added where it is short. Raises ValueError where it is longer than the header."""
+    if len(cells) == width:
+        return cells
     if any(cell.strip() for cell in cells[width:]):
         raise ValueError(
             f"{path}, line {number}: has {len(cells)} cells, and the header has {width}; put quotes around a cell that"
@@ -230,6 +232,8 @@ class Times:
 
     def read(self, value: Any, column: str) -> float | None:
         """One time, in the file's unit. Raises ValueError that names the column."""
+        if isinstance(value, str) and value.replace(".", "", 1).isdecimal():  # nearly every time of a corpus
+            return float(value)
         try:
             number, unit_given = _time(value)
         except ValueError as error:
@@ -313,6 +317,7 @@ def marked(path: Path, columns: Columns | None = None) -> tuple[Times, Iterator[
 
 def _marked(path: Path, delimiter: str, header: list[str], times: Times) -> Iterator[tuple[str, Row]]:
     columns, first = times.columns, ""
+    counted_on = re.sub(r"\W+", "_", columns.audio.lower()) == "begin_file"
     read = _cells(path, delimiter)
     if header:
         next(read)
@@ -324,7 +329,7 @@ def _marked(path: Path, delimiter: str, header: list[str], times: Times) -> Iter
         row = dict(zip(header, _fitted(path, number, cells, len(header)), strict=True))
         name = row[columns.audio].strip() if columns.audio else own_name(path)
         first = first or name
-        if name != first and re.sub(r"\W+", "_", columns.audio.lower()) == "begin_file":
+        if counted_on and name != first:
             raise ValueError(
                 f"{path}, line {number}: is about a second recording, {name!r}, and Raven counts the times on from one"
                 " to the next; save one table for each recording"
