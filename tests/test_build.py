@@ -85,7 +85,7 @@ def test_scenes_keep_their_exact_events(tmp_path: Path, describer: str) -> None:
     events = [json.loads(line) for line in (tmp_path / "scenes/events.jsonl").read_text("utf-8").splitlines()]
     exact = {tuple(e["label"] for e in sorted(row["events"], key=lambda e: e["start"])) for row in events}
     with (tmp_path / "out/sft.jsonl").open(encoding="utf-8") as file:
-        assert {tuple(e[0] for e in json.loads(line)["events"]) for line in file} <= exact
+        assert {tuple(e["label"] for e in json.loads(line)["events"]) for line in file} <= exact
 
 
 def test_ones_own_events_and_a_server_that_describes(tmp_path: Path) -> None:

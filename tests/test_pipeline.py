@@ -338,7 +338,7 @@ def test_exports_are_read_by_their_readers_and_stats_are_drawn(tmp_path: Path) -
     swift = list(records.read(out / "swift_sft.jsonl"))
     assert swift[0]["messages"][0]["content"].count("<audio>") == len(swift[0]["audios"]) == 1
     assert swift[0]["messages"][1]["content"].endswith(f"<answer>{sft[0].answer}</answer>")
-    assert Path(swift[0]["audios"][0]).is_absolute()
+    assert out / swift[0]["audios"][0] == sft[0].audio
     verl = pyarrow.parquet.read_table(export.to_verl(out_with_rl(out))[0]).to_pylist()
     assert verl[0]["reward_model"]["ground_truth"] == sft[0].answer
     found = stats.read(out)

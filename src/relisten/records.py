@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from relisten import tags
 from relisten.files import check_size, grow, size_of
 from relisten.files import sole_writer as sole_writer
 from relisten.files import write_atomic as write_atomic
@@ -138,7 +139,7 @@ def example_from_record(record: Mapping[str, Any], folder: str | os.PathLike[str
         question=texts["question"] or "",
         choices=tuple(choices),
         answer=answer,
-        cot=texts["cot"],
+        cot=texts["cot"] or None,  # lines of a set for RL have an empty one
         labels=labels,
     )
 
@@ -163,8 +164,13 @@ def record_from_example(example: Example, folder: str | os.PathLike[str]) -> dic
 
 
 def gold_segments(example: Example) -> list[Segment]:
-    """The segments that an example's labels call right; none where they say nothing. Raises ValueError on others."""
+    """The segments that an example's labels call right, else those of its chain of thought; [] if it has neither.
+
+    Raises ValueError if the label `segments` is anything but a list of [start, end].
+    """
     listed = example.labels.get("segments") or []
+    if not listed and example.cot:
+        return list(tags.parse(example.cot).segments)
     try:
         found = [Segment(float(start), float(end)) for start, end in listed]
     except (TypeError, ValueError):

@@ -84,6 +84,8 @@ class BuildConfig(Server):
     """How much above chance a guesser may get that reads the text alone, before the set is called unfit."""
     export: tuple[str, ...] = ()
     """Further forms: parquet, swift (ms-swift), verl."""
+    copy_audio: bool = False
+    """Copy the recordings of the sets into OUT/audio, so that the folder can be moved without them."""
     workers: int = 0
     """Processes on Ray that share the work, on the machines of RAY_ADDRESS or else on this one; 0: this process alone.
     Calls in flight, requests a minute and the budget are for all of them together."""
@@ -280,7 +282,7 @@ def _finish(config: BuildConfig, plan: Plan, store: Store, stopped: str, seconds
     out = config.out
     funnel = Funnel()
     routed = route(store.outcomes(), config.source, config.seed, funnel)
-    export.write_sets(out, tqdm(routed, desc="sets", unit="question", leave=False), out / LEFT_OUT)
+    export.write_sets(out, tqdm(routed, desc="sets", unit="question", leave=False), out / LEFT_OUT, config.copy_audio)
     first = itertools.chain.from_iterable(
         itertools.islice(export.read_set(out / f"{s}.jsonl"), 20_000) for s in export.SETS
     )

@@ -1,20 +1,26 @@
 """The sets as files: sft.jsonl and rl.jsonl as `relisten train` reads them, rejected.jsonl, and other stacks' forms.
 
-Every file appears whole or not at all; a set of millions is written line by line.
+Every file appears whole or not at all; a set of millions is written line by line. Recordings are named relative to the
+folder of the set, in every form.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
 from relisten import records, tags
 from relisten.data.route import Routed
-from relisten.files import replacing
+from relisten.files import make_folder, replacing
 from relisten.types import Example
 
 SETS = ("sft", "rl")
@@ -26,21 +32,98 @@ INSTRUCTION = (
 )
 
 
-def write_sets(out: Path, routed: Iterable[Routed], left_out: Path | None = None) -> None:
-    """sft.jsonl, rl.jsonl and rejected.jsonl in a folder."""
+def write_sets(out: Path, routed: Iterable[Routed], left_out: Path | None = None, copy_audio: bool = False) -> None:
+    """sft.jsonl, rl.jsonl and rejected.jsonl in a folder, which can be moved together with the recordings.
+
+    copy_audio: copy the recordings into the folder, so that it can be moved alone.
+    """
+    copied = Copies(out) if copy_audio else None
     with ExitStack() as stack:
         files = {name: stack.enter_context(_appearing(out / f"{name}.jsonl")) for name in (*SETS, "rejected")}
         if left_out is not None and left_out.exists():
             files["rejected"].writelines(_line(line) for line in records.read(left_out, torn=True))
         for one in routed:
             if one.example is not None:
-                files[one.set].write(_line(records.record_from_example(one.example, out)))
+                files[one.set].write(_line(row(one.example, out, copied)))
             else:
                 files["rejected"].write(_line({"id": one.id, "stage": one.stage, "reason": one.reason}))
 
 
+def row(example: Example, out: Path, copied: Copies | None = None) -> dict[str, Any]:
+    """An example as a line of a set in `out`. Lines of both sets have the same keys, each with one type.
+
+    So `datasets` loads both sets as one DatasetDict. Segments are not repeated: they are in the chain of thought.
+    """
+    if copied is not None:
+        example = replace(example, audio=copied(_path(example)))
+    made = records.record_from_example(example, out) | {"audio_path": relative(_path(example), out)}
+    given = [made.pop("events", None) or [], made.pop("cot", None), made.pop("cot_fault", None)]
+    made.pop("segments", None)
+    events = [event if isinstance(event, dict) else dict(zip(_EVENT, event, strict=True)) for event in given[0]]
+    return made | {"events": events, "cot": given[1] or "", "cot_fault": given[2] or ""}
+
+
+_EVENT = ("label", "start", "end")
+
+
+def relative(path: Path, folder: Path) -> str:
+    """A path as seen from a folder, so that both can be moved together; absolute if they are on different drives."""
+    # abspath leaves links alone: a folder of links to recordings elsewhere stays one folder.
+    audio, root = Path(os.path.abspath(path)), Path(os.path.abspath(folder))  # noqa: PTH100
+    if audio.is_relative_to(root):
+        return audio.relative_to(root).as_posix()
+    try:
+        return (_way(audio.parent, root) / audio.name).as_posix()
+    except ValueError:
+        return audio.as_posix()
+
+
+@lru_cache(maxsize=4096)
+def _way(to: Path, root: Path) -> Path:
+    """The way from one folder to another. `..` in a folder that is a link leads elsewhere than its name says."""
+    way = os.path.relpath(to, root)
+    if os.path.realpath(root / way) == os.path.realpath(to):
+        return Path(way)
+    return Path(os.path.relpath(os.path.realpath(to), os.path.realpath(root)))
+
+
+class Copies:
+    """Copies recordings into `audio` in a folder, each once; a copy that is there already is kept."""
+
+    def __init__(self, out: Path) -> None:
+        self._folder = make_folder(out / "audio")
+        self._copies: dict[Path, Path] = {}
+        self._taken: set[str] = set()
+
+    def __call__(self, path: Path) -> Path:
+        """The copy of a recording. Raises ValueError if it cannot be made."""
+        if path not in self._copies:
+            self._copies[path] = self._copy(path)
+        return self._copies[path]
+
+    def _copy(self, path: Path) -> Path:
+        names = (path.stem + (f"-{number}" if number > 1 else "") + path.suffix for number in count(1))
+        name = next(name for name in names if name.casefold() not in self._taken)
+        self._taken.add(name.casefold())
+        target = self._folder / name
+        try:
+            old, new = target.stat() if target.is_file() else None, path.stat()
+            if old is None or (old.st_size, old.st_mtime_ns) != (new.st_size, new.st_mtime_ns):
+                with path.open("rb") as source, replacing(target) as file:
+                    shutil.copyfileobj(source, file, 1 << 20)
+                os.utime(target, ns=(new.st_atime_ns, new.st_mtime_ns))
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be copied to {target} ({error.strerror}); check path and disk") from None
+        return target
+
+
+def _path(example: Example) -> Path:
+    assert isinstance(example.audio, Path)
+    return example.audio
+
+
 def _line(value: dict[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False) + "\n"
+    return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 @contextmanager
@@ -54,14 +137,20 @@ def _appearing(path: Path) -> Iterator[IO[str]]:
 
 
 def read_set(path: Path) -> Iterator[Example]:
-    """Examples of a set, one by one."""
-    for record in records.read(path):
-        yield records.example_from_record(record, path.parent)
+    """Examples of a set, one by one. Raises ValueError that names the line."""
+    for place, record in records.entries(path):
+        try:
+            yield records.example_from_record(record, path.parent)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
 
 
 def to_parquet(out: Path) -> list[Path]:
     """sft.parquet and rl.parquet: the columns of the JSONL, for `datasets.load_dataset("parquet", ...)`."""
-    written = [_parquet(out / f"{n}.parquet", map(_columns, read_set(out / f"{n}.jsonl")), COLUMNS) for n in SETS]
+    written = []
+    for name in SETS:
+        rows = (_columns(example, out) for example in read_set(out / f"{name}.jsonl"))
+        written.append(_parquet(out / f"{name}.parquet", rows, COLUMNS))
     return [path for path in written if path is not None]
 
 
@@ -72,12 +161,12 @@ COLUMNS = {
 """Of the Parquet files of both sets, which may be loaded as one."""
 
 
-def _columns(example: Example) -> dict[str, Any]:
+def _columns(example: Example, out: Path) -> dict[str, Any]:
     labels = {key: str(example.labels.get(key, "")) for key in ("kind", "source", "prompt")}
     return {
-        "id": example.id, "audio_path": str(example.audio), "question": example.question,
+        "id": example.id, "audio_path": relative(_path(example), out), "question": example.question,
         "choices": list(example.choices), "answer": example.answer, "cot": example.cot or "",
-        "segments": [[float(s) for s in pair] for pair in example.labels.get("segments", [])],
+        "segments": [[segment.start, segment.end] for segment in records.gold_segments(example)],
         "duration": float(example.labels.get("duration", 0.0)), **labels,
     }  # fmt: skip
 
@@ -88,7 +177,7 @@ def to_swift(out: Path) -> list[Path]:
     for name in SETS:
         path = out / f"swift_{name}.jsonl"
         with _appearing(path) as file:
-            file.writelines(_line(_swift(example)) for example in read_set(out / f"{name}.jsonl"))
+            file.writelines(_line(_swift(example, out)) for example in read_set(out / f"{name}.jsonl"))
         if path.stat().st_size:
             written.append(path)
         else:
@@ -96,9 +185,9 @@ def to_swift(out: Path) -> list[Path]:
     return written
 
 
-def _swift(example: Example) -> dict[str, Any]:
+def _swift(example: Example, out: Path) -> dict[str, Any]:
     messages = [{"role": "user", "content": "<audio>" + instruction(example)}]
-    audios = [str(_absolute(example))]
+    audios = [relative(_path(example), out)]
     if example.cot is None:
         return {"messages": messages, "audios": audios, "solution": example.answer}
     said = tags.write(example.cot, str(example.answer))
@@ -107,16 +196,16 @@ def _swift(example: Example) -> dict[str, Any]:
 
 def to_verl(out: Path) -> list[Path]:
     """verl_rl.parquet: prompt, audios, reward_model and data_source, as verl and Echo's code read them."""
-    rows = (_verl(n, e) for n, e in enumerate(read_set(out / "rl.jsonl")))
+    rows = (_verl(n, e, out) for n, e in enumerate(read_set(out / "rl.jsonl")))
     path = _parquet(out / "verl_rl.parquet", rows, {})
     return [] if path is None else [path]
 
 
-def _verl(number: int, example: Example) -> dict[str, Any]:
+def _verl(number: int, example: Example, out: Path) -> dict[str, Any]:
     return {
         "data_source": "AVQA",  # the one name for which Echo's release has a reward
         "prompt": [{"role": "user", "content": "<audio>" + instruction(example)}],
-        "audios": [str(_absolute(example))],
+        "audios": [relative(_path(example), out)],
         "ability": "audio",
         "reward_model": {"style": "rule", "ground_truth": example.answer},
         "extra_info": {"index": number, "id": example.id},
@@ -126,11 +215,6 @@ def _verl(number: int, example: Example) -> dict[str, Any]:
 def instruction(example: Example) -> str:
     """Question and choices in one text."""
     return INSTRUCTION.format(example.question, list(example.choices))
-
-
-def _absolute(example: Example) -> Path:
-    assert isinstance(example.audio, Path)
-    return example.audio.absolute()
 
 
 def _parquet(path: Path, rows: Iterable[dict[str, Any]], columns: Mapping[str, str]) -> Path | None:

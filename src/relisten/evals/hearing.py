@@ -181,7 +181,7 @@ def check_hearing(
         raise ValueError(f"--hears {hears} goes with --format interleaved: {format} answers hear no segments")
     if examples and "other" in (hears, recording) and len({_whose(e) for e in examples}) < 2:
         raise ValueError("hears other: needs two recordings or more, so that one can stand in for another")
-    without = [e.id for e in examples if not e.labels.get("segments")]
+    without = [e.id for e in examples if not gold_segments(e)]
     if hears == "oracle" and without:
         raise ValueError(
             f"--hears oracle: {len(without)} questions have no gold segments, {without[0]} for one;"
