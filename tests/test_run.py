@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -109,6 +110,45 @@ def test_the_commit_of_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert run.git() == {"commit": git("rev-parse", "HEAD"), "dirty": True}
     monkeypatch.setenv("PATH", "")
     assert run.git() is None  # no git at all
+
+
+def test_nothing_that_a_checkout_names_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`git status` ran whatever .git/config called core.fsmonitor: a checkout that came as a zip file is enough."""
+    checkout, trace = tmp_path / "checkout", tmp_path / "executed"
+    checkout.mkdir()
+    monkeypatch.chdir(checkout)
+
+    def git(*arguments: str) -> None:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        subprocess.run(["git", *identity, *arguments], capture_output=True, check=True)
+
+    git("init")
+    (checkout / "a").write_text("one")
+    (checkout / ".gitattributes").write_text("* filter=evil diff=evil\n")
+    git("add", "a", ".gitattributes")
+    git("commit", "-m", "first")
+    evil = f"touch {trace}; cat"
+    names = (
+        "core.fsmonitor", "core.pager", "core.sshCommand", "core.editor", "diff.external", "diff.evil.textconv",
+        "filter.evil.clean", "filter.evil.smudge", "filter.evil.process", "alias.status", "alias.rev-parse",
+    )  # fmt: skip
+    for name in names:
+        git("config", name, f"!{evil}" if name.startswith("alias") else evil)
+    for hook in ("post-index-change", "fsmonitor-watchman", "reference-transaction"):
+        (checkout / ".git" / "hooks" / hook).write_text(f"#!/bin/sh\n{evil}\n")
+        (checkout / ".git" / "hooks" / hook).chmod(0o755)
+    trace.unlink(missing_ok=True)
+    before = (checkout / ".git" / "index").read_bytes()
+    os.utime(checkout / "a", (1, 1))  # git has to look into it
+    told = run.git()
+    assert told is not None and told["dirty"] is False
+    (checkout / "a").write_text("two")
+    told = run.git()
+    assert told is not None and told["dirty"] is True
+    run.start(tmp_path / "run", Config())
+    assert not trace.exists() and (checkout / ".git" / "index").read_bytes() == before
+    subprocess.run(["git", "status"], capture_output=True)
+    assert trace.exists()  # the trap was set
 
 
 def test_metrics(tmp_path: Path) -> None:

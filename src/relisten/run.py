@@ -17,6 +17,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,17 +96,42 @@ def versions() -> dict[str, str | None]:
 
 
 def git() -> dict[str, Any] | None:
-    """Commit of the checkout one works in, and whether its tracked files were changed; None outside a checkout."""
-    commit = _git("rev-parse", "HEAD")
-    if commit is None:
+    """Commit of the checkout one works in, and whether its tracked files were changed; None outside a checkout.
+
+    `dirty` is None where git cannot tell. A checkout that came from somebody else can name commands in its `.git`
+    (core.fsmonitor, filters, hooks), which `git status` would run. So only `git rev-parse`, which runs none, sees that
+    configuration; the files are compared from an empty git folder that borrows the checkout's index and objects.
+    """
+    told = _git("rev-parse", "HEAD", "--show-toplevel", "--git-path", "index", "--git-path", "objects")
+    if told is None:
         return None
-    return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+    commit, *places = told.splitlines()
+    if len(places) != 3:  # a line break in a path
+        return {"commit": commit, "dirty": None}
+    tree, index, objects = (str(Path(place).absolute()) for place in places)
+    with tempfile.TemporaryDirectory() as empty:
+        (Path(empty) / "HEAD").write_text(commit + "\n")
+        (Path(empty) / "refs").mkdir()
+        where = {"GIT_DIR": empty, "GIT_WORK_TREE": tree, "GIT_INDEX_FILE": index, "GIT_OBJECT_DIRECTORY": objects}
+        # Submodules have a configuration of their own.
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all", **where)
+    return {"commit": commit, "dirty": None if changed is None else bool(changed)}
 
 
-def _git(*arguments: str) -> str | None:
+def _git(*arguments: str, **variables: str) -> str | None:
+    """What git prints; None where it fails. variables: added to the environment."""
+    safe = {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0"}
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
+        done = subprocess.run(
+            ["git", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | safe | variables,
+        )
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
 
