@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -73,6 +74,28 @@ def make_folder(folder: Path) -> Path:
     except OSError as error:
         raise _unwritable(folder, error) from None
     return folder
+
+
+@contextmanager
+def replacing_files(folder: Path, stale: str) -> Iterator[Path]:
+    """An empty folder to write files in, which then replace those of the same names in `folder`, each at once.
+
+    stale: a pattern; files of that kind which were not written anew are removed. Raises ValueError where it cannot.
+    """
+    part = make_folder(folder) / ".part"
+    try:
+        shutil.rmtree(part, ignore_errors=True)  # what a kill has left
+        part.mkdir()
+        yield part
+        written = {path.name: path for path in part.iterdir()}
+        for path in set(folder.glob(stale)) - {folder / name for name in written}:
+            path.unlink()
+        for name, path in written.items():
+            path.replace(folder / name)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,8 @@ from relisten import cpu
 if TYPE_CHECKING:
     from relisten.models.base import AudioLM
 
+NOT_MODELS = ("__init__", "base", "folder", "nano", "trial")
+"""Files here that are not named after a `model_type`."""
 WEIGHT_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 
 
@@ -24,16 +25,15 @@ def load(name: str | Path = "nano", dtype: str = "auto", device: str = "auto", d
     Raises ValueError, in one line, on anything that cannot be loaded.
     """
     folder = find(name)
-    try:
-        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
-    except (OSError, KeyError, TypeError, ValueError):
-        raise ValueError(f"{folder}: no config.json with a model_type; a model folder has one beside its weights")
+    from relisten.models.folder import read_json
+
+    model_type = read_json(folder / "config.json").get("model_type")
     module_name = str(model_type).removesuffix("_thinker")
-    try:
-        module = importlib.import_module(f"relisten.models.{module_name}")
-    except ModuleNotFoundError:
-        known = sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in ("__init__", "base", "nano"))
-        raise ValueError(f"{name}: model type {model_type!r} is not supported yet (supported: {', '.join(known)})")
+    known = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in NOT_MODELS)
+    if module_name not in known:
+        told = f"{folder / 'config.json'}: model type {str(model_type)[:60]!r} is not supported yet"
+        raise ValueError(f"{told} (supported: {', '.join(known)})")
+    module = importlib.import_module(f"relisten.models.{module_name}")
     model: AudioLM = module.load(folder, dtype=dtype, device=device, device_map=device_map)
     model.name = str(name)
     if "bfloat16" in str(model.module.dtype) and model.module.device.type == "cpu":

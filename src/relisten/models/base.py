@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from relisten.models.folder import read_json
 from relisten.types import Audio, Format
 
 
@@ -142,18 +144,25 @@ def lay_out_for_cpu(module: torch.nn.Module) -> None:
 
 def read_prompts(folder: Path) -> Prompts:
     """The prompts that came with a checkpoint, or the paper's. Raises ValueError on a file that is not ours."""
-    import json
-
     path = folder / "prompts.json"
-    if not path.is_file():
+    if not os.path.lexists(path):
         return Prompts()
+    written = read_json(path)
     try:
-        prompts = Prompts(**json.loads(path.read_text(encoding="utf-8")))
-        texts = {**vars(prompts), **prompts.instructions}
-        if odd := [name for name, text in texts.items() if not isinstance(text, str | None) and name != "instructions"]:
-            raise TypeError(f"{odd[0]} is no text")
+        prompts = Prompts(**written)
+        for name, text in {**vars(prompts), **prompts.instructions}.items():
+            optional = name in ("system", "choice_separator")
+            if name != "instructions" and not (isinstance(text, str) or (text is None and optional)):
+                raise TypeError(f"{name} is not a text")
+            if isinstance(text, str) and len(text) > MAX_PROMPT:
+                raise TypeError(f"{name} is longer than {MAX_PROMPT} characters")
         if absent := {"conditioned", "grounded", "interleaved"} - set(prompts.instructions):
             raise TypeError(f"instructions lack {min(absent)}")
         return prompts
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not a prompts file ({error}); delete it to use the paper's prompt") from None
+    except (TypeError, AttributeError) as error:
+        reason = str(error).replace("Prompts.__init__() got", "it has")[:200]
+        raise ValueError(f"{path}: is not a prompts file ({reason}); delete it to use the paper's prompt") from None
+
+
+MAX_PROMPT = 10_000
+"""Characters of one text in prompts.json."""

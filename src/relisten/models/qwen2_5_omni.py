@@ -16,18 +16,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerBase,
-    Qwen2_5OmniConfig,
     Qwen2_5OmniThinkerConfig,
     Qwen2_5OmniThinkerForConditionalGeneration,
     WhisperFeatureExtractor,
 )
 
+from relisten.files import replacing_files
 from relisten.models.base import Prompts, lay_out_for_cpu, pad_features, read_prompts
+from relisten.models.folder import Shapes, check_layers, check_plausible, checked, foreign, read_json
+from relisten.models.trial import check_tokenizer, try_out
 from relisten.types import Audio, Format
 
 CLOSING = ("</seg>", "</seg")
@@ -182,14 +183,15 @@ class Qwen2_5Omni:  # noqa: N801 (named after the model)
 
     def save(self, folder: Path, dtype: torch.dtype | None = None, weights: Mapping[str, Tensor] | None = None) -> None:
         """Write the model in the ordinary layout, prompts included; see `AudioLM.save`."""
-        folder.mkdir(parents=True, exist_ok=True)
         own = self.module.state_dict() if weights is None else weights
         written = {name: v.to(dtype or v.dtype).contiguous() for name, v in own.items()}
-        self.module.save_pretrained(folder, state_dict=written)
-        self.tokenizer.save_pretrained(folder)
-        self.feature_extractor.save_pretrained(folder)
-        prompts = json.dumps(asdict(self.prompts), indent=2)
-        (folder / "prompts.json").write_text(prompts + "\n", encoding="utf-8")
+        saving = foreign(folder, "the model cannot be saved there")
+        with saving, replacing_files(folder, stale="model*.safetensors*") as part:
+            self.module.save_pretrained(part, state_dict=written)
+            self.tokenizer.save_pretrained(part)
+            self.feature_extractor.save_pretrained(part)
+            prompts = json.dumps(asdict(self.prompts), indent=2)
+            (part / "prompts.json").write_text(prompts + "\n", encoding="utf-8")
 
     # --- ids ----------------------------------------------------------------------------------------------------
 
@@ -225,41 +227,94 @@ def _end_token_ids(module: Qwen2_5OmniThinkerForConditionalGeneration, tokenizer
 def load(folder: Path, dtype: str = "auto", device: str = "auto", device_map: Any = None) -> Qwen2_5Omni:
     """Load a full or a Thinker-only checkpoint from a folder. Raises ValueError, in one line, when it is not one."""
     where = pick_device(device)
-    try:
-        raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        full = "thinker_config" in raw
-        config = (
-            Qwen2_5OmniConfig.from_pretrained(folder).thinker_config
-            if full
-            else Qwen2_5OmniThinkerConfig.from_pretrained(folder)
-        )
+    prompts = read_prompts(folder)
+    config = _config(folder, checked(folder))
+    feature_extractor = _feature_extractor(folder, config)
+    with foreign(folder / "tokenizer.json", "cannot be loaded as a tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        check_tokenizer(tokenizer, int(config.text_config.vocab_size))
+    with foreign(folder, "cannot be loaded as Qwen2.5-Omni"):
         module, report = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
             folder,
             config=config,
             dtype=dtype,
             device_map=device_map,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # reported below, in our words
+            use_safetensors=True,
+            trust_remote_code=False,
             local_files_only=True,
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        feature_extractor = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, AttributeError, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{folder}: cannot be loaded as Qwen2.5-Omni: {reason[:200]}") from error
-    if report["mismatched_keys"]:
-        name, found, wanted = sorted(report["mismatched_keys"])[0]
-        raise ValueError(
-            f"{folder}: {name} is {[*found]} where config.json asks for {[*wanted]}; do the two belong together?"
-        )
-    missing = sorted(report["missing_keys"])
-    if missing:
+    if missing := sorted(report["missing_keys"]):
         raise ValueError(f"{folder}: {len(missing)} weights are missing, {missing[0]} for one; is the download whole?")
-    if device_map is None:
-        module.to(where)
-        if where.type == "cpu":
-            lay_out_for_cpu(module)
-    return Qwen2_5Omni(module, tokenizer, feature_extractor, read_prompts(folder), name=str(folder))
+    with foreign(folder, "is loaded, but cannot be used"):
+        model = Qwen2_5Omni(module, tokenizer, feature_extractor, prompts, name=str(folder))
+        if device_map is None:
+            module.to(where)
+            if where.type == "cpu":
+                lay_out_for_cpu(module)
+        try_out(model)
+    return model
+
+
+def _config(folder: Path, shapes: Shapes) -> Qwen2_5OmniThinkerConfig:
+    """The Thinker's configuration, once it fits the weights' shapes. Raises ValueError where it does not."""
+    path = folder / "config.json"
+    raw = read_json(path)
+    own = raw.get("thinker_config", raw)
+    for part, (name, pattern) in LAYERS.items():
+        settings = own.get(part) if isinstance(own, dict) else None
+        if not isinstance(settings, dict):
+            raise ValueError(f"{path}: {part} is not a JSON object; a Qwen2.5-Omni model has one")
+        if name in settings:
+            check_layers(path, f"{part}.{name}", settings[name], shapes, pattern)
+    with foreign(path):
+        config = Qwen2_5OmniThinkerConfig.from_dict(own)
+        for part, (name, pattern) in LAYERS.items():
+            check_layers(path, f"{part}.{name}", getattr(getattr(config, part), name), shapes, pattern)
+        with torch.device("meta"):
+            module = Qwen2_5OmniThinkerForConditionalGeneration(config)
+        check_plausible(folder, module, shapes)
+        ids = [_config_id(config, f"{name}_token") for name in ("audio", "image", "video")]
+        ids += [int(config.audio_start_token_id), int(config.audio_end_token_id)]
+        if not all(0 <= i < int(config.text_config.vocab_size) for i in ids):
+            raise ValueError(f"{path}: names a token that the vocabulary does not have; correct it")
+        if config.audio_config.max_source_positions < config.audio_config.n_window or config.audio_config.n_window < 1:
+            raise ValueError(f"{path}: audio_config.n_window is not 1 to max_source_positions; correct it")
+    return config
+
+
+LAYERS = {
+    "text_config": ("num_hidden_layers", r"layers\.(\d+)\."),
+    "audio_config": ("encoder_layers", r"audio_tower\.layers\.(\d+)\."),
+    "vision_config": ("depth", r"visual\.blocks\.(\d+)\."),
+}
+"""Each part's setting for its number of layers, and where the weights' names tell it."""
+MEL = {
+    "feature_size": (1, 1024), "sampling_rate": (1_000, 384_000), "hop_length": (1, 100_000), "n_fft": (2, 65_536),
+    "chunk_length": (1, 100_000),
+}  # fmt: skip
+"""What the settings of the log-mel may be: mel bins, Hz, samples, samples, seconds."""
+
+
+def _feature_extractor(folder: Path, config: Qwen2_5OmniThinkerConfig) -> WhisperFeatureExtractor:
+    """The log-mel, made from the five settings that matter. Raises ValueError where they are missing or implausible."""
+    path = folder / "preprocessor_config.json"
+    if not path.exists():
+        raise ValueError(f"{path}: is missing; a model folder has the settings of its feature extractor")
+    written = read_json(path)
+    for name, (least, most) in MEL.items():
+        value = written.get(name, MEL_DEFAULTS.get(name))
+        if type(value) is not int or not least <= value <= most:
+            raise ValueError(f"{path}: {name} is {str(value)[:60]}; it must be a whole number from {least} to {most}")
+    if written["feature_size"] != config.audio_config.num_mel_bins:
+        raise ValueError(f"{path}: feature_size is not audio_config.num_mel_bins in config.json; correct one of them")
+    if written.get("dither", 0.0) != 0.0 or written.get("padding_value", 0.0) != 0.0:
+        raise ValueError(f"{path}: dither and padding_value must be 0; noise or an offset would change every answer")
+    with foreign(path):
+        return WhisperFeatureExtractor(**{name: written.get(name, MEL_DEFAULTS.get(name)) for name in MEL})
+
+
+MEL_DEFAULTS = {"sampling_rate": 16_000, "hop_length": 160, "n_fft": 400, "chunk_length": 30}
 
 
 def pick_device(device: str = "auto") -> torch.device:

@@ -154,7 +154,8 @@ class PackedTrainer(Trainer):
             return
         module, weights = self.audio_lm.module, dict[str, Any]()
         if self.is_world_process_zero() or self.sharding is None:
-            weights = type(module).from_pretrained(resume_from_checkpoint, local_files_only=True).state_dict()
+            safely = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
+            weights = type(module).from_pretrained(resume_from_checkpoint, **safely).state_dict()
         if self.sharding is None:
             module.load_state_dict(weights)
         else:
