@@ -237,7 +237,7 @@ def draw(growth: Sequence[dict[str, Any]], picture: Path) -> None:
     """A panel for each thing that is varied: CPU seconds of the rollout and of the rest of a step."""
     from matplotlib import pyplot
 
-    from relisten.training.plots import COLOURS
+    from relisten.plotting import COLOURS
 
     names = list(dict.fromkeys(point["what"] for point in growth))
     figure, axes = pyplot.subplots(1, len(names), figsize=(3.2 * len(names), 3), sharey=True, squeeze=False)

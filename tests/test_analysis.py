@@ -12,10 +12,13 @@ import pytest
 from relisten import records
 from relisten.cli import run as relisten
 from relisten.evals import analysis
-from relisten.evals.analysis import Run, analyse, attention_curve, overlap_rate, read_run, read_runs
+from relisten.evals.analysis import analyse, attention_curve, overlap_rate
 from relisten.evals.comparison import compare
-from relisten.reports import charts
-from relisten.reports.dynamics import Series, dynamics_table, panels, read_metrics
+from relisten.evals.predictions import read_runs
+from relisten.evals.runs import Run, read_run
+from relisten.plotting import svg
+from relisten.reports.tables import dynamics_table
+from relisten.training.plots import Series, dynamics_figure, panels, read_metrics
 from relisten.types import Segment
 
 
@@ -77,7 +80,7 @@ def test_every_figure_of_a_small_run_is_what_the_hand_gives() -> None:
     assert found.latency is not None and found.latency.mean == 2.0
     assert found.words is not None and found.words.mean == 5.0
     assert found.refusals == {"too short": 1} and found.finishes == {"stop": 2, "length": 1}
-    assert [(b.name, b.num, b.right) for b in found.by_iou] == [("0", 1, 0), ("0.75 to 1", 1, 1)]
+    assert [(name, t.num, t.right) for name, t in found.by_iou.items()] == [("0", 1, 0), ("0.75 to 1", 1, 1)]
     json.dumps(analysis.to_json(found), allow_nan=False)
 
 
@@ -89,7 +92,8 @@ def test_grounded_answers_refer_to_what_they_name_within_the_recording() -> None
 def test_accuracy_by_length_has_the_edge_in_the_lower_bin() -> None:
     answers = [answer("a", duration=10.0), answer("b", False, duration=10.5), answer("c", duration=500.0)]
     bins = analysis.by_seconds(make_run([*answers, answer("d", duration=None)]))
-    assert [(b.name, b.accuracy) for b in bins] == [("5 to 10 s", 1.0), ("10 to 20 s", 0.0), ("over 120 s", 1.0)]
+    found = {name: t.accuracy for name, t in bins.items()}
+    assert found == {"5 to 10 s": 1.0, "10 to 20 s": 0.0, "over 120 s": 1.0}
 
 
 def test_a_conditioned_answer_without_segments_has_no_overlap_to_count() -> None:
@@ -138,7 +142,7 @@ def test_training_metrics_of_any_name_are_read_and_a_resumed_step_counts_once(tm
     series = read_metrics(tmp_path)
     assert [(s.name, s.values) for s in series] == [("reward/accuracy", [0.1, 0.3]), ("loss", [1.0, 1.0])]
     assert dynamics_table(series).rows[0][2:4] == ["0.1", "0.3"]
-    assert "<svg" in charts.svg(charts.dynamics_figure(series))
+    assert "<svg" in svg(dynamics_figure(series))
 
 
 def test_what_belongs_together_shares_a_panel_and_what_never_changes_has_none() -> None:

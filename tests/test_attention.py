@@ -15,9 +15,10 @@ from relisten import records
 from relisten.audio import save
 from relisten.engine.engine import GenerationConfig
 from relisten.evals import attention
-from relisten.evals.analysis import Run
-from relisten.evals.attention import PARTS, attention_of_run, attention_shares, parts
+from relisten.evals.analysis import PARTS
+from relisten.evals.attention import attention_of_run, attention_shares, parts
 from relisten.evals.runner import evaluate
+from relisten.evals.runs import Run
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
 from relisten.training.batch import Encoded, encode
 from relisten.types import Audio, Example

@@ -26,10 +26,10 @@ from relisten.commands.eval import eval_file
 from relisten.engine.engine import GenerationConfig
 from relisten.engine.row import audible
 from relisten.evals import figures, runner
-from relisten.evals.analysis import read_run
 from relisten.evals.hearing import Hearing, Hears, Recording, asked_as, hearing
 from relisten.evals.predictions import read_predictions
 from relisten.evals.runner import Asking
+from relisten.evals.runs import read_run
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
 from relisten.types import Audio, Example, Segment, Trace
 
@@ -444,15 +444,16 @@ def test_a_run_that_is_not_finished_says_so_and_one_with_doubled_answers_is_refu
     records.append(asked, json.loads(asked.read_text()) | {"id": "q2"})
     assert run_eval(asked) == 0
     out = asked.parent / "out"
-    assert read_run(out).unfinished == "" and read_predictions([out]).notes == []
+    assert read_run(out).notes == [] and read_predictions([out]).notes == []
     lines = (out / "answers.jsonl").read_text().splitlines(keepends=True)
     (out / "answers.jsonl").write_text(lines[0])
-    assert "1 of 2 answers" in read_run(out).unfinished and read_predictions([out]).notes == [read_run(out).unfinished]
+    [note] = read_run(out).notes
+    assert "1 of 2 answers" in note and read_predictions([out]).notes == [note]
     with (out / "answers.jsonl").open("ab") as file:
         file.write(b'{"id": "q1", "ans')  # kill -9
-    assert read_predictions([out]).notes == [read_run(out).unfinished]
+    assert read_predictions([out]).notes == [note]
     (out / "answers.jsonl").write_text(lines[0] + lines[1] + lines[0])
-    with pytest.raises(ValueError, match="twice"):
+    with pytest.raises(ValueError, match="a second time"):
         read_run(out)
 
 

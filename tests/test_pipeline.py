@@ -344,8 +344,23 @@ def test_exports_are_read_by_their_readers_and_stats_are_drawn(tmp_path: Path) -
     found = stats.read(out)
     stats.write_page(out / "report.html", found)
     page = (out / "report.html").read_text()
-    assert page.count("data:image/svg+xml") == len(stats.PICTURES) - 1 and "<script" not in page
+    assert page.count("<figure>") == len(stats.PICTURES) - 1 and "<script" not in page
     assert found.sets["sft"].num == len(sft) and found.sets["sft"].distinct(2) > 0
+
+
+def test_names_in_the_data_are_no_formulas_on_the_page(tmp_path: Path) -> None:
+    """A kind `$x^{$` ended `data stats` in a traceback of matplotlib's."""
+    build(config(tmp_path, 4))
+    out = tmp_path / "out"
+    rows = [row | {"kind": "$x^{$<b>", "duration": "long"} for row in records.read(out / "sft.jsonl")]
+    records.write_atomic(out / "sft.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    assert run(["data", "stats", str(out)]) == 0
+    assert "<b>" not in (out / "report.html").read_text()
+    manifest = json.loads((out / "manifest.json").read_text())
+    for fault in ({"counts": {}}, {"calls": {"all": 3}}, {"blind": {"accuracy": "x"}}, {"config": None}):
+        records.write_atomic(out / "manifest.json", json.dumps(manifest | fault))
+        with pytest.raises(ValueError, match="is no manifest of a build"):
+            stats.read(out)
 
 
 def out_with_rl(out: Path) -> Path:

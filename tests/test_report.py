@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -12,16 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from rich.console import Console
 from test_analysis import answer
 
 from relisten import records
 from relisten.audio import save
 from relisten.cli import run as relisten
-from relisten.evals.analysis import read_runs
+from relisten.evals.predictions import read_runs
+from relisten.plotting import svg
 from relisten.reports import charts
 from relisten.reports import examples as report_examples
-from relisten.reports import page as report_page
-from relisten.reports.tables import PAPER, Table, html_table, markdown_table, results_table, row, terminal_table
+from relisten.reports.page import Chart, html_page
+from relisten.reports.runs_page import build
+from relisten.reports.table import Table, csv_table, html_table, markdown_table, terminal_table
+from relisten.reports.tables import PAPER, result, results_table
 from relisten.types import Audio
 
 EVIL = "<script>alert(1)</script> | `x`"
@@ -74,9 +79,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def test_a_row_counts_what_failed_apart(folders: list[Path]) -> None:
-    found = row(read_runs(folders)[0], PAPER["D"])
-    assert (found.num, found.accuracy, found.unparsed, found.errors) == (5, 0.4, 1, 1)
-    assert found.references == 1.0 and found.iou == pytest.approx(5 / 6) and found.seconds == 0.5
+    found = result(read_runs(folders)[0], PAPER["D"])
+    counts = found.tally.counts
+    assert (found.tally.num, found.tally.accuracy, counts["unparsed"], counts["failed"]) == (5, 0.4, 1, 1)
+    assert found.shown is not None and found.shown.latency is not None
+    assert found.shown.references == 1.0 and found.shown.iou == pytest.approx(5 / 6)
+    assert found.shown.latency.mean == 0.5
     table = results_table([found])
     assert table.rows[0][-1] == "D: 0.700, 107, 2.12"
     assert all(len(cells) == len(table.columns) for cells in table.rows)
@@ -87,12 +95,32 @@ def test_a_table_is_the_same_in_each_rendering_and_escaped() -> None:
     assert markdown_table(table).splitlines()[2] == "| &lt;script>alert(1)&lt;/script> \\| `x` | 0.5 |"
     assert "<script" not in html_table(table) and "A note." in html_table(table)
     assert "<td>0.5 <small>(0.4–0.6)</small></td>" in html_table(Table(["a", "b"], [["x", "0.5 (0.4–0.6)"]]))
-    assert [str(cell) for cell in terminal_table(table).columns[0].cells] == [EVIL]
+    assert csv_table(table) == f"run,accuracy\n{EVIL},0.5\n"
+    assert EVIL in printed(table, 80) and "A note." in printed(table, 80)
+
+
+def printed(table: Table, width: int) -> str:
+    screen = Console(width=width, file=io.StringIO())
+    screen.print(terminal_table(table, width=width))
+    return str(screen.file.getvalue())  # type: ignore[attr-defined]
+
+
+def test_a_terminal_shortens_no_name_and_no_number() -> None:
+    """At 80 columns two rows were called `mix-sound-mus…`, and a table of nine runs had its numbers cut."""
+    names = ["mix-sound-music", "mix-sound-music-speech", "mix-sound-speech"]
+    runs = [f"a-run-with-number-{n}" for n in range(9)]
+    table = Table(["questions", *runs], [[name, *(f"0.{n}{k}" for k in range(9))] for n, name in enumerate(names)])
+    for width in (40, 80, 200):
+        text = printed(table, width)
+        assert all(len(line.rstrip()) <= width for line in text.splitlines())
+        assert all(f"0.{n}{k}" in text for n in range(3) for k in range(9))
+        folded = re.sub(r"[\d.\s]", "", text)
+        assert all(name in folded for name in names)
 
 
 def test_the_page_is_self_contained_escaped_and_runs_its_own_script_alone(folders: list[Path], tmp_path: Path) -> None:
-    report = report_page.build(read_runs(folders), EVIL, "relisten report")
-    html = report_page.html_report(report)
+    report = build(read_runs(folders), EVIL, "relisten report")
+    html = html_page(report)
     parsed = Parsed(html)
     assert len(parsed.all("script")) == 1 and "alert(1)" not in re.sub(r"&lt;script&gt;alert\(1\)", "", html)
     script = re.search(r"<script>(.*)</script>", html, re.DOTALL)
@@ -105,7 +133,7 @@ def test_the_page_is_self_contained_escaped_and_runs_its_own_script_alone(folder
 
 
 def test_examples_are_of_each_class_and_what_was_heard_can_be_played(folders: list[Path]) -> None:
-    parsed = Parsed(report_page.html_report(report_page.build(read_runs(folders[:1]), "t"), num_examples=1))
+    parsed = Parsed(html_page(build(read_runs(folders[:1]), "t", num_examples=1)))
     classes = [str(a["class"]).split()[1] for a in parsed.all("article")]
     assert classes == ["right", "wrong", "unparsed"]
     sounds = {a["id"] for a in parsed.all("audio")}
@@ -117,30 +145,31 @@ def test_examples_are_of_each_class_and_what_was_heard_can_be_played(folders: li
 def test_sound_is_bounded_and_a_page_without_recordings_says_so(
     folders: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report = report_page.build(read_runs(folders), "t")
-    assert "Examples" not in report_page.html_report(report, num_examples=0)
+    assert "Examples" not in html_page(build(read_runs(folders), "t", num_examples=0))
     monkeypatch.setattr(report_examples, "MAX_BYTES", 10)
-    html = report_page.html_report(report)
+    html = html_page(build(read_runs(folders), "t"))
     assert "<audio" not in html and "without sound" in html and "rect class" in html
-    report.runs[0].config["questions"] = "gone.jsonl"
-    assert "gone.jsonl, are not there" in report_page.html_report(report)
+    runs = read_runs(folders)
+    runs[0].config["questions"] = "gone.jsonl"
+    assert "gone.jsonl, are not there" in html_page(build(runs, "t"))
 
 
 def test_a_name_is_no_formula() -> None:
     figure = Figure()
     figure.subplots().set_title(r"$\frac$")
-    assert "<svg" in charts.svg(figure)
+    assert "<svg" in svg(figure)
 
 
 def test_a_run_whose_name_begins_with_an_underscore_stands_in_the_legend(folders: list[Path]) -> None:
-    [grouped] = [replace(row(run), name="_mine") for run in read_runs(folders)[:1]]
+    [grouped] = [replace(result(run), name="_mine") for run in read_runs(folders)[:1]]
     figure = charts.groups_figure([grouped], next(iter(grouped.groups)))
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [" _mine"]
 
 
 def test_the_papers_mean_over_modalities_stands_beside_own(folders: list[Path]) -> None:
-    plain = row(read_runs(folders)[0], PAPER["D"])
-    rings = [charts.svg(charts.accuracy_figure([replace(plain, macro=macro)])) for macro in (None, 0.5)]
+    plain = result(read_runs(folders)[0], PAPER["D"])
+    modalities = {"modality": {"speech": plain.tally, "music": plain.tally}}
+    rings = [svg(charts.accuracy_figure([replace(plain, groups=groups)])) for groups in ({}, modalities)]
     assert ["mean of modalities" in text for text in rings] == [False, True]
 
 
@@ -157,3 +186,44 @@ def test_the_command_writes_page_markdown_and_charts(
     assert relisten(["report", *names, "--paper", "own=Z", "--out", str(tmp_path / "s.html")]) == 2
     assert "write RUN=ROW" in capsys.readouterr().err
     assert relisten(["report", *names, "--out", "page.pdf"]) == 2
+
+
+def test_the_report_takes_anybodys_predictions_and_a_runs_shards(
+    folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions = folders[0].parent / "questions.jsonl"
+    theirs = tmp_path / "theirs.jsonl"
+    for n in range(4):
+        records.append(theirs, {"id": f"q{n}", "model_output": "bell" if n else "it says cow"})
+    for which in range(2):
+        records.append(tmp_path / f"s-{which}" / "answers.jsonl", answer(f"q{which}", True, question=EVIL))
+        records.write_atomic(tmp_path / f"s-{which}" / "config.json", f'{{"shard": "{which}/2"}}')
+    shards = [tmp_path / "s-0", tmp_path / "s-1"]
+    command = ["report", *map(str, (theirs, *shards)), "--questions", str(questions), "--out"]
+    assert relisten([*command, str(tmp_path / "r.html")]) == 0
+    told = capsys.readouterr().out
+    rows = {line.split()[0]: line.split()[1:3] for line in told.splitlines() if line.strip()}
+    assert rows["theirs.jsonl"] == ["4", "0.750"] and rows["s"] == ["2", "1.000"] and "not given" not in told
+    page = (tmp_path / "r.html").read_text()
+    assert "data-sound" in page, "the recordings of anybody's predictions are found by their questions"
+    assert relisten(["report", str(shards[1]), "--out", str(tmp_path / "r.html")]) == 0
+    assert "not given: shard 0/2" in capsys.readouterr().out
+    assert relisten(["compare", str(theirs), *map(str, shards), "--questions", str(questions)]) == 0
+    assert relisten(["compare", *map(str, shards)]) == 2 and "1 were named" in capsys.readouterr().err
+
+
+def test_score_writes_its_table_too(folders: list[Path], tmp_path: Path) -> None:
+    for name in ("f.csv", "f.md", "f.json"):
+        assert relisten(["score", str(folders[0]), "--out", str(tmp_path / name)]) == 0
+    assert (tmp_path / "f.csv").read_text().splitlines()[1].startswith(",all,5,0.400,")
+    assert "| kind | after | 4 |" in (tmp_path / "f.md").read_text()
+    assert '"accuracy": 0.4' in (tmp_path / "f.json").read_text()
+    assert relisten(["score", str(folders[0]), "--out", "f.xlsx"]) == 2
+
+
+def test_charts_are_drawn_anew_for_a_phone(folders: list[Path]) -> None:
+    """They were cut at 390 px."""
+    page = build(read_runs(folders), "t", num_examples=0)
+    drawn = [part for section in page.sections for part in section.parts if isinstance(part, Chart)]
+    assert drawn and all('width="259.2pt"' in one.narrow and 'width="504pt"' in one.svg for one in drawn)
+    assert html_page(page).count("<source media") == len(drawn)

@@ -442,7 +442,8 @@ def test_shards_are_scored_together_wherever_their_files_lay(tmp_path: Path) -> 
     folders = [tmp_path / str(which) for which in range(2)]
     for which, folder in enumerate(folders):
         folder.mkdir()
-        written(folder / "answers.jsonl", [record("bell", id=f"q{which}")])
+        traced = {"response": "bell", "named": [], "heard": [], "refusals": [], "finish": "stop"}
+        written(folder / "answers.jsonl", [record("bell", id=f"q{which}", **traced)])
         settings = {"questions": f"/disk{which}/q.jsonl", "model": f"/disk{which}/m", "shard": f"{which}/2"}
         (folder / "config.json").write_text(json.dumps(settings | {"sha256 of q.jsonl": "1"}))
     assert len(read_predictions(folders).records) == 2

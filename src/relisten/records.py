@@ -28,6 +28,22 @@ def read(path: str | os.PathLike[str], torn: bool = False) -> Iterator[dict[str,
         yield record
 
 
+def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The JSON object that a file holds. ValueError names the file that holds none."""
+    path = Path(path)
+    try:
+        found = json.loads(b"\n".join(line for line, _ in _lines(path)).removeprefix(b"\xef\xbb\xbf").decode())
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: is not UTF-8 text; save the file as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {error.lineno}: is not JSON ({error.msg}); correct or remove it") from None
+    except (RecursionError, ValueError):
+        raise ValueError(f"{path}: nests too deep or holds too long a number; correct or remove the file") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: is a JSON {type(found).__name__}, not an object; correct or remove the file")
+    return found
+
+
 def append(path: str | os.PathLike[str], record: Mapping[str, Any], size: int | None = None) -> int:
     """Add one line, put it on the disk, and return the file's size in bytes; one process may write a file.
 

@@ -9,8 +9,9 @@ from relisten import run
 from relisten.cli import main, standalone
 from relisten.commands.options import command_line
 from relisten.commands.settings import read_yaml
-from relisten.evals.analysis import read_run
-from relisten.reports.tables import row, short_table, terminal_table
+from relisten.evals.runs import read_run
+from relisten.reports.table import terminal_table
+from relisten.reports.tables import result, short_table
 from relisten.reports.text import console
 from studies.echo import report as study_report
 from studies.echo.study import StudyConfig, arm_folder, arms_of, check, make
@@ -44,7 +45,7 @@ def study(settings: Path, /, *, output: Path | None = None, seeds: int | None = 
     run.start(config.output, {**dataclasses.asdict(config), **LATER})
     folders = make(config)
     written = study_report.write(config, folders, command_line())
-    shown = [row(read_run(arm_folder(folders[0], key))) for key in arms_of(config, 0)]
+    shown = [result(read_run(arm_folder(folders[0], key))) for key in arms_of(config, 0)]
     console().print(terminal_table(short_table(shown), f"{folders[0].name} of {len(folders)}"))
     for path in written[:2]:
         console().print(str(path), soft_wrap=True)

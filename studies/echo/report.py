@@ -10,25 +10,26 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from relisten import records
-from relisten.evals.analysis import Run, analyse, read_run
+from relisten.evals.analysis import Analysis
 from relisten.evals.comparison import Change, compare
+from relisten.evals.runs import Run, read_run
 from relisten.reports import charts
-from relisten.reports import page as report_page
-from relisten.reports.dynamics import Series, read_metrics
-from relisten.reports.page import Chart, Report, Section
+from relisten.reports import page as pages
+from relisten.reports.page import Chart, Page, Section, chart
+from relisten.reports.runs_page import origin
+from relisten.reports.table import Table
 from relisten.reports.tables import (
     PAPER,
-    Row,
-    Table,
+    Result,
+    beside,
     bins_table,
     changes_table,
-    interval,
     listening_table,
-    number,
     paper_table,
-    percent,
-    row,
+    result,
 )
+from relisten.reports.text import interval, number, percent, share
+from relisten.training.plots import dynamics_figure, read_metrics
 from studies.echo.study import ARMS, SHIPPED, STAGES, StudyConfig, arm_folder, arms_of, located_file, stages_of
 
 DIFFERENCES = (
@@ -101,7 +102,8 @@ def write(config: StudyConfig, folders: Sequence[Path], command: str) -> list[Pa
         if having:
             runs[key] = [read_run(arm_folder(folder, key)) for folder in having]
     pooled = {key: _pooled(key, found) for key, found in runs.items()}
-    main = [key for key in pooled if not ARMS[key].control]
+    results = {key: result(run, PAPER.get(ARMS[key].paper)) for key, run in pooled.items()}
+    main = [r for key, r in results.items() if not ARMS[key].control]
     title = "What hearing again gives: the paper's ablation at a small scale"
     lead = (
         f"{len(folders)} seed{'s' * (len(folders) > 1)}, each from random weights; greedy answers to held-out"
@@ -109,18 +111,17 @@ def write(config: StudyConfig, folders: Sequence[Path], command: str) -> list[Pa
         " (config.json). Intervals are 95 %."
     )
     sections = [
-        _rows(main, pooled, runs),
+        _rows(main, runs),
         _differences(runs),
-        _controls([key for key in pooled if ARMS[key].control], pooled, runs),
-        _kinds(main, pooled),
-        *_listening([pooled[key] for key in LISTENING if key in pooled]),
-        *_dynamics(folders),
+        _controls([r for key, r in results.items() if ARMS[key].control], runs),
+        _kinds(main),
+        *_listening([shown for key in LISTENING if key in results and (shown := results[key].shown)]),
+        _dynamics(folders),
         _stages(config, folders, runs),
         Section("The paper's figures", "For orientation, as published.", [paper_table()]),
     ]
-    sections = [section for section in sections if section.parts]
-    report = Report(title, lead, sections, [next(iter(pooled.values()))], command)
-    return report_page.write(report, config.output / "study.html", num_examples=0)
+    made = {run.name: origin(run) for run in list(pooled.values())[:1]}
+    return pages.write(Page(title, lead, [s for s in sections if s.parts], made, command), config.output / "study.html")
 
 
 def _pooled(key: str, runs: Sequence[Run]) -> Run:
@@ -134,37 +135,42 @@ def _seed(run: Run) -> Path:
     return run.folder.parent.parent
 
 
-def _rows(keys: Sequence[str], pooled: dict[str, Run], runs: dict[str, list[Run]]) -> Section:
-    rows = [row(pooled[key], PAPER.get(ARMS[key].paper)) for key in keys]
-    found = [_line(r, pooled[r.name], [row(run).accuracy for run in runs[r.name]]) for r in rows]
-    columns = ["row", "what it is", "n", "accuracy", "95 %", "seeds", "segments", "events met", "words"]
+def _accuracies(runs: Sequence[Run]) -> list[float]:
+    """Of each seed."""
+    return [result(run).tally.accuracy for run in runs]
+
+
+def _rows(results: Sequence[Result], runs: dict[str, list[Run]]) -> Section:
+    found = [_line(r, _accuracies(runs[r.name])) for r in results]
+    columns = ["row", "what it is", "n", "accuracy", "95 %", "seeds", "segments", "events found", "words"]
     note = (
         "A and E answer at once (conditioned). n: answers of all seeds. Seeds: the least and the greatest accuracy of"
-        " a seed. Events met: labelled events that a named segment meets at IoU 0.5. ms: a thousandth of a second an"
-        " answer, in batches of 64. The paper's: accuracy, words, seconds of Qwen2.5-Omni-7B on MMAR."
+        " a seed. Events found: labelled events that a named segment meets at IoU 0.5. ms: a thousandth of a second for"
+        " an answer, in batches of 64. The paper's: accuracy, words, seconds of Qwen2.5-Omni-7B on MMAR."
     )
     caption = "Accuracy with Wilson's interval; the tick is what guessing gives, the ring the paper's row."
     text = (
         "P: the paper's cold start, grounded chains alone. F, beyond the paper: two of three chains truly interleaved."
     )
-    if any(ARMS[key].model.endswith("-mid") or "gentle" in ARMS[key].model for key in keys):
+    models = [ARMS[r.name].model for r in results]
+    if any(model.endswith("-mid") or "gentle" in model for model in models):
         text += (
             " mid: on a base whose text had sound in its midst, with no question asked; gentle: with RL of more"
             " questions and smaller steps."
         )
-    if any(ARMS[key].model == SHIPPED for key in keys):
+    if SHIPPED in models:
         text += " nano was made beside the study, by the recipe of F: in a larger world, with more steps."
-    chart = Chart("accuracy", caption, charts.svg(charts.accuracy_figure(rows)))
-    return Section("Rows", text, [Table([*columns, "ms", "the paper's"], found, note), chart])
+    picture = chart("accuracy", caption, charts.accuracy_figure, results)
+    return Section("Rows", text, [Table([*columns, "ms", "the paper's"], found, note), picture])
 
 
-def _line(r: Row, run: Run, seeds: Sequence[float]) -> list[str]:
-    hits, paper = analyse(run).hit_rate, PAPER.get(ARMS[r.name].paper)
+def _line(r: Result, seeds: Sequence[float]) -> list[str]:
+    assert r.shown is not None, "a study's rows are runs whose questions could be asked"
+    words, latency = r.shown.words, r.shown.latency
     return [
-        r.name, ARMS[r.name].title, f"{r.num:,}", f"{r.accuracy:.3f}", interval(r.interval),
-        f"{min(seeds):.3f} to {max(seeds):.3f}", f"{r.references:.2f}", "-" if hits is None else percent(hits),
-        number(r.words, 0), number(1000 * (r.seconds or 0), 0),
-        "-" if paper is None else f"{paper.key}: {paper.accuracy:.3f}, {paper.words:.0f}, {paper.seconds:.2f}",
+        r.name, ARMS[r.name].title, f"{r.tally.num:,}", share(r.tally.accuracy), interval(r.tally.interval),
+        f"{share(min(seeds))} to {share(max(seeds))}", number(r.shown.references), percent(r.shown.hit_rate),
+        number(words.mean if words else None, 0), number(1000 * latency.mean if latency else 0, 0), beside(r.paper),
     ]  # fmt: skip
 
 
@@ -178,76 +184,74 @@ def _differences(runs: dict[str, list[Run]]) -> Section:
             changes.append(Change(f"{a} to {b}: {what}", compare(*both).total.paired))
             by_seed.append([compare(x, y).total.paired.difference for x, y in pairs])
     if not changes:
-        return Section("What decides", "", [])
+        return Section("What decides", "")
     num = max(map(len, by_seed))
     rows = []
     for change, seeds in zip(changes, by_seed, strict=True):
-        ends = over_seeds(seeds)
         each = [*(f"{x:+.3f}" for x in seeds), *[""] * (num - len(seeds))]
-        rows.append([change.name, *each, f"{fmean(seeds):+.3f}", "-" if ends is None else interval(ends, "+.3f")])
+        rows.append([change.name, *each, f"{fmean(seeds):+.3f}", interval(over_seeds(seeds), "+.3f")])
     note = "95 %: over seeds, Student's t. So few seeds make it wide; the table above is over questions."
     seeds_table = Table(["", *(f"seed {n}" for n in range(num)), "mean", "95 %"], rows, note)
-    pairs_alone = [replace(change, name=change.name.split(":")[0]) for change in changes]  # what they show: the table
-    picture = charts.svg(charts.changes_figure(pairs_alone, "first", "second"))
+    pairs_alone = [replace(change, name=change.name.split(":")[0]) for change in changes]  # the table says the rest
     caption = "Differences, paired by question (the mean over its seeds): orange is worse, blue better, grey unsure."
-    parts: list[Table | Chart] = [changes_table(changes, "first", "second"), Chart("decides", caption, picture)]
-    return Section("What decides", "Over all questions first, then each seed by itself.", [*parts, seeds_table])
+    picture = chart("decides", caption, charts.changes_figure, pairs_alone, "first", "second")
+    parts: list[Table | Chart] = [changes_table(changes, "first", "second"), picture, seeds_table]
+    return Section("What decides", "Over all questions first, then each seed by itself.", parts)
 
 
-def _controls(keys: Sequence[str], pooled: dict[str, Run], runs: dict[str, list[Run]]) -> Section:
-    if not keys:
-        return Section("Controls", "", [])
-    rows = [row(pooled[key]) for key in keys]
+def _controls(results: Sequence[Result], runs: dict[str, list[Run]]) -> Section:
+    if not results:
+        return Section("Controls", "")
     found = [
-        [r.name, ARMS[r.name].title, f"{r.num:,}", f"{r.accuracy:.3f}", interval(r.interval),
-         ", ".join(f"{row(run).accuracy:.3f}" for run in runs[r.name]), str(r.unparsed)]
-        for r in rows
+        [r.name, ARMS[r.name].title, f"{r.tally.num:,}", share(r.tally.accuracy), interval(r.tally.interval),
+         ", ".join(map(share, _accuracies(runs[r.name]))), str(r.tally.counts["unparsed"])]
+        for r in results
     ]  # fmt: skip
     columns = ["row", "what it is", "n", "accuracy", "95 %", "each seed", "none of the choices"]
     caption = "The same models, where what is heard, or when, is changed."
-    chart = Chart("controls", caption, charts.svg(charts.accuracy_figure(rows)))
+    picture = chart("controls", caption, charts.accuracy_figure, results)
     text = "Is it hearing that helps? On the first of the held-out scenes."
-    return Section("Controls", text, [Table(columns, found), chart])
+    return Section("Controls", text, [Table(columns, found), picture])
 
 
-def _kinds(keys: Sequence[str], pooled: dict[str, Run]) -> Section:
-    """A row each, a kind of question a column."""
-    rows = [row(pooled[key]) for key in keys]
-    kinds = {b.name: b.num for r in rows for b in r.groups.get("kind", [])}
+def _kinds(results: Sequence[Result]) -> Section:
+    """A row of the study to a row, a kind of question to a column."""
+    kinds = {name: t.num for r in results for name, t in r.groups.get("kind", {}).items()}
     found = []
-    for r in rows:
-        by_kind = {b.name: b.accuracy for b in r.groups.get("kind", [])}
-        found.append([r.name, *(number(by_kind.get(kind), 3) for kind in kinds)])
+    for r in results:
+        by_kind = r.groups.get("kind", {})
+        found.append([r.name, *(share(by_kind[kind].accuracy) if kind in by_kind else "-" for kind in kinds)])
     return Section("By kind of question", "", [Table(["row", *(f"{k} (n {n:,})" for k, n in kinds.items())], found)])
 
 
-def _listening(runs: Sequence[Run]) -> list[Section]:
-    if not runs:
+def _listening(analyses: Sequence[Analysis]) -> list[Section]:
+    if not analyses:
         return []
-    analyses = [analyse(run) for run in runs]
-    found = [Section("How it listens", "", [listening_table(analyses)])]
     caption = "Accuracy by how well the named segments meet the events that hold the answer."
-    chart = Chart("by-iou", caption, charts.svg(charts.bins_figure(analyses, "by_iou")))
-    return [*found, Section("Finding the event, and being right", "", [bins_table(analyses, "by_iou"), chart])]
+    picture = chart("by-iou", caption, charts.bins_figure, analyses, "by_iou")
+    return [
+        Section("How it listens", "", [listening_table(analyses)]),
+        Section("Finding the event, and being right", "", [bins_table(analyses, "by_iou"), picture]),
+    ]
 
 
-def _dynamics(folders: Sequence[Path]) -> list[Section]:
-    """The paper's curves, from the RL of D and of D gentle, the first seed's."""
-    parts: list[Table | Chart] = []
+def _dynamics(folders: Sequence[Path]) -> Section:
+    """The paper's curves, from the RL of D and of D gentle, of the first seed."""
+    parts: list[Chart] = []
     for key, name in (("D", "dynamics"), ("D gentle", "dynamics-gentle")):
         folder = folders[0] / "models" / ARMS[key].model
         if folder.is_dir():
             series = {s.name: s for s in read_metrics(folder)}
-            shown: list[Series] = [series[figure] for figure in DYNAMICS if figure in series]
+            shown = [series[figure] for figure in DYNAMICS if figure in series]
             caption = f"RL of row {key}, {folders[0].name}, step by step."
-            parts.append(Chart(name, caption, charts.svg(charts.dynamics_figure(shown))))
-    return [Section("During RL", "", parts)]
+            parts.append(chart(name, caption, dynamics_figure, shown))
+    return Section("During RL", "", parts)
 
 
 def _stages(config: StudyConfig, folders: Sequence[Path], runs: dict[str, list[Run]]) -> Section:
     """How each model came about, and how long it took: what a second study would cost."""
     if not stages_of(config, 0):
-        return Section("How it was made", "", [])
+        return Section("How it was made", "")
     found, total = [], 0.0
     for name in stages_of(config, 0):
         lines = [list(records.read(f / "models" / name / "metrics.jsonl")) for n, f in enumerate(folders)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from relisten import records
-from relisten.evals.analysis import Analysis, AttentionCurve, Run, read_runs, to_json, write_attention
+from relisten.evals.analysis import Analysis, AttentionCurve, to_json, write_attention
 from relisten.evals.analysis import analyse as analyse_run
-from relisten.reports.dynamics import dynamics_table, read_metrics
-from relisten.reports.tables import Table, attention_table, bins_table, listening_table, terminal_table
+from relisten.evals.predictions import read_runs
+from relisten.evals.runs import Run
+from relisten.reports.table import Table, terminal_table
+from relisten.reports.tables import attention_table, bins_table, dynamics_table, listening_table
 from relisten.reports.text import console
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from relisten.training.plots import Series, read_metrics
 
 
 def analyse(
@@ -35,10 +35,10 @@ def analyse(
     out
         Folder for analysis.json and the charts (SVG).
     attention
-        Make so many answers of each run again and watch where the model looks at each step; attention.json is written
-        into the run's folder, where `relisten report` finds it.
+        Make this many answers of each run again and watch where the model looks at each step. attention.json is
+        written into the run's folder, where `relisten report` finds it.
     model
-        The model for --attention; the run's own if left out.
+        The model for --attention; by default the one that made the run.
     device
         auto (CUDA, then MPS, then CPU) or a torch device such as cuda:1.
     dtype
@@ -47,17 +47,16 @@ def analyse(
     if not runs:
         raise ValueError("name one or more folders of runs, as `relisten eval` writes them")
     if attention < 0:
-        raise ValueError(f"--attention {attention}: say how many answers are to be watched")
-    trained = [folder for folder in runs if not (folder / "answers.jsonl").is_file() and _is_training(folder)]
+        raise ValueError(f"--attention {attention}: give the number of answers to watch, 0 or more")
+    trained = {folder: read_metrics(folder) for folder in runs if _is_training(folder)}
     evaluated = read_runs([folder for folder in runs if folder not in trained])
     analyses = [analyse_run(run) for run in evaluated]
     curves = [_watch(run, attention, model, device, dtype) for run in evaluated] if attention else []
     tables = _tables(analyses, curves)
-    for folder in trained:
-        tables[f"training {folder.name}"] = dynamics_table(read_metrics(folder))
+    tables |= {f"training {folder.name}": dynamics_table(series) for folder, series in trained.items()}
     for title, table in tables.items():
         console().print(terminal_table(table, title))
-    for note in filter(None, (run.unfinished for run in evaluated)):
+    for note in (note for run in evaluated for note in run.notes):
         console().print(note, soft_wrap=True)
     found = {"runs": [to_json(a) for a in analyses]}
     records.write_atomic(out / "analysis.json", json.dumps(found, indent=2) + "\n")
@@ -67,7 +66,7 @@ def analyse(
 
 
 def _is_training(folder: Path) -> bool:
-    return (folder / "metrics.jsonl").is_file()
+    return (folder / "metrics.jsonl").is_file() and not (folder / "answers.jsonl").is_file()
 
 
 def _tables(analyses: Sequence[Analysis], curves: Sequence[AttentionCurve]) -> dict[str, Table]:
@@ -88,18 +87,22 @@ def _watch(run: Run, num: int, model: str | None, device: str, dtype: str) -> At
     return curve
 
 
-def _draw(analyses: Sequence[Analysis], curves: Sequence[AttentionCurve], trained: Sequence[Path], out: Path) -> None:
+def _draw(
+    analyses: Sequence[Analysis], curves: Sequence[AttentionCurve], trained: dict[Path, list[Series]], out: Path
+) -> None:
+    from relisten import plotting
     from relisten.reports import charts
+    from relisten.training.plots import dynamics_figure
 
-    figures: dict[str, Figure] = {}
+    figures = {}
     if any(a.references for a in analyses):
-        figures["listening"] = charts.listening_figure(analyses)
+        figures["listening"] = partial(charts.listening_figure, analyses)
     for which in ("by_iou", "by_seconds"):
         if any(getattr(a, which) for a in analyses):
-            figures[which.replace("_", "-")] = charts.bins_figure(analyses, which)
+            figures[which.replace("_", "-")] = partial(charts.bins_figure, analyses, which)
     if curves:
-        figures["attention"] = charts.attention_figure(curves)
-    for folder in trained:
-        figures[f"training-{folder.name}"] = charts.dynamics_figure(read_metrics(folder))
-    for name, figure in figures.items():
-        charts.save(figure, out / f"{name}.svg")
+        figures["attention"] = partial(charts.attention_figure, curves)
+    for folder, series in trained.items():
+        figures[f"training-{folder.name}"] = partial(dynamics_figure, series)
+    for name, draw in figures.items():
+        plotting.save(draw(), out / f"{name}.svg")

@@ -6,20 +6,17 @@ import json
 from pathlib import Path
 
 from relisten import records
-from relisten.evals.analysis import Run, read_run, told_apart
 from relisten.evals.comparison import compare as compare_runs
 from relisten.evals.comparison import to_json
 from relisten.evals.figures import Failed
-from relisten.evals.predictions import read_predictions
-from relisten.reports.tables import comparison_tables, terminal_table
+from relisten.evals.predictions import read_runs
+from relisten.reports.table import terminal_table
+from relisten.reports.tables import comparison_tables
 from relisten.reports.text import console
 
 
 def compare(
-    a: Path,
-    b: Path,
-    /,
-    *,
+    *runs: Path,
     questions: Path | None = None,
     key: str | None = None,
     failed: Failed = "wrong",
@@ -29,43 +26,37 @@ def compare(
 
     Parameters
     ----------
-    a
-        Output folder of `relisten eval`, or a .jsonl or .json of anybody's predictions: the one to start from.
-    b
-        Another, on the same questions.
+    runs
+        The run to start from, then the other: output folders of `relisten eval`, or files of anybody's predictions
+        (.jsonl or .json). The shards of one run count as one.
     questions
-        The benchmark's file, where predictions hold ids alone.
+        The file of questions, where predictions hold ids alone.
     key
-        What predictions are called in the files, if something else than `relisten score` knows.
+        The name under which files hold their predictions, if `relisten score` does not know it.
     failed
-        What counts where there is no answer. wrong: wrong. first-choice: choices[0], as in the paper's release.
+        How a question without an answer counts. wrong: as wrong. first-choice: as choices[0], like the
+        paper's release.
     out
         Folder for comparison.json and a chart (SVG) of each grouping.
     """
-    first, second = told_apart([_run(path, questions, key) for path in (a, b)])
-    found = compare_runs(first, second, failed=failed)
-    tables = comparison_tables(found)
-    for name, table in tables.items():
+    found = read_runs(runs, questions, key)
+    if len(found) != 2:
+        raise ValueError(f"two runs are compared, and {len(found)} were named; name the first run, then the other")
+    change = compare_runs(found[0], found[1], failed=failed)
+    for name, table in comparison_tables(change).items():
         console().print(terminal_table(table, "" if name == "all" else f"by {name.replace('_', '-')}"))
-    for note in filter(None, (first.unfinished, second.unfinished)):
-        console().print(note, soft_wrap=True)
-    if found.only_a or found.only_b:
-        console().print(f"left out: {found.only_a} questions that only A has, {found.only_b} that only B has")
+    notes = [note for run in found for note in run.notes]
+    if change.only_a or change.only_b:
+        notes.append(f"left out: {change.only_a} questions that only A has, {change.only_b} that only B has")
     if out is not None:
+        from relisten import plotting
         from relisten.reports import charts
 
-        records.write_atomic(out / "comparison.json", json.dumps(to_json(found), indent=2) + "\n")
-        for dimension, changes in found.by.items():
-            figure = charts.changes_figure(changes, found.a, found.b)
-            charts.save(figure, out / f"changes-{dimension.replace('_', '-')}.svg")
-        console().print(f"written to {out}", soft_wrap=True)
+        records.write_atomic(out / "comparison.json", json.dumps(to_json(change), indent=2) + "\n")
+        for dimension, changes in change.by.items():
+            figure = charts.changes_figure(changes, change.a, change.b)
+            plotting.save(figure, out / f"changes-{dimension.replace('_', '-')}.svg")
+        notes.append(f"written to {out}")
+    for note in notes:
+        console().print(note, soft_wrap=True)
     return 0
-
-
-def _run(path: Path, questions: Path | None, key: str | None) -> Run:
-    if path.is_dir():
-        return read_run(path)
-    given = read_predictions([path], questions, key)
-    for note in given.notes:
-        console().print(f"{path.name}: {note}", soft_wrap=True)
-    return Run(path.name, path, given.records)

@@ -128,15 +128,10 @@ def stats(folder: Path, /, *, html: Path | None = None) -> None:
         Where to put the page; by default FOLDER/report.html.
     """
     from relisten.reports import data_stats as measured
+    from relisten.reports.table import terminal_table
 
     found = measured.read(folder)
     page = html or folder / "report.html"
     measured.write_page(page, found)
-    out = console()
-    shown = Table(title=Text(printable(f"{folder.name} · {found.num:,} questions")))
-    for column in ("", "SFT", "RL"):
-        shown.add_column(column, justify="left" if not column else "right")
-    for name, values in measured.table(found):
-        shown.add_row(Text(printable(name)), *values)
-    out.print(shown)
-    out.print(f"{page}")
+    console().print(terminal_table(measured.table(found), f"{folder.name} · {found.num:,} questions"))
+    console().print(str(page), soft_wrap=True)

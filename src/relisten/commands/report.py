@@ -1,4 +1,4 @@
-"""`relisten report`: runs on one page."""
+"""`relisten report`: runs and anybody's predictions on one page."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from relisten.commands.options import command_line
-from relisten.evals.analysis import Run, read_attention, read_runs
-from relisten.reports.tables import PAPER, PaperRow, row, short_table, terminal_table
+from relisten.evals.analysis import read_attention
+from relisten.evals.predictions import read_runs
+from relisten.evals.runs import Run
+from relisten.reports.table import terminal_table
+from relisten.reports.tables import PAPER, PaperRow, result, short_table
 from relisten.reports.text import console
 
 
@@ -19,43 +22,48 @@ def report(
     out: Path = Path("report.html"),
     title: str = "Evaluation",
     examples: int = 2,
+    questions: Path | None = None,
+    key: str | None = None,
     paper: Annotated[tuple[str, ...], Parameter(consume_multiple=True, show_default=False)] = (),
 ) -> int:
     """Put runs on one self-contained page: tables, charts, examples to listen to, settings and versions.
 
-    The same without the examples is written as Markdown beside it, its charts in a folder.
+    The same report without the examples is written as Markdown beside the page, with its charts in a folder.
 
     Parameters
     ----------
     runs
-        Output folders of `relisten eval`; the others are compared with the first.
+        Output folders of `relisten eval`, or files of anybody's predictions (.jsonl or .json). The shards of one run
+        become one run. All others are compared with the first.
     out
         The page (.html).
     title
-        Its heading.
+        The heading of the page.
     examples
-        Right, wrong and unparsed answers shown, so many of each for every run.
+        How many right, wrong and unparsed answers of each run are shown, so many of each.
+    questions
+        The file of questions, for files of predictions that hold ids alone, and to play their recordings.
+    key
+        The name under which files hold their predictions, if `relisten score` does not know it.
     paper
         Rows of the paper's ablation that runs repeat: --paper own=D grounded=B'. A base model, B and C cold start
         grounded and interleaved, B' and D after RL, D' and E' with AVQA, E RL without cold start.
     """
     if not runs:
-        raise ValueError("name one or more folders of runs, as `relisten eval` writes them")
+        raise ValueError("name one or more folders of `relisten eval`, or files of predictions")
     if out.suffix.lower() != ".html":
         raise ValueError(f"--out {out}: name a file that ends in .html")
     if examples < 0:
         raise ValueError(f"--examples {examples}: must not be negative")
-    from relisten.reports import page as report_page
+    from relisten.reports import page, runs_page
 
-    found = read_runs(runs)
+    found = read_runs(runs, questions, key)
     papers = _papers(paper, found)
     curves = [curve for run in found if (curve := read_attention(run)) is not None]
-    written = report_page.write(report_page.build(found, title, command_line(), papers, curves), out, examples)
-    console().print(terminal_table(short_table([row(run) for run in found]), title))
-    for note in filter(None, (run.unfinished for run in found)):
-        console().print(note, soft_wrap=True)
-    for path in written[:2]:
-        console().print(str(path), soft_wrap=True)
+    written = page.write(runs_page.build(found, title, command_line(), papers, curves, examples), out)
+    console().print(terminal_table(short_table([result(run) for run in found]), title))
+    for line in [*(note for run in found for note in run.notes), *map(str, written[:2])]:
+        console().print(line, soft_wrap=True)
     return 0
 
 

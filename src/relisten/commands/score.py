@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from relisten import records
 from relisten.evals.benchmarks import BENCHMARKS, export
 from relisten.evals.figures import Failed, summary, write_summary
 from relisten.evals.predictions import read_predictions
-from relisten.reports.accuracy import shown
+from relisten.reports.accuracy import flat_table, shown
+from relisten.reports.table import csv_table, markdown_table
 from relisten.reports.text import console
+
+FORMATS = {".md": markdown_table, ".csv": csv_table}
 
 
 def score(
@@ -25,39 +29,44 @@ def score(
 ) -> int:
     """Score predictions, or the shards of one run together.
 
-    The rule is that of MMAR's and MMAU's scripts: the right choice's words are all there, and none that only wrong
-    choices have. `exact` beside it: the choice that can be read from the prediction is the right one.
+    The rule is that of MMAR's and MMAU's scripts: the prediction has all words of the right choice, and no word that
+    only wrong choices have. `exact` beside it: the choice that can be read from the prediction is the right one.
 
     Parameters
     ----------
     files
-        A .jsonl or .json of predictions under answer_prediction, model_prediction or model_output, or folders that
-        `relisten eval` wrote (the shards of one run).
+        Files (.jsonl or .json) with predictions under answer_prediction, model_prediction or model_output, or folders
+        that `relisten eval` wrote (the shards of one run).
     questions
-        The benchmark's file, where the predictions hold ids alone; questions without a prediction then count as failed.
+        The file of questions, where the predictions hold ids alone. Questions without a prediction then count as
+        failed.
     key
-        What the predictions are called, if something else.
+        The name under which files hold their predictions, if it is another one.
     failed
-        What counts where there is no answer. wrong: wrong. first-choice: choices[0], as in the paper's release (free
-        points: see docs/evaluation.md).
+        How a question without an answer counts. wrong: as wrong. first-choice: as choices[0], as in the paper's
+        release, which gives points for nothing (see docs/evaluation.md).
     out
-        Write the figures here, as JSON.
+        Write the figures to this file: all of them as JSON (.json), or accuracy by group as a table (.csv or .md).
     export_as
-        Write the predictions as this benchmark's script reads them; goes with --questions and --export-to.
+        Write the predictions as this benchmark's own script reads them; needs --questions and --export-to.
     export_to
-        Where to.
+        The file for --export-as.
     """
     if not files:
         raise ValueError("name a file of predictions, or a folder that `relisten eval` wrote")
     if (export_as is not None or export_to is not None) and None in (export_as, export_to, questions):
         raise ValueError("--export-as, --export-to and --questions go together")
+    if out is not None and out.suffix.lower() not in ("", ".json", *FORMATS):
+        raise ValueError(f"--out {out}: figures are written as .json, .csv or .md; name a file that ends so")
     given = read_predictions(files, questions, key)
     result = summary(given.records, given.format, failed)
     screen = console()
     screen.print(shown(result, f"{files[0].name} · {given.key}", given.format))
     for note in given.notes:
         screen.print(note, soft_wrap=True)
-    if out is not None:
+    if out is not None and out.suffix.lower() in FORMATS:
+        records.write_atomic(out, FORMATS[out.suffix.lower()](flat_table(result, given.format)), follow=True)
+    elif out is not None:
         write_summary(out, result | {"key": given.key, "notes": given.notes}, follow=True)
     if export_as is not None and export_to is not None and questions is not None:
         without = export(BENCHMARKS[export_as], questions, given.records, export_to, failed, follow=True)

@@ -8,22 +8,19 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from relisten import records
-from relisten.evals.benchmarks import BENCHMARKS
-from relisten.evals.figures import GROUPS, Record, gold_overlaps, mean, status_of, tally, unfinished
-from relisten.evals.scoring import wilson
+from relisten.evals.figures import GROUPS, Record, Tally, gold_overlaps, mean, tally
+from relisten.evals.runs import Run, is_number
 from relisten.segments import best_iou
-from relisten.types import Example, Format, Segment
+from relisten.types import Segment
 
 ECHO = {"references": 1.9, "with_one": 0.994, "with_two": 0.780, "seconds": 3.0, "overlap": 0.1, "words": 107.4}
 """Echo after reinforcement learning, on MMAR: references per response, shares of responses with at least one and two,
@@ -42,58 +39,9 @@ SECONDS_NAMES = (
 )
 DIMENSIONS = ("kind", *GROUPS)
 """Fields of a record by which questions are grouped, where it has them."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """An output folder of `relisten eval`."""
-
-    name: str
-    folder: Path
-    records: list[Record]
-    config: dict[str, Any] = field(default_factory=dict)
-    """The run's settings (config.json)."""
-    origin: dict[str, Any] = field(default_factory=dict)
-    """Versions, commit, commands (run.json)."""
-
-    @property
-    def format(self) -> Format:
-        """How the answers reason. Raises ValueError where the settings name no such format."""
-        found = self.config.get("format", "interleaved")
-        if found not in get_args(Format):
-            raise ValueError(f"{self.folder / 'config.json'}: no format {found!r}; mend or remove it")
-        return cast(Format, found)
-
-    @property
-    def unfinished(self) -> str:
-        """What to say where answers are still missing; "" where none are."""
-        return unfinished(self.folder, self.config, self.records)
-
-    @property
-    def answered(self) -> list[Record]:
-        """Records of questions that could be asked."""
-        return [r for r in self.records if status_of(r) != "failed"]
-
-
-@dataclass(frozen=True)
-class Bin:
-    """Answers of one group."""
-
-    name: str
-    num: int
-    questions: int
-    """Fewer than answers where each was answered several times."""
-    right: int
-
-    @property
-    def accuracy(self) -> float:
-        """Right over all."""
-        return self.right / self.num if self.num else 0.0
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % (Wilson), over questions."""
-        return wilson(self.accuracy * self.questions, self.questions)
+PARTS = ("recording", "heard again", "prompt", "written")
+"""What attention falls on: audio of the first hearing, audio inserted later, other tokens of the prompt (those that
+begin and end the audio among them), other tokens after it."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +88,8 @@ class Analysis:
     """Share of labelled events that a segment meets at IoU 0.5 or better."""
     precision: float | None
     """Share of segments that meet a labelled event as well as that."""
-    by_iou: list[Bin]
-    by_seconds: list[Bin]
+    by_iou: dict[str, Tally]
+    by_seconds: dict[str, Tally]
     """By the recording's length."""
     words: Spread | None
     latency: Spread | None
@@ -157,7 +105,7 @@ class AttentionCurve:
 
     name: str
     shares: NDArray[np.float64]
-    """[steps, 4] on the recording, on what was heard again, on other tokens of the prompt, on what was written."""
+    """[steps, 4] over `PARTS`; each row adds up to 1."""
     num: NDArray[np.int64]
     """[steps] answers that are as long."""
     differing: int = 0
@@ -173,7 +121,7 @@ def attention_curve(name: str, answers: Sequence[NDArray[np.float64]], differing
     """The mean of answers' shares [steps, 4], which differ in length."""
     longest = max((len(shares) for shares in answers), default=0)
     num = np.array([sum(len(shares) > step for shares in answers) for step in range(longest)], np.int64)
-    total = np.zeros((longest, 4))
+    total = np.zeros((longest, len(PARTS)))
     for shares in answers:
         total[: len(shares)] += shares
     return AttentionCurve(name, total / np.maximum(num, 1)[:, None], num, differing)
@@ -187,67 +135,19 @@ def write_attention(run: Run, curve: AttentionCurve, model: str) -> None:
 
 
 def read_attention(run: Run) -> AttentionCurve | None:
-    """The curve that `relisten analyse --attention` left in the run's folder, if it did."""
-    kept = _json(run.folder / "attention.json")
+    """The curve that `relisten analyse --attention` left in the run's folder, or None. ValueError on a damaged one."""
+    path = run.folder / "attention.json"
+    kept = records.read_object(path) if path.is_file() else {}
     if not kept:
         return None
-    return AttentionCurve(run.name, np.array(kept["shares"]), np.array(kept["num"], np.int64), int(kept["differing"]))
-
-
-def read_run(folder: Path) -> Run:
-    """A run's records and settings. ValueError where the folder holds none."""
-    path = folder / "answers.jsonl"
-    if not path.is_file():
-        raise ValueError(f"{folder}: no answers.jsonl; name an output folder of `relisten eval`")
-    found = list(records.read(path, torn=True))
-    if not found:
-        raise ValueError(f"{path}: holds no answers yet; let `relisten eval` finish")
-    given = Counter((str(r.get("id")), r.get("sample", 0)) for r in found)
-    if twice := [name for (name, _), num in given.items() if num > 1]:
-        raise ValueError(f"{path}: answers {twice[0]!r} twice ({len(twice)} such); evaluate into a new folder")
-    if lacking := [name for name in ("id", "answer", "choices", "named", "heard") if any(name not in r for r in found)]:
-        raise ValueError(f"{path}: a line has no {lacking[0]!r}; name a folder that `relisten eval` wrote")
-    return Run(folder.resolve().name, folder, found, _json(folder / "config.json"), _json(folder / "run.json"))
-
-
-def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Several runs; those whose folders have one name are named with their parents' as well."""
-    return told_apart([read_run(folder) for folder in folders])
-
-
-def told_apart(runs: list[Run]) -> list[Run]:
-    """Runs of one name get a longer one, of their folders. ValueError where a run is named twice."""
-    if len({run.folder.resolve() for run in runs}) < len(runs):
-        raise ValueError("the same run is named twice; name each once")
-    while clash := {name for name, num in Counter(run.name for run in runs).items() if num > 1}:
-        runs = [_longer(run) if run.name in clash else run for run in runs]
-    return runs
-
-
-def questions_of(run: Run) -> list[Example]:
-    """The questions that a run was asked, from the file its settings name. ValueError where that is not there."""
-    path = Path(str(run.config.get("questions", "")))
-    if not path.is_file():
-        raise ValueError(f"{run.folder}: its questions, {path}, are not there; put the file back, or start from there")
-    for benchmark in BENCHMARKS.values():
-        with suppress(ValueError):
-            if benchmark.file(path.parent) == path:
-                return benchmark.examples(path.parent)
-    return records.read_examples(path, run.config.get("data"))
-
-
-def _longer(run: Run) -> Run:
-    parts = run.folder.resolve().parts
-    name = "/".join(parts[-1 - len(Path(run.name).parts) :])
-    return Run(name, run.folder, run.records, run.config, run.origin)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise ValueError(f"{path}: cannot be read as JSON ({error}); mend or remove it") from None
-    return content if isinstance(content, dict) else {}
+    shares, num, differing = kept.get("shares"), kept.get("num"), kept.get("differing", 0)
+    if not isinstance(shares, list) or not isinstance(num, list) or not isinstance(differing, int):
+        raise ValueError(f"{path}: holds no curve; remove it, and run `relisten analyse --attention` again")
+    rows = [row if isinstance(row, list) and len(row) == len(PARTS) else [None] for row in shares]
+    if len(rows) != len(num) or not all(is_number(x) and x >= 0 for x in (*num, *(x for row in rows for x in row))):
+        raise ValueError(f"{path}: holds no curve; remove it, and run `relisten analyse --attention` again")
+    curve = np.array(rows, float).reshape(-1, len(PARTS))
+    return AttentionCurve(run.name, curve, np.array(num, np.int64), differing)
 
 
 def num_words(record: Record) -> int:
@@ -284,8 +184,10 @@ def overlap_rate(segments: Sequence[Segment]) -> float:
 
 
 def analyse(run: Run) -> Analysis:
-    """Everything at once. ValueError where no question of the run could be asked."""
+    """Everything at once. ValueError where no question of the run could be asked, or the records say nothing of it."""
     answers = run.answered
+    if not run.traced:
+        raise ValueError(f"{run.folder}: predictions do not say what was heard; name a folder of `relisten eval`")
     if not answers:
         raise ValueError(f"{run.folder}: no question of this run could be asked; its records say why")
     found = [references(r, run.format) for r in answers]
@@ -323,7 +225,7 @@ def analyse(run: Run) -> Analysis:
     )
 
 
-def by_iou(run: Run) -> list[Bin]:
+def by_iou(run: Run) -> dict[str, Tally]:
     """Accuracy by how well an answer's segments meet the labelled events (mean over events of the best overlap)."""
 
     def name(record: Record) -> str | None:
@@ -335,45 +237,46 @@ def by_iou(run: Run) -> list[Bin]:
         overlap = np.mean([best_iou(event, segments) for event in gold])
         return IOU_NAMES[1 + int(np.searchsorted(IOU_EDGES, overlap - 1e-9))]
 
-    return bins(run.answered, name, IOU_NAMES)
+    return tallies(run.answered, name, IOU_NAMES)
 
 
-def by_seconds(run: Run) -> list[Bin]:
-    """Accuracy by the recording's length, where the records have it."""
+def by_seconds(run: Run) -> dict[str, Tally]:
+    """Accuracy by the length of the recording, where the records have it."""
 
     def name(record: Record) -> str | None:
         duration = record.get("duration")
         return None if not duration else SECONDS_NAMES[int(np.searchsorted(SECONDS_EDGES, duration)) - 1]
 
-    return bins(run.answered, name, SECONDS_NAMES)
+    return tallies(run.answered, name, SECONDS_NAMES)
 
 
-def by(answers: Sequence[Record], dimension: str) -> list[Bin]:
-    """Accuracy by a field of the records (one of `DIMENSIONS`), by name; none where no record has it."""
-    return bins(
+def by(answers: Sequence[Record], dimension: str) -> dict[str, Tally]:
+    """Accuracy by a field of the records (one of `DIMENSIONS`), sorted by name; {} where no record has the field."""
+    return tallies(
         answers, lambda r: str(r.get(dimension) or "") or None, sorted({str(r.get(dimension)) for r in answers})
     )
 
 
-def bins(answers: Iterable[Record], name: Callable[[Record], str | None], order: Sequence[str]) -> list[Bin]:
-    """Answers counted by what `name` calls them, in `order`; empty bins and those it calls None are left out."""
+def tallies(answers: Iterable[Record], name: Callable[[Record], str | None], order: Sequence[str]) -> dict[str, Tally]:
+    """Answers counted by what `name` calls them, in `order`. Groups without answers and the name None are left out."""
     groups: dict[str, list[Record]] = {}
     for record in answers:
         if (key := name(record)) is not None:
             groups.setdefault(key, []).append(record)
-    tallies = {key: tally(groups[key]) for key in order if key in groups}
-    return [Bin(key, t.num, t.questions, t.right) for key, t in tallies.items()]
+    return {key: tally(groups[key]) for key in order if key in groups}
 
 
 def to_json(analysis: Analysis) -> dict[str, Any]:
-    """For a file: bins with their accuracies and intervals."""
-    listed = {"by_iou": list(map(_bin, analysis.by_iou)), "by_seconds": list(map(_bin, analysis.by_seconds))}
+    """For a file: groups with their accuracies and intervals."""
+    listed = {which: _listed(getattr(analysis, which)) for which in ("by_iou", "by_seconds")}
     return asdict(analysis) | listed
 
 
-def _bin(found: Bin) -> dict[str, Any]:
-    interval = [round(end, 4) for end in found.interval]
-    return {"name": found.name, "n": found.num, "accuracy": round(found.accuracy, 4), "interval": interval}
+def _listed(groups: Mapping[str, Tally]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "n": t.num, "accuracy": round(t.accuracy, 4), "interval": [round(x, 4) for x in t.interval]}
+        for name, t in groups.items()
+    ]
 
 
 def _timeline(pairs: Iterable[tuple[Record, Sequence[Segment]]]) -> list[float] | None:

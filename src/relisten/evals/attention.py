@@ -20,15 +20,13 @@ from tqdm import tqdm
 from transformers import AttentionInterface
 
 from relisten.engine.engine import Engine, GenerationConfig
-from relisten.evals.analysis import AttentionCurve, Run, attention_curve, questions_of
+from relisten.evals.analysis import PARTS, AttentionCurve, attention_curve
 from relisten.evals.hearing import asked_as, hearing
+from relisten.evals.runs import CONFIG, Run, questions_of
 from relisten.models.base import AudioLM
 from relisten.training.batch import replay
 from relisten.types import Audio, Trace
 
-PARTS = ("recording", "heard again", "prompt", "written")
-"""What a token is: audio of the first hearing, audio put in later, other tokens of the prompt (audio's begin and end
-among them), other tokens after it."""
 NUM_ROWS = 64
 """Rows of an attention map in memory at a time."""
 _NAME = "relisten_shares"
@@ -93,10 +91,14 @@ def attention_of_run(model: AudioLM, run: Run, num: int) -> AttentionCurve:
     answers = [r for r in run.answered if str(r["id"]) in by_id and not r.get("sample") and "order" not in r]
     if not answers:
         raise ValueError(f"{run.folder}: none of its answers can be made again; choices were shuffled, or ids changed")
-    config = GenerationConfig(**{f.name: run.config[f.name] for f in fields(GenerationConfig) if f.name in run.config})
     hears, recording = run.config.get("hears", "own"), run.config.get("recording", "own")
-    heard = hearing(hears, examples, model, recording=recording, seed=config.seed)
-    asked, config = asked_as(model, config, hears, recording)
+    try:
+        given = {f.name: run.config[f.name] for f in fields(GenerationConfig) if f.name in run.config}
+        config = GenerationConfig(**given)
+        heard = hearing(hears, examples, model, recording=recording, seed=config.seed)
+        asked, config = asked_as(model, config, hears, recording)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{run.folder / CONFIG}: holds settings that cannot be used ({error})") from None
     engine = Engine(asked, operations={"seg": heard.operation}, max_rows=1)
     shares, differing = [], 0
     chosen = np.unique(np.linspace(0, len(answers) - 1, min(num, len(answers))).round().astype(int))

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from relisten.evals.analysis import DIMENSIONS, Run
+from relisten.evals.analysis import DIMENSIONS
 from relisten.evals.figures import Failed, by_question
 from relisten.evals.paired import Paired, paired
+from relisten.evals.runs import Run
 
 
 @dataclass(frozen=True)

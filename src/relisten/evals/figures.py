@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import json
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -25,6 +25,7 @@ where that alone is worth 28 points on MMAR and 40 on MMAU-mini."""
 
 GROUPS = ("modality", "category", "sub_category", "language", "difficulty", "length_type")
 Record = dict[str, Any]
+_LISTED = re.compile(r"\[(['\"])([^'\"\[\]\\]{1,200})\1\]")
 
 
 @dataclass(frozen=True)
@@ -82,19 +83,8 @@ def groups(labels: dict[str, Any]) -> dict[str, str]:
 
 def _plain(name: str) -> str:
     """`['Reasoning']` is Reasoning: 13 questions of MMAU's test-mini hold a list written as a text."""
-    try:
-        value = ast.literal_eval(name) if name.startswith("[") else name
-    except (ValueError, SyntaxError):
-        return name
-    return value[0] if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str) else name
-
-
-def unfinished(folder: Path, settings: Mapping[str, Any], answers: Iterable[Record]) -> str:
-    """What to say of a run that has not all of its answers yet; "" of one that has, or does not say how many."""
-    expected, num = settings.get("num_answers"), len({(str(r.get("id")), r.get("sample", 0)) for r in answers})
-    if not isinstance(expected, int) or num >= expected:
-        return ""
-    return f"{folder}: {num} of {expected} answers, the shorter ones first; let `relisten eval` finish it"
+    match = _LISTED.fullmatch(name)
+    return match[2] if match else name
 
 
 def status_of(record: Record) -> Status:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from relisten import records
 from relisten.choices import read_choice
-from relisten.evals.figures import Record, groups, unfinished
+from relisten.evals import runs
+from relisten.evals.figures import Record, groups
 from relisten.evals.reading import answer_text, status
+from relisten.evals.runs import ANSWERS, CONFIG, Run, known, read_run
 from relisten.types import Format
 
 KEYS = ("answer_prediction", "model_prediction", "model_output")
 """MMAR's scripts since 2026-02, MMAR's before and MMAU's manual, MMAU's script."""
-_RUN = ("answers.jsonl", "config.json")
 _NO_KEY = "no prediction"
 _ASKED = ("question", "choices", "answer")
 _Placed = tuple[str, Mapping[str, Any]]
@@ -30,43 +30,77 @@ class Predictions:
 
     records: list[Record]
     key: str
-    """Under which the files have their predictions."""
+    """The name under which the files have their predictions."""
     notes: list[str]
-    """What the reader of the figures has to know, in plain words."""
+    """What a reader of the figures has to know."""
     format: Format = "interleaved"
-    """How a run's answers reason; of anybody's file it is not known, and nothing is made of it."""
+    """How a run's answers reason. It is not known of anybody's file, and no figure of such a file uses it."""
 
 
-def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Of a file, which must be whole, or of a run, whose last line a crash may have cut short."""
-    return records.entries(path / _RUN[0], torn=True) if path.is_dir() else records.entries(path)
+def read_runs(paths: Sequence[Path], questions: Path | None = None, key: str | None = None) -> list[Run]:
+    """Runs to set beside each other: folders of `relisten eval`, and files of anybody's predictions.
+
+    The folders of one run's shards become one run. `questions` and `key` are those of the files, as for
+    `read_predictions`. ValueError names the file and line that cannot be used.
+    """
+    together = runs.shards_together([_folder(path) for path in paths if path.is_dir()])
+    groups = {group[0]: group for group in together}
+    found = []
+    for path in paths:
+        if path in groups and len(groups[path]) == 1:
+            run = read_run(path)
+            found.append(replace(run, notes=[*run.notes, *runs.shards_missing([run.config])]))
+        elif path in groups:
+            found.append(_joined(groups[path]))
+        elif not path.is_dir():
+            given = read_predictions([path], questions, key)
+            config = {} if questions is None else {"questions": str(questions)}
+            notes = [f"{path.name}: {note}" for note in given.notes]
+            found.append(Run(path.name, path, given.records, config, notes=notes))
+    return runs.told_apart(found)
+
+
+def _folder(path: Path) -> Path:
+    if not (path / ANSWERS).is_file():
+        raise ValueError(f"{path}: no {ANSWERS}; name an output folder of `relisten eval`")
+    return path
+
+
+def _joined(folders: Sequence[Path]) -> Run:
+    """The shards of one run as one run."""
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise ValueError("the same run is named twice; name each once")
+    given, first = read_predictions(folders), read_run(folders[0])
+    name = runs.common_name([folder.resolve().name for folder in folders])
+    shard = ", ".join(str(runs.settings(folder).get("shard")) for folder in folders)
+    return replace(first, name=name, records=given.records, config=first.config | {"shard": shard}, notes=given.notes)
 
 
 def read_predictions(paths: Sequence[Path], questions: Path | None = None, key: str | None = None) -> Predictions:
     """Records from files of predictions (.jsonl or .json) or from run folders, those of several shards together.
 
-    A row without a prediction is `failed`, as is a question that has no row; the official scripts leave the first out
-    of the denominator without a word, and know nothing of the second.
+    A row without a prediction counts as `failed`, and so does a question without a row. The official scripts silently
+    leave the first out of the denominator, and do not notice the second. ValueError names what cannot be used.
     """
-    _check_runs([path for path in paths if path.is_dir()])
+    folders = [path for path in paths if path.is_dir()]
+    configs = [_settings(folder) for folder in folders]
+    _check_one_run(folders, configs)
     rows = [row for path in paths for row in _entries(path)]
     if not rows:
         raise ValueError(f"{paths[0]}: holds no predictions")
     asked = None if questions is None else _by_id(records.entries(questions))
     if asked is not None and questions is not None:
         _check_ids({str(row.get("id")) for _, row in rows if row.get("id")}, asked, questions)
-    if all("finish" in row and "named" in row for _, row in rows):  # of `relisten eval`
-        key, answers = KEYS[0], _known([row for _, row in rows])
+    if folders or all("finish" in row and "named" in row for _, row in rows):  # lines of `relisten eval`
+        key, answers = KEYS[0], known(rows)
     else:
         key = _key([row for _, row in rows], key, paths[0])
         answers = _anybodys(_by_id(rows), asked or {}, key)
-    folders = [path for path in paths if path.is_dir()]
-    notes = _shards_missing(folders)
-    for folder in folders:
-        found = list(records.read(folder / _RUN[0], torn=True))
-        notes += [note] if (note := unfinished(folder, _settings(folder), found)) else []
+    notes = runs.shards_missing(configs) if folders else []
+    for folder, config in zip(folders, configs, strict=True):
+        notes += filter(None, [runs.unfinished(folder, config, read_run(folder).records)])
     if questions is not None and asked is not None:
-        if folders and not all(_asked(folder, questions) for folder in folders):
+        if folders and not all(_asked(config, questions) for config in configs):
             notes.append(f"{questions} is another version than was asked: the run's own answers are counted")
         elif not folders and (others := _of_others([row for _, row in rows], asked)):
             notes.append(f"{others} rows say another question, choices or answer than {questions}, which is counted")
@@ -78,8 +112,13 @@ def read_predictions(paths: Sequence[Path], questions: Path | None = None, key: 
         notes.append(f"{len(absent)} questions have no prediction, {absent[0]} for one: counted as failed")
     order = {name: place for place, name in enumerate(asked or ())}
     answers.sort(key=lambda r: (order.get(str(r["id"]), 0), str(r["id"]), r.get("sample", 0)))
-    format: Format = _settings(folders[0]).get("format", "interleaved") if folders else "interleaved"
+    format = Run("", folders[0], [], configs[0]).format if folders else "interleaved"
     return Predictions(answers, key, notes, format)
+
+
+def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Of a file, which must be whole, or of a run, whose last line a crash may have cut short."""
+    return records.entries(path / ANSWERS, torn=True) if path.is_dir() else records.entries(path)
 
 
 def _key(rows: Sequence[Mapping[str, Any]], key: str | None, path: Path) -> str:
@@ -108,11 +147,13 @@ def _of_others(rows: Iterable[Mapping[str, Any]], asked: Mapping[str, _Placed]) 
 
 
 def _record(place: str, row: Mapping[str, Any], key: str) -> Record:
-    """A row of anybody's file, with its question's fields."""
-    choices = row.get("choices") or []
+    """A row of anybody's file, with the fields of its question."""
+    choices, said = row.get("choices") or [], row.get(key)
     if "answer" not in row or not isinstance(choices, list) or not all(isinstance(c, str) for c in choices):
         raise ValueError(f"{place}: has no answer, or choices that are no list of texts; name the --questions")
-    said = row.get(key)
+    for name in ("answer", key):
+        if not isinstance(row.get(name), str | int | float | None):
+            raise ValueError(f"{place}: {name!r} must be a text, not {row[name]!r:.60}; correct that line")
     text = None if said is None else str(said)
     answer = None if text is None else answer_text(text)
     choice = read_choice(answer, choices) if choices else answer
@@ -152,18 +193,6 @@ def _by_id(rows: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, _Placed]:
     return found
 
 
-def _known(rows: Sequence[Record]) -> list[Record]:
-    """Records of `relisten eval`; of an error and a later answer to the same question the answer counts."""
-    found: dict[tuple[str, int], Record] = {}
-    for row in rows:
-        name = str(row["id"]), int(row.get("sample", 0))
-        if name in found and "error" not in found[name] and "error" not in row:
-            raise ValueError(f"the question {name[0]!r} is answered in two of the files; give each shard once")
-        if name not in found or "error" not in row:
-            found[name] = row
-    return list(found.values())
-
-
 def _check_ids(given: set[str], asked: Mapping[str, _Placed], questions: Path) -> None:
     if strange := sorted(given - set(asked)):
         raise ValueError(
@@ -171,40 +200,21 @@ def _check_ids(given: set[str], asked: Mapping[str, _Placed], questions: Path) -
         )
 
 
-def _check_runs(folders: Sequence[Path]) -> None:
-    """Folders of one run: the same settings but for the shard, and for where the files lay whose hashes are there."""
-    settings = [_settings(folder) for folder in folders]
-    for folder, other in zip(folders[1:], settings[1:], strict=True):
-        hashed = all(any(name.startswith("sha256 of ") for name in each) for each in (settings[0], other))
-        free = {"shard", "num_answers"} | ({"questions", "data", "model"} if hashed else set())
-        for name in sorted({*settings[0], *other} - free):
-            if settings[0].get(name) != other.get(name):
-                raise ValueError(
-                    f"{folder}: is of another run than {folders[0]} ({name} differs); score them one by one"
-                )
+def _check_one_run(folders: Sequence[Path], configs: Sequence[Mapping[str, Any]]) -> None:
+    """Raises ValueError where folders are not the shards of one run."""
+    for folder, other in zip(folders[1:], configs[1:], strict=True):
+        if name := runs.difference(configs[0], other):
+            raise ValueError(f"{folder}: is of another run than {folders[0]} ({name} differs); score them one by one")
 
 
-def _shards_missing(folders: Sequence[Path]) -> list[str]:
-    shards = {str(_settings(folder).get("shard", "0/1")) for folder in folders}
-    nums = {int(shard.partition("/")[2]) for shard in shards}
-    without = [f"{i}/{n}" for n in nums for i in range(n) if f"{i}/{n}" not in shards]
-    return [f"not given: shard {', '.join(without)}"] if without else []
-
-
-def _asked(folder: Path, questions: Path) -> bool:
+def _asked(config: Mapping[str, Any], questions: Path) -> bool:
     """Whether a run was asked this very file."""
     with questions.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() in _settings(folder).values()
+        return hashlib.file_digest(file, "sha256").hexdigest() in (v for v in config.values() if isinstance(v, str))
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    for name in _RUN:
+    for name in (ANSWERS, CONFIG):
         if not (folder / name).is_file():
             raise ValueError(f"{folder}: holds no {name}; name a folder that `relisten eval` wrote, or a file")
-    try:
-        found = json.loads((folder / _RUN[1]).read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("it holds no settings")
-        return found
-    except ValueError as error:
-        raise ValueError(f"{folder / _RUN[1]}: cannot be read as JSON ({error})") from None
+    return runs.settings(folder)

@@ -7,15 +7,12 @@ runs no script but the one that is shipped with it, and asks nothing of the netw
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from html import escape
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
@@ -25,8 +22,9 @@ import soundfile
 
 from relisten import __version__, records, tags
 from relisten.engine.listener import MAX_QUOTED
+from relisten.reports.page import WEB, template
 from relisten.reports.strip import levels
-from relisten.reports.text import FINISHES, named_seconds, printable
+from relisten.reports.text import FINISHES, named_seconds, safe
 from relisten.types import Audio, Listen, Refusal, Segment
 
 if TYPE_CHECKING:
@@ -70,18 +68,8 @@ def page(
     pieces = annotate(shown, answer.trace.listens[1:], answer.trace.refusals, audio.duration)
     drawn = [piece for piece in pieces if isinstance(piece, Mark) and piece.segment is not None]
     lanes = _lanes(drawn, audio.duration)
-    web = files("relisten.reports") / "web"
-    script = (web / "answer.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(f"\n{script}".encode()).digest()).decode()
-    return Template((web / "answer.html").read_text(encoding="utf-8")).substitute(
-        script_hash=f"sha256-{digest}",
-        version=__version__,
-        title=_safe(f"{question} · relisten"),
-        style=(web / "answer.css").read_text(encoding="utf-8"),
-        script=script,
-        name=_safe(name),
-        duration=f"{audio.duration:.1f} s",
-        question=_safe(question),
+    body = Template((WEB / "answer.html").read_text(encoding="utf-8")).substitute(
+        question=safe(question),
         choices=_choices(choices, answer.choice),
         lanes=max(lanes, default=-1) + 1,
         tabs="".join(_tab(n, mark, lanes[n], audio.duration) for n, mark in enumerate(drawn)),
@@ -96,6 +84,8 @@ def page(
         answer=_answer(answer, choices),
         details=_details(answer, name, model, command),
     )
+    meta = f'{safe(name)}<span aria-hidden="true"> · </span>{audio.duration:.1f} s'
+    return template(f"{question} · relisten", meta, body, "answer.js")
 
 
 def annotate(text: str, listens: Sequence[Listen], refusals: Sequence[Refusal], duration: float) -> list[str | Mark]:
@@ -127,10 +117,6 @@ def _same(named: Segment, heard: Segment, duration: float) -> bool:
     """Whether `heard` is `named` after ordering and clamping."""
     start, end = sorted((named.start, named.end))
     return abs(max(start, 0.0) - heard.start) < 0.02 and abs(min(end, duration) - heard.end) < 0.02
-
-
-def _safe(text: str) -> str:
-    return escape(printable(text))
 
 
 def _percent(seconds: float, duration: float) -> str:
@@ -217,9 +203,9 @@ def _choices(choices: Sequence[str], chosen: str | None) -> str:
     if not choices:
         return ""
     rows = [
-        f'<li class="chosen" aria-current="true">{_safe(choice)}</li>'
+        f'<li class="chosen" aria-current="true">{safe(choice)}</li>'
         if choice == chosen
-        else f"<li>{_safe(choice)}</li>"
+        else f"<li>{safe(choice)}</li>"
         for choice in choices
     ]
     return f'<ul class="choices" aria-label="Choices">{"".join(rows)}</ul>'
@@ -238,7 +224,7 @@ def _reasoning(pieces: Sequence[str | Mark]) -> str:
     html, number = "", 0
     for piece in pieces:
         if isinstance(piece, str):
-            html += _safe(piece)
+            html += safe(piece)
         elif piece.segment is not None:
             html += (
                 f'<button class="seg {_target(number, piece)}" {_button_data(number, piece.segment)}>'
@@ -246,7 +232,7 @@ def _reasoning(pieces: Sequence[str | Mark]) -> str:
             )
             number += 1
         elif piece.refusal is not None:
-            text, reason = _safe(piece.refusal.text), _safe(piece.refusal.reason)
+            text, reason = safe(piece.refusal.text), safe(piece.refusal.reason)
             html += f'<span class="refused"><s>{text}</s> (not heard: {reason})</span>'
     return html.strip() or '<span class="refused">The model wrote nothing.</span>'
 
@@ -254,7 +240,7 @@ def _reasoning(pieces: Sequence[str | Mark]) -> str:
 def _answer(answer: Answer, choices: Sequence[str]) -> str:
     if answer.answer is None:
         return '<p class="text">None</p><p class="note">The model wrote none in &lt;answer&gt;.</p>'
-    html = f'<p class="text">{_safe(answer.choice or answer.answer)}</p>'
+    html = f'<p class="text">{safe(answer.choice or answer.answer)}</p>'
     if choices and answer.choice is None:
         html += '<p class="note">This is none of the choices.</p>'
     if answer.trace.finish in FINISHES:
@@ -266,16 +252,16 @@ def _details(answer: Answer, name: str, model: str, command: str) -> str:
     trace = answer.trace
     inserted = sum(listen.num_tokens for listen in trace.listens[1:])
     rows = {
-        "Model": _safe(model),
-        "Recording": _safe(name),
+        "Model": safe(model),
+        "Recording": safe(name),
         "Heard again": f"segments: {max(len(trace.listens) - 1, 0)}; tags refused: {len(trace.refusals)}",
         "Tokens": f"{trace.num_prompt} in the prompt, {sum(trace.sampled)} written, {inserted} of audio heard again"
         if trace.token_ids  # none: a training example is shown, which nobody sampled
         else "",
-        "Time": _safe(", ".join(f"{key} {value:.1f} s" for key, value in named_seconds(answer.seconds).items())),
-        "Finish": _safe(trace.finish) if trace.token_ids else "",
-        "Command": f"<code>{_safe(command)}</code>" if command else "",
-        "Versions": f"relisten {__version__}, torch {_safe(version('torch'))}, transformers {version('transformers')}",
+        "Time": safe(", ".join(f"{key} {value:.1f} s" for key, value in named_seconds(answer.seconds).items())),
+        "Finish": safe(trace.finish) if trace.token_ids else "",
+        "Command": f"<code>{safe(command)}</code>" if command else "",
+        "Versions": f"relisten {__version__}, torch {safe(version('torch'))}, transformers {version('transformers')}",
         "Date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     }
     return "".join(f"<dt>{key}</dt><dd>{value}</dd>" for key, value in rows.items() if value)

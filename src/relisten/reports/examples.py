@@ -7,18 +7,17 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from html import escape
 
 import numpy as np
 import soundfile
 
 from relisten import tags
 from relisten.audio import load
-from relisten.evals.analysis import Run
 from relisten.evals.figures import Record, right, status_of
+from relisten.evals.runs import Run, questions_of
 from relisten.reports.answer_page import NUM_COLOURS, Mark, annotate
 from relisten.reports.strip import levels
-from relisten.reports.text import printable
+from relisten.reports.text import safe
 from relisten.types import Audio, Example, Listen, Refusal, Segment
 
 CLASSES = ("right", "wrong", "unparsed")
@@ -28,6 +27,30 @@ RATE = 16_000
 """Samples a second (Hz) of the sound in the page."""
 NUM_BARS = 160
 HEIGHT = 64
+
+
+def examples_of(runs: Sequence[Run], num: int) -> tuple[str, str]:
+    """HTML: `num` answers of each class for every run, those of the first unfolded; and the sounds that they share."""
+    if not num:
+        return "", ""
+    html = (
+        "<section><h2>Examples</h2><p>Drawn by lot, by the question's id alone. A filled number was heard again, an"
+        " outlined one only named; the line under a waveform is the labelled event. Sounds are those of the recording"
+        " itself, whatever a control put in their place.</p>"
+    )
+    sounds = Sounds({})
+    for place, run in enumerate(runs):
+        try:
+            sounds.examples = {example.id: example for example in questions_of(run)}
+        except (ValueError, OSError) as error:
+            sounds.examples = {}
+            html += f"<p class='caption'>{safe(str(error))}</p>"
+        lots = draw_lots(run, num)
+        shown = "".join(example_html(record, sounds) for name in CLASSES for record in lots[name])
+        missing = [name for name in CLASSES if not lots[name]]
+        shown += f"<p class='caption'>There is none that is {' or '.join(missing)}.</p>" if missing else ""
+        html += f"<details{' open' if place == 0 else ''}><summary>{safe(run.name)}</summary>{shown}</details>"
+    return html + "</section>", "".join(sounds.elements)
 
 
 def draw_lots(run: Run, num: int) -> dict[str, list[Record]]:
@@ -93,33 +116,34 @@ def example_html(record: Record, sounds: Sounds) -> str:
     """One answer: question, choices, waveform with what was named and what is labelled, reasoning, answer."""
     audio, sound = sounds.get(str(record["id"]))
     duration = audio.duration if audio else float(record.get("duration") or 0.0)
-    listens = [Listen(0, 0, Segment(*pair)) for pair in record["heard"]]
-    parsed = tags.parse(record["response"])
-    shown = parsed.think if parsed.well_formed and parsed.think is not None else record["response"]
-    pieces = annotate(shown, listens, [Refusal(*pair) for pair in record["refusals"]], duration)
+    listens = [Listen(0, 0, Segment(*pair)) for pair in record.get("heard", ())]
+    written = record.get("response", record["answer_prediction"]) or ""  # of anybody's predictions the second
+    parsed = tags.parse(written)
+    shown = parsed.think if parsed.well_formed and parsed.think is not None else written
+    pieces = annotate(shown, listens, [Refusal(*pair) for pair in record.get("refusals", ())], duration)
     marks = [p for p in pieces if isinstance(p, Mark) and p.segment is not None]
     gold = [Segment(*pair) for pair in record.get("gold") or []]
     drawn = _wave(audio, marks, gold) if audio else "<p class='caption'>The recording is not at hand.</p>"
     kind = verdict(record)
     play = _button(sound, 0.0, duration, "▶ whole recording", "whole") if sound else ""
     return (
-        f'<article class="example {kind}"><p class="tag">{kind}</p><h4>{_safe(record["question"])}</h4>'
+        f'<article class="example {kind}"><p class="tag">{kind}</p><h4>{safe(record["question"])}</h4>'
         f"{_choices(record)}<div class='wave2'>{drawn}</div>"
-        f'<p class="row">{play}<span class="caption">{_safe(str(record["id"]))} · {duration:.1f} s'
+        f'<p class="row">{play}<span class="caption">{safe(str(record["id"]))} · {duration:.1f} s'
         f"{' · without sound: the page would grow too large' if audio and not sound else ''}</span></p>"
         f'<p class="reasoning">{_reasoning(pieces, sound)}</p></article>'
     )
 
 
 def _choices(record: Record) -> str:
-    said, gold = record["answer_prediction"], record["answer"]
+    said, gold = record.get("choice", record["answer_prediction"]), record["answer"]
     listed = ""
     for choice in record["choices"]:
         name = "gold" if choice == gold else "said" if choice == said else ""
         mark = (" ✓" if choice == gold else "") + (" ← answered" if choice == said else "")
-        listed += f'<li class="{name}">{_safe(choice)}{mark}</li>'
-    written = tags.parse(record["response"]).answer
-    none = f"answered: {_safe(written[:80])}" if written else "no answer was written"
+        listed += f'<li class="{name}">{safe(choice)}{mark}</li>'
+    written = tags.parse(record.get("response") or record["answer_prediction"] or "").answer
+    none = f"answered: {safe(written[:80])}" if written else "no answer was written"
     none = "" if said is not None else f"<li class='said'>{none}</li>"
     return f"<ul class='choices2'>{listed}{none}</ul>"
 
@@ -148,7 +172,7 @@ def _reasoning(pieces: Sequence[str | Mark], sound: str) -> str:
     html, number = "", 0
     for piece in pieces:
         if isinstance(piece, str):
-            html += _safe(piece)
+            html += safe(piece)
         elif piece.segment is not None:
             times = f"{piece.segment.start:.1f}–{piece.segment.end:.1f} s"
             kind = f"seg s{number % NUM_COLOURS}{'' if piece.heard else ' named'}"
@@ -156,7 +180,7 @@ def _reasoning(pieces: Sequence[str | Mark], sound: str) -> str:
             html += _button(sound, piece.segment.start, piece.segment.end, text, kind)
             number += 1
         elif piece.refusal is not None:
-            html += f'<span class="refused"><s>{_safe(piece.refusal.text)}</s> ({_safe(piece.refusal.reason)})</span>'
+            html += f'<span class="refused"><s>{safe(piece.refusal.text)}</s> ({safe(piece.refusal.reason)})</span>'
     return html.strip() or '<span class="refused">The model wrote nothing.</span>'
 
 
@@ -167,7 +191,3 @@ def _button(sound: str, start: float, end: float, text: str, kind: str) -> str:
     data = f'data-sound="{sound}" data-start="{start:.3f}" data-end="{end:.3f}"'
     label = f"Play {start:.1f} to {end:.1f} seconds"
     return f'<button type="button" class="{kind}" {data} aria-label="{label}">{text}</button>'
-
-
-def _safe(text: str) -> str:
-    return escape(printable(text))

@@ -1,8 +1,10 @@
-"""Text for people: what is safe to print, a console without markup, and the words for spans, endings and timings."""
+"""Text for people: what is safe to print, a console without markup, and how numbers, spans and timings are written."""
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping, Sequence
+from html import escape
 
 from rich.console import Console
 
@@ -18,6 +20,51 @@ FINISHES = {
 def printable(text: str) -> str:
     """Text that cannot steer a terminal or a page: control characters and direction overrides become `�`."""
     return "".join("�" if _steers(c) else c for c in text)
+
+
+def safe(text: str) -> str:
+    """`printable` text with everything escaped that means something in HTML."""
+    return escape(printable(text))
+
+
+def broken(text: str, most: int) -> list[str]:
+    """Text in lines of at most `most` characters, broken after a blank, hyphen or slash where there is one."""
+    lines = []
+    while len(text) > most:
+        end = max(text.rfind(mark, most // 3, most) for mark in " -/_") + 1 or most
+        lines.append(text[:end].rstrip())
+        text = text[end:]
+    return [*lines, text]
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number with so many decimals; a dash for None."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def share(value: float | None) -> str:
+    """A share from 0 to 1, such as an accuracy, with three decimals."""
+    return number(value, 3)
+
+
+def percent(value: float | None) -> str:
+    """A share from 0 to 1 as `99.4 %`."""
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def interval(ends: Sequence[float] | None, form: str = ".3f") -> str:
+    """`0.412 to 0.533`."""
+    return "-" if ends is None else f"{ends[0]:{form}} to {ends[1]:{form}}"
+
+
+def p_value(p: float) -> str:
+    """Three decimals, or `< 0.001`."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """`stop 55, length 2`."""
+    return ", ".join(f"{name} {num:,}" for name, num in counts.items()) or "none"
 
 
 def _steers(character: str) -> bool:

@@ -1,81 +1,145 @@
-"""Pictures of a run."""
+"""How a training run went, from its metrics.jsonl: every metric over the steps, as numbers and as a chart."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from relisten import records
+import numpy as np
+from numpy.typing import NDArray
+
+from relisten import plotting, records
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("reward", ("reward",)),
     ("rewards", ("reward_*",)),
     ("share of answers", ("well_formed", "heard_once", "heard_twice", "over_limit")),
-    ("segments an answer", ("segments",)),
+    ("segments per answer", ("segments",)),
     ("mean segment (s)", ("segment_seconds",)),
     ("overlap of segments (IoU)", ("segment_overlap",)),
-    ("sampled tokens an answer", ("tokens",)),
+    ("sampled tokens per answer", ("tokens",)),
     ("loss", ("loss",)),
     ("KL to the reference (nats)", ("kl",)),
-    ("entropy (nats a token)", ("entropy",)),
+    ("entropy (nats per token)", ("entropy",)),
     ("groups of equal reward", ("equal_groups",)),
     ("gradient norm", ("grad_norm",)),
     ("learning rate", ("learning_rate",)),
 )
-"""What stands above a panel, and the names in metrics.jsonl that it shows; `reward_*` are all that begin so."""
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""The title of a panel and the metrics in it; `reward_*` stands for all metrics that begin with `reward_`."""
+FIRST = ("reward", "accuracy", "segment", "listen")
+"""Metrics whose names begin so come first; the rest follows in the order in which it was logged."""
+MOST_PANELS = 24
+LARGEST = 1e100
+"""Values beyond this are left out, like NaN: a chart cannot show them."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One metric over the steps that have it."""
+
+    name: str
+    steps: list[int]
+    values: list[float]
+
+
+def read_metrics(folder: Path) -> list[Series]:
+    """Every metric of a run that is a number. When a step was logged twice, the later line counts.
+
+    ValueError where there is no metric, or a line without a step.
+    """
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        raise ValueError(f"{folder}: no metrics.jsonl and no answers.jsonl; name the folder of a run")
+    found: dict[str, dict[int, float]] = {}
+    for place, line in records.entries(path, torn=True):
+        step = line.get("step")
+        if not isinstance(step, int) or not 0 <= step < 10**12:
+            raise ValueError(f"{place}: `step` must be a whole number from 0, not {step!r:.60}; correct that line")
+        for name, value in line.items():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if number and name not in ("step", "time") and -LARGEST < value < LARGEST:  # false for NaN as well
+                found.setdefault(name, {})[step] = float(value)
+    if not found:
+        raise ValueError(f"{path}: holds no metrics yet")
+    series = [Series(name, sorted(values), [values[s] for s in sorted(values)]) for name, values in found.items()]
+    return sorted(series, key=lambda s: next((n for n, word in enumerate(FIRST) if s.name.startswith(word)), 9))
+
+
+def panels(series: Sequence[Series]) -> list[tuple[str, list[Series]]]:
+    """A title, and the metrics that share a panel: those of `PANELS` first, then each other metric by itself.
+
+    Left out are panels in which nothing ever changes, metrics with one value, and `epoch`, which only counts progress.
+    """
+    by_name = {s.name: s for s in series if len(s.values) > 1}
+    grouped = [(title, _names(patterns, by_name)) for title, patterns in PANELS]
+    known = [(title, [by_name.pop(name) for name in names]) for title, names in grouped if names]
+    found = known + [(s.name.replace("_", " "), [s]) for s in by_name.values() if s.name != "epoch"]
+    return [(title, together) for title, together in found if any(min(s.values) < max(s.values) for s in together)]
+
+
+def dynamics_figure(series: Sequence[Series], width: float = plotting.WIDTH) -> Figure:
+    """A training run over its steps, at most `MOST_PANELS` panels. The table has what is not drawn."""
+    shown = panels(series)[:MOST_PANELS]
+    columns = min(3 if width > plotting.NARROW else 1, max(len(shown), 1))
+    rows = max(math.ceil(len(shown) / columns), 1)
+    figure, axes = plotting.axes(0.5 + 1.55 * rows, rows, columns, width, sharex=True, squeeze=False)
+    for axis, (title, together) in zip(axes, shown, strict=False):
+        for metric, colour in zip(together, plotting.COLOURS * len(together), strict=False):
+            _curve(axis, metric, colour)
+        axis.set_title(title, fontsize=8, loc="left")
+        axis.tick_params(labelsize=7)
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
+        if len(together) > 1:
+            axis.legend(fontsize=6.5, loc="best", framealpha=0.85, edgecolor="none", handlelength=1.2, labelspacing=0.2)
+    for axis in axes[len(shown) :]:
+        axis.set_visible(False)
+    for axis in axes[max(len(shown) - columns, 0) : len(shown)]:
+        axis.set_xlabel("step", fontsize=8)
+        axis.tick_params(labelbottom=True)
+    return figure
 
 
 def training_curves(metrics: Path, picture: Path) -> None:
-    """Every figure of a run over its steps, as a PNG; panels for what the run did not measure are left out."""
+    """Draw a run's metrics.jsonl to a picture (by the ending of its name). Nothing is drawn where nothing changed."""
     if not metrics.exists():
         return
-    import matplotlib
-
-    matplotlib.use("Agg")  # no screen is needed
-    from matplotlib import pyplot
-
-    # Where a resumed run logged a step again, its line comes last and counts.
-    by_step = {row["step"]: row for row in records.read(metrics, torn=True) if "loss" in row}
-    rows = [by_step[step] for step in sorted(by_step)]
-    known = {name for row in rows for name, value in row.items() if value is not None}
-    panels = named_panels(known)
-    if not panels:
+    try:
+        series = read_metrics(metrics.parent)
+    except ValueError:  # a run must not end because its picture cannot be drawn; `relisten analyse` names the line
         return
-    columns = 1 if len(panels) <= 3 else 2
-    height = -(-len(panels) // columns)
-    figure, axes = pyplot.subplots(height, columns, sharex=True, figsize=(7 * columns, 2 * height), squeeze=False)
-    for axis, (label, names) in zip(axes.flat, panels, strict=False):
-        for name, colour in zip(names, COLOURS, strict=False):
-            points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
-            dot = "." if len(points) < 3 else None
-            axis.plot(*zip(*points, strict=True), color=colour, linewidth=1.5, marker=dot, label=_words(name))
-        if len(names) > 1:
-            axis.legend(fontsize=8, frameon=False, loc="best")
-        axis.set_title(label, fontsize=10, loc="left")
-        axis.grid(alpha=0.3)
-    for axis in axes[-1]:
-        axis.set_xlabel("step")
-    for axis in axes.flat[len(panels) :]:
-        axis.set_visible(False)
-    figure.tight_layout()
-    figure.savefig(picture, dpi=120)
-    pyplot.close(figure)
+    if panels(series):
+        plotting.save(dynamics_figure(series), picture)
 
 
-def named_panels(known: Collection[str]) -> list[tuple[str, list[str]]]:
-    """`PANELS` with those of their names that a run has; empty ones are left out."""
-    return [(label, names) for label, patterns in PANELS if (names := _names(patterns, known))]
+def _curve(axis: Axes, metric: Series, colour: str) -> None:
+    """The values; those of a long run are pale, with their running mean over them."""
+    name = plotting.label(metric.name.removeprefix("reward_").replace("_", " "))
+    if len(metric.values) <= 30:
+        axis.plot(metric.steps, metric.values, color=colour, linewidth=1.4, label=name)
+        return
+    axis.plot(metric.steps, metric.values, color=colour, linewidth=0.7, alpha=0.3)
+    axis.plot(metric.steps, _smooth(metric.values), color=colour, linewidth=1.6, label=name)
+
+
+def _smooth(values: Sequence[float]) -> NDArray[np.float64]:
+    """The mean around each step, weighted towards it, over a tenth of the run to either side."""
+    half = max(len(values) // 10, 1)
+    weights = np.hanning(2 * half + 3)[1:-1]
+    return np.convolve(values, weights, "same") / np.convolve(np.ones(len(values)), weights, "same")
 
 
 def _names(patterns: tuple[str, ...], known: Collection[str]) -> list[str]:
+    """The known names that some patterns stand for, in the patterns' order."""
     return [
         name
         for pattern in patterns
         for name in (sorted(n for n in known if n.startswith(pattern[:-1])) if pattern.endswith("*") else [pattern])
         if name in known
     ]
-
-
-def _words(name: str) -> str:
-    return name.removeprefix("reward_").replace("_", " ")

@@ -31,6 +31,8 @@ class Benchmark:
     """Whether the right answers are kept back, so that predictions are sent in."""
     left_out: Callable[[Path], dict[str, int]] = lambda root: {}
     """How many of the file's questions are not asked, by the reason."""
+    id: str = "id"
+    """Under which name the file has the ids of its questions."""
 
 
 BENCHMARKS = {
@@ -72,16 +74,18 @@ def export(
     for record in answers:
         groups.setdefault(str(record["id"]), []).append(record)
     rows, without = [], 0
-    for _, row in records.entries(questions):
-        if asked is not None and str(row["id"]) not in asked:
+    for place, row in records.entries(questions):
+        if (name := str(row.get(benchmark.id, ""))) == "":
+            raise ValueError(f"{place}: has no {benchmark.id!r}, so its prediction cannot be found; correct the file")
+        if asked is not None and name not in asked:
             continue
-        given = majority(groups[str(row["id"])]) if str(row["id"]) in groups else None
+        given = majority(groups[name]) if name in groups else None
         said = None if given is None else prediction(given, failed)
         without += said is None
         rows.append(dict(row) | dict.fromkeys(benchmark.keys, said or "") | _thought(given))
     if benchmark.form == "parquet":
-        said_by_id = {str(row["id"]): str(row[benchmark.keys[0]]) for row in rows}
-        _write_table(questions, said_by_id, benchmark.keys[0], out, follow)
+        said_by_id = {str(row[benchmark.id]): str(row[benchmark.keys[0]]) for row in rows}
+        _write_table(questions, said_by_id, benchmark, out, follow)
         return without
     if benchmark.form == "jsonl":
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -91,17 +95,17 @@ def export(
     return without
 
 
-def _write_table(questions: Path, said: Mapping[str, str], key: str, out: Path, follow: bool) -> None:
+def _write_table(questions: Path, said: Mapping[str, str], benchmark: Benchmark, out: Path, follow: bool) -> None:
     """The rows of a Parquet file that have a prediction, every column as it was, and the predictions."""
     import pyarrow
     import pyarrow.parquet
 
     whole = records.table(questions)
-    names = [str(name) for name in whole.column("id").to_pylist()]
+    names = [str(name) for name in whole.column(benchmark.id).to_pylist()]
     kept = whole.take([place for place, name in enumerate(names) if name in said])
     predictions = pyarrow.array([said[name] for name in names if name in said], pyarrow.string())
     buffer = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(kept.append_column(key, predictions), buffer)
+    pyarrow.parquet.write_table(kept.append_column(benchmark.keys[0], predictions), buffer)
     records.write_atomic(out, buffer.getvalue().to_pybytes(), follow)
 
 
