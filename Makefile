@@ -9,7 +9,7 @@ AUDIO ?= examples/scene-2.flac
 QUESTION ?= Which sound is heard just after the flute?
 CHOICES ?= --choices two clap eight five
 
-.PHONY: ask test check bench clean help
+.PHONY: ask test check site bench clean help
 
 ask: $(VENV)/installed  ## answer a question about an example recording
 	$(BIN)/relisten ask "$(AUDIO)" "$(QUESTION)" $(CHOICES)
@@ -21,6 +21,9 @@ check: $(VENV)/installed-dev  ## lint, formatting, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+site: $(VENV)/installed-dev  ## build the documentation site into out/site; a warning is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs out/site
 
 bench: $(VENV)/installed  ## measure the engine beside the naive loop
 	$(BIN)/python -m benchmarks.engine

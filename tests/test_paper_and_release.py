@@ -22,7 +22,8 @@ def test_every_defect_and_every_trap_names_a_test() -> None:
     rows = [line for line in PAGE.splitlines() if line.startswith("| ")]
     defects = [int(row.split("|")[1]) for row in rows if row.split("|")[1].strip().isdigit()]
     assert defects == list(range(1, 29))
-    traps = PAGE.partition("## Traps")[2].splitlines()[4:]
+    traps = [line for line in PAGE.partition("## Traps")[2].splitlines() if line.startswith("| ")][1:]
+    assert traps
     for row in [row for row in rows if row.split("|")[1].strip().isdigit()] + traps:
         assert "`test_" in row.split("|")[-2], row
 

@@ -1,0 +1,129 @@
+#!/usr/bin/env bash
+# From the downloads to a table beside the paper's, in stages. Each can be stopped and started again; a finished one is
+# skipped. docs/reproduce.md says what each stage needs, how long it takes, and which figures to expect.
+#   runs/reproduce.sh                     all stages, into out/paper
+#   runs/reproduce.sh build sft           these stages alone
+#   SMOKE=1 runs/reproduce.sh             every stage with nano in the 7B's place, ten minutes on two cores, no network
+# Settings, as environment variables: OUT (folder for results), DATA (folder with the downloads), PROCESSES (GPUs), MODEL;
+# for the build TEACHER, URL, KEY (the variable that holds the key) and DESCRIBER; SHARDING=fsdp2 or zero3 for full
+# fine-tuning.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PATH="$PWD/.venv/bin:$PATH"
+
+stages=("$@")
+[ ${#stages[@]} -gt 0 ] || stages=(weights data build sft grpo evaluate table)
+if [ -n "${SMOKE:-}" ]; then
+  out=${OUT:-out/smoke} processes=${PROCESSES:-2} model=nano
+else
+  out=${OUT:-out/paper} processes=${PROCESSES:-8} model=${MODEL:-data/Qwen2.5-Omni-7B}
+fi
+data=${DATA:-$([ -n "${SMOKE:-}" ] && echo "$out/data" || echo data)}
+# Rows of the paper's ablation: name, the model's folder, format. "interleaved" answers hear their segments.
+rows=("A $model conditioned" "B $out/sft/model grounded" "C $out/sft/model interleaved" "D $out/grpo/model interleaved")
+mkdir -p "$out/done"
+
+weights() { # Qwen2.5-Omni-7B
+  [ -n "${SMOKE:-}" ] || [ -f "$model/config.json" ] || hf download Qwen/Qwen2.5-Omni-7B --local-dir "$model"
+  relisten doctor
+}
+
+data() { # recordings with times to train on, and a benchmark to be measured by
+  if [ -n "${SMOKE:-}" ]; then
+    relisten scenes "$data/scenes" --num 24 --questions 0
+    relisten scenes "$data/mmar" --num 8 --questions 2 --seed 500000 --split heldout
+    cp "$data/mmar/questions.jsonl" "$data/mmar/MMAR-meta.jsonl"
+    return
+  fi
+  relisten data sources --root "$data"
+  local missing=0 what
+  for what in audioset/audioset_train_strong.tsv audioset/mid_to_display_name.tsv musicbench/MusicBench_train.json \
+              mmar/MMAR-meta.jsonl mmau/mmau-test-mini.json; do
+    [ -e "$data/$what" ] || { echo "missing: $data/$what" >&2; missing=1; }
+  done
+  [ $missing = 0 ] || { echo "docs/reproduce.md says where to get them; then start this stage again" >&2; return 1; }
+}
+
+build() { # questions, chains of thought, and the two sets: $out/sft.jsonl and $out/rl.jsonl
+  if [ -n "${SMOKE:-}" ]; then
+    relisten data build --source scenes --root "$data/scenes" --out "$out/data/sets" --teacher rules --manner short \
+      --questions 2 --blind-margin 1
+    cat "$out"/data/sets/sft.jsonl > "$out/sft.jsonl"
+    cat "$out"/data/sets/rl.jsonl "$out"/data/sets/sft.jsonl > "$out/rl.jsonl" # few fail, so RL gets all questions
+    return
+  fi
+  local corpus teacher=(--describer "${DESCRIBER:-http://localhost:8001/v1#Qwen/Qwen2.5-Omni-7B}")
+  [ -z "${TEACHER:-}" ] || teacher+=(--teacher "$TEACHER")
+  [ -z "${URL:-}" ] || teacher+=(--url "$URL")
+  [ -z "${KEY:-}" ] || teacher+=(--key "$KEY")
+  for corpus in audioset musicbench; do
+    relisten data build "runs/paper_$corpus.yaml" --root "$data/$corpus" --out "$out/data/$corpus" "${teacher[@]}"
+    relisten data stats "$out/data/$corpus"
+  done
+  # Paths of recordings outside the sets' folders are absolute, so that sets can be put together line by line.
+  cat "$out"/data/{audioset,musicbench}/sft.jsonl > "$out/sft.jsonl"
+  cat "$out"/data/{audioset,musicbench}/rl.jsonl > "$out/rl.jsonl"
+}
+
+train() { # sft|grpo OPTIONS...
+  if [ -n "${SHARDING:-}" ]; then
+    accelerate launch --config-file "runs/accelerate_$SHARDING.yaml" --num_processes "$processes" -m relisten.cli train \
+      "$1" "runs/paper_$1.yaml" --lora 0 --dtype float32 "${@:2}"
+  else
+    torchrun --nproc-per-node "$processes" -m relisten.cli train "$1" "runs/paper_$1.yaml" "${@:2}"
+  fi
+}
+
+small() { # the options that turn the paper's settings into a smoke run
+  echo --lora 0 --dtype float32 --no-bf16 --steps 2 --batch-size 4 --device-batch-size 2 --save-steps 1 --attention eager
+}
+
+sft() { # the cold start
+  # shellcheck disable=SC2046
+  train sft --model "$model" --data "$out/sft.jsonl" --output "$out/sft" $([ -z "${SMOKE:-}" ] || small)
+}
+
+grpo() { # the segments are really heard
+  # shellcheck disable=SC2046
+  train grpo --model "$out/sft/model" --data "$out/rl.jsonl" --output "$out/grpo" \
+    $([ -z "${SMOKE:-}" ] || { small; echo --mini-batch-size 2 --group-size 4 --max-new-tokens 96; })
+}
+
+evaluate() { # every row, one process for each GPU, each with its share of the questions
+  local row name folder format shard benchmark dtype=bfloat16 benchmarks=(mmar mmau-mini)
+  [ -z "${SMOKE:-}" ] || { dtype=float32 benchmarks=(mmar); }
+  for row in "${rows[@]}"; do
+    read -r name folder format <<< "$row"
+    for benchmark in "${benchmarks[@]}"; do
+      local running=()
+      for ((shard = 0; shard < processes; shard++)); do
+        CUDA_VISIBLE_DEVICES=$shard relisten eval "$benchmark" "$out/eval/$benchmark-$name-$shard" --model "$folder" \
+          --data "$data/${benchmark%-mini}" --format "$format" --dtype "$dtype" --temperature 0.7 --allow-missing \
+          --shard "$shard/$processes" > "$out/eval-$benchmark-$name-$shard.log" 2>&1 &
+        running+=($!)
+      done
+      for shard in "${!running[@]}"; do
+        # Code 1: some questions could not be asked, and count as wrong. Anything else is a failure.
+        wait "${running[$shard]}" || [ $? = 1 ] || { cat "$out/eval-$benchmark-$name-$shard.log" >&2; return 1; }
+      done
+    done
+  done
+}
+
+table() { # beside the paper's
+  [ -z "${SMOKE:-}" ] || echo "A smoke run: nano on a few questions, which has nothing to do with the paper's figures."
+  python runs/beside_paper.py "$out/eval" | tee "$out/table.md"
+}
+
+for stage in "${stages[@]}"; do
+  case $stage in weights | data | build | sft | grpo | evaluate | table) ;; *)
+    echo "no stage $stage; there are weights, data, build, sft, grpo, evaluate, table" >&2; exit 2 ;;
+  esac
+  if [ -e "$out/done/$stage" ] && [ "$stage" != table ]; then
+    echo "$stage: done (remove $out/done/$stage to do it again)"
+  else
+    echo "$stage: begun"
+    "$stage"
+    touch "$out/done/$stage"
+  fi
+done
