@@ -48,8 +48,9 @@ build() { # questions, chains of thought, and the two sets: $out/sft.jsonl and $
   if [ -n "${SMOKE:-}" ]; then
     relisten data build --source scenes --root "$data/scenes" --out "$out/data/sets" --teacher rules --manner short \
       --questions 2 --blind-margin 1
-    cat "$out"/data/sets/sft.jsonl > "$out/sft.jsonl"
-    cat "$out"/data/sets/rl.jsonl "$out"/data/sets/sft.jsonl > "$out/rl.jsonl" # few fail, so RL gets all questions
+    python runs/join_sets.py "$out/sft.jsonl" "$out/data/sets/sft.jsonl"
+    # Few chains fail their checks here, so RL gets the questions of both sets.
+    python runs/join_sets.py "$out/rl.jsonl" "$out"/data/sets/{rl,sft}.jsonl
     return
   fi
   local corpus teacher=(--describer "${DESCRIBER:-http://localhost:8001/v1#Qwen/Qwen2.5-Omni-7B}")
@@ -60,9 +61,8 @@ build() { # questions, chains of thought, and the two sets: $out/sft.jsonl and $
     relisten data build "runs/paper_$corpus.yaml" --root "$data/$corpus" --out "$out/data/$corpus" "${teacher[@]}"
     relisten data stats "$out/data/$corpus"
   done
-  # Paths of recordings outside the sets' folders are absolute, so that sets can be put together line by line.
-  cat "$out"/data/{audioset,musicbench}/sft.jsonl > "$out/sft.jsonl"
-  cat "$out"/data/{audioset,musicbench}/rl.jsonl > "$out/rl.jsonl"
+  python runs/join_sets.py "$out/sft.jsonl" "$out"/data/{audioset,musicbench}/sft.jsonl
+  python runs/join_sets.py "$out/rl.jsonl" "$out"/data/{audioset,musicbench}/rl.jsonl
 }
 
 train() { # sft|grpo OPTIONS...
