@@ -14,7 +14,7 @@ import numpy as np
 
 from relisten import records
 from relisten.audio import save
-from relisten.data.worlds.questions import make_question
+from relisten.data.worlds.scene_questions import make_question
 from relisten.data.worlds.scenes import Bank, SceneConfig, bank, make_scene
 
 OUT = Path(__file__).parent.parent / "examples"

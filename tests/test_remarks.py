@@ -10,7 +10,7 @@ import pytest
 
 from relisten.data.checks import words
 from relisten.data.offline import phrases
-from relisten.data.offline.asking import SOLVERS, Asked, Heard, Step
+from relisten.data.offline.asking import SOLVERS, Asked, Step, Timeline
 from relisten.data.offline.drawing import draw
 from relisten.data.offline.remarks import OTHERS, facts, remarks, ruled_out, seconds
 from relisten.data.offline.rules import STYLES, chain
@@ -20,7 +20,7 @@ DOG = Event("dog", 1.0, 1.4, {"level": -1.0})
 BELL = Event("bell", 2.4, 4.6, {"level": -12.0})
 HORN = Event("horn", 4.2, 5.0, {"level": -2.0})
 WORD = Event("seven", 7.5, 8.0, {"group": "word"})
-HEARD = Heard((DOG, BELL, HORN, WORD), 9.0, ("owl", "saw"))
+HEARD = Timeline((DOG, BELL, HORN, WORD), 9.0, (("owl", "saw"),))
 
 
 def test_facts_are_those_that_hold() -> None:
@@ -46,10 +46,11 @@ def test_lengths_are_said_as_people_do(length: float, said: str) -> None:
 
 
 def test_what_is_not_the_answer_falls_away_for_a_true_reason() -> None:
-    asked = Asked("after", ("bell",), "horn", ("dog", "seven", "owl"), (Step("find", BELL), Step("next", HORN)))
+    choices = ("horn", "dog", "seven", "owl")
+    asked = Asked("What follows?", ("bell",), "horn", choices, (Step("find", BELL), Step("next", HORN)))
     every = set()
     for seed in range(80):
-        every |= set(ruled_out(np.random.default_rng(seed), 8, "after", asked, HEARD, ("horn", *asked.wrong)))
+        every |= set(ruled_out(np.random.default_rng(seed), 8, "after", asked, HEARD, choices))
     earlier, later, absent = (phrases.RULED_OUT[key] for key in ("earlier", "later", "absent"))
     said = {text[:1].upper() + text[1:] for text in (
         *(text.format("the dog") for text in earlier), *(text.format('the word "seven"') for text in later),
@@ -86,10 +87,10 @@ def test_chains_are_whole_and_about_as_long_as_the_papers(kind: str) -> None:
             events = [replace(e, labels={"level": -8.0 * (n % 3)}) for n, e in enumerate(events)]
         if kind == "detail":
             events[0] = replace(events[0], label="flute", labels={"attribute": "pitch", "value": "low"})
-        heard = Heard(tuple(events), 9.0, ("owl", "crow", "goat"), ("one", "two", "six"))
-        asked = draw(kind, rng, heard)
+        timeline = Timeline(tuple(events), 9.0, (("owl", "crow", "goat"),), ("one", "two", "six"))
+        asked = draw(kind, rng, timeline)
         for manner in STYLES if asked else ():
-            text = chain(rng, kind, asked, heard, manner, (asked.answer, *asked.wrong))  # type: ignore[arg-type, union-attr]
+            text = chain(rng, kind, asked, timeline, manner, asked.choices)  # type: ignore[arg-type, union-attr]
             assert not re.search(r"[{}]|  | \.|\.\.", text), text
             assert asked is not None and asked.answer in re.split(r"(?<=[.!?])\s", text)[-1]
             lengths.append(len(words(text)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import pytest
 import soundfile
 
 from relisten import records, tags
-from relisten.data.worlds.questions import KINDS, make_question, make_questions, segment
+from relisten.data.offline.short import segment
 from relisten.data.worlds.scene_files import write_scenes
+from relisten.data.worlds.scene_questions import SHARES, make_question, make_questions
 from relisten.data.worlds.scenes import SceneConfig, bank, fitted, make_scene
 from relisten.types import Audio, Clip, Event, Example
 
@@ -71,7 +73,7 @@ def test_chains_name_the_gold_segments_with_a_reason_before_and_what_is_heard_af
 
 def test_every_kind_is_asked_and_answers_are_among_distinct_choices(questions: list[Example]) -> None:
     kinds = Counter(q.labels["kind"] for q in questions)
-    assert set(kinds) == set(KINDS)
+    assert set(kinds) == set(SHARES)
     for q in questions:
         assert q.answer in q.choices and len(set(q.choices)) == len(q.choices) >= 2
         assert (
@@ -103,6 +105,14 @@ def test_a_guesser_that_reads_the_text_alone_gets_chance(questions: list[Example
     right = np.array([max(q.choices, key=lambda c, q=q: score(q, c)) == q.answer for q in rest])
     chance = np.array([1 / len(q.choices) for q in rest])
     assert right.mean() < chance.mean() + 0.03, f"text alone gives {right.mean():.3f}, chance is {chance.mean():.3f}"
+
+
+def test_held_out_questions_are_those_that_nano_was_measured_on() -> None:
+    """Another wording or another order of random draws would change nano's published figures."""
+    sounds = bank("heldout")
+    asked = [q for seed in range(60) for q in make_questions(seed, make_scene(seed, sounds), sounds, 2)]
+    text = json.dumps([[q.id, q.question, q.choices, q.answer, q.cot, q.labels] for q in asked])
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "b2c1e58d0c32537c"
 
 
 def test_written_scenes_are_the_same_bytes_and_read_back(tmp_path: Path) -> None:

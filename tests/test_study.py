@@ -11,8 +11,8 @@ from types import ModuleType
 import pytest
 
 from relisten import cli, tags
+from relisten.data.offline.short import heard, segment
 from relisten.data.worlds import curriculum
-from relisten.data.worlds.questions import heard, segment
 from relisten.data.worlds.scenes import bank, make_scene
 from relisten.models import load
 from relisten.types import Clip, Event

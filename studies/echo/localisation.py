@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 
 from relisten import tags
+from relisten.data.offline.short import name, segment
 from relisten.data.worlds.curriculum import tell
-from relisten.data.worlds.questions import name, segment
 from relisten.engine.engine import Engine, GenerationConfig
 from relisten.models.base import AudioLM
 from relisten.types import Clip, Event

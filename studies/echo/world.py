@@ -12,21 +12,13 @@ from functools import cache, partial
 
 import numpy as np
 
+from relisten.data.offline.asking import Asked, Step, Timeline, is_word
+from relisten.data.offline.drawing import NANO, draw, pick, shuffled
+from relisten.data.offline.phrases import SHORT_LEADS
+from relisten.data.offline.short import heard, leads, listen, name, segment
 from relisten.data.worlds import curriculum, synth
 from relisten.data.worlds.curriculum import RL_SCENES, TRAINING_SEED, Row, chain_rows, tell
-from relisten.data.worlds.questions import (
-    AGAIN,
-    BEFORE,
-    FIND,
-    NEXT,
-    detail,
-    from_draft,
-    heard,
-    listen,
-    name,
-    segment,
-    which_word,
-)
+from relisten.data.worlds.scene_questions import as_example, timeline
 from relisten.data.worlds.scenes import Bank, SceneConfig, bank, make_scene
 from relisten.models import nano
 from relisten.models.base import AudioLM
@@ -119,8 +111,8 @@ def _mid_text(index: int) -> Row:
     clip, _, _ = scene(index)
     rng = np.random.default_rng([TRAINING_SEED + index, 47])
     chosen = [clip.events[int(i)] for i in rng.permutation(len(clip.events))[: int(rng.integers(2, 4))]]
-    leads = (*FIND, *NEXT, *BEFORE, *AGAIN)
-    text = " ".join(listen(rng, str(rng.choice(leads)), event, clip.duration) for event in chosen)
+    reasons = [lead for key in ("find", "next", "previous", "again") for lead in SHORT_LEADS[key]]
+    text = " ".join(listen(rng, pick(rng, reasons), event, clip.duration) for event in chosen)
     return Example(f"{clip.id}-mid", clip.audio, "Listen again.", (), heard(chosen[-1]), text), "interleaved"
 
 
@@ -132,13 +124,29 @@ def one_hop(seed: int, clip: Clip, sounds: Bank, num: int) -> list[Example]:
     rng = np.random.default_rng([seed, 43])
     made: dict[str, Example] = {}
     for _ in range(num * 12):
-        kind, maker = (("word", which_word), ("detail", detail))[int(rng.integers(2))]
-        draft = maker(rng, clip, sounds)
-        if draft is not None and draft[0] not in made:
-            made[draft[0]] = replace(from_draft(rng, clip, kind, draft), id=f"{clip.id}-{len(made)}")
+        kind = ("word", "detail")[int(rng.integers(2))]
+        known = timeline(clip, sounds)
+        asked = which_word(rng, known) if kind == "word" else draw(kind, rng, known, NANO)
+        if asked is None:
+            continue
+        reasons = leads(rng, asked)
+        if asked.question not in made:
+            made[asked.question] = replace(as_example(rng, clip, kind, asked, reasons), id=f"{clip.id}-{len(made)}")
         if len(made) == num:
             break
     return list(made.values())
+
+
+def which_word(rng: np.random.Generator, known: Timeline) -> Asked | None:
+    """Which word is spoken, or spoken first or last? One place in the scene answers it."""
+    words = [event for event in known.events if is_word(event)]
+    if not words or len(known.other_words) < 4:
+        return None
+    last = len(words) > 1 and rng.random() < 0.5
+    target, order = words[-1 if last else 0], "" if len(words) == 1 else " last" if last else " first"
+    wrong = shuffled(rng, [word for word in known.other_words if word != target.label])[:3]
+    question = f"Which word is spoken{order}?"
+    return Asked(question, (), target.label, (target.label, *wrong), (Step("voice", target),))
 
 
 def heldout(num: int, seed: int = 0) -> list[Example]:

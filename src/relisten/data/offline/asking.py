@@ -1,7 +1,8 @@
-"""What can be asked about events with exact times, and what is right: `right` answers anew whatever was drawn.
+"""What can be asked about events with exact times, and which answers are right.
 
-Nothing is asked that could be taken in two ways: "after" is after a sound has begun and after it has ended; a sound
-that pauses for a moment is no two sounds; of a dog and a bark neither is a wrong answer in place of the other.
+`right` answers a question anew, whoever wrote it. It is strict: a question that could be understood in two ways has two
+right answers, and is not asked. "After" may mean after a sound has begun or after it has ended. A sound that pauses for
+a moment is still one sound. If a recording has a bark, neither "dog" nor "bark" is a wrong answer.
 """
 
 from __future__ import annotations
@@ -13,143 +14,148 @@ from itertools import pairwise
 from relisten.types import Event
 
 APART = 0.15
-"""Seconds: of two sounds that start closer together nobody says which came first."""
+"""Seconds. If two sounds start closer together than this, nobody can say which came first."""
 LONGER, LOUDER = 1.25, 7.0
-"""Times as long, and decibels more: from there on it can be told of two sounds."""
+"""The ratio of lengths and the difference in decibels from which two sounds can be told apart."""
 PAUSE = 0.3
-"""Seconds: of one kind of sound with a shorter gap nobody says whether it was heard once or twice."""
+"""Seconds. A sound with a shorter gap in it may be heard as one or as two."""
 SIDES = ("the one before", "the one after")
 THIRDS = ("in the first third", "in the middle third", "in the last third")
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Why the recording is heard again, and which event then is."""
+    """One listen of a chain of thought."""
 
     lead: str
-    """A key of phrases.LEADS."""
+    """Why the model listens: a key of phrases.LEADS."""
     event: Event
+    """What it then hears."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question before it is put into words."""
+    """A question with its answer, and the listens that lead there."""
 
-    wording: str
-    """A key of phrases.QUESTIONS."""
+    question: str
     about: tuple[str, ...]
-    """Labels that it names."""
+    """The labels that the question names."""
     answer: str
-    wrong: tuple[str, ...]
+    choices: tuple[str, ...]
+    """The answer and the wrong choices, not shuffled yet."""
     steps: tuple[Step, ...]
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What a maker draws from: the events of a recording in order of onset, and labels of others."""
+class Timeline:
+    """What is heard in a recording, and what is heard in others: wrong choices come from both."""
 
     events: tuple[Event, ...]
+    """In order of onset."""
     duration: float
-    other_labels: tuple[str, ...] = ()
+    """Seconds."""
+    others: tuple[tuple[str, ...], ...] = ()
+    """Labels of other recordings in groups. Each group is drawn equally often, however many labels it has."""
     other_words: tuple[str, ...] = ()
+    """Words that are spoken in other recordings."""
     num_choices: int = 4
 
     def labels(self) -> list[str]:
-        """In order, each once."""
+        """The different labels, in order."""
         return list(dict.fromkeys(event.label for event in self.events))
 
     def once(self) -> list[Event]:
-        """Events whose label no other has, nor a more general or special one: a question can name them."""
+        """The events that a question can name: no words, and no other event has the label, or one akin to it."""
         every = self.events
         return [e for e in every if not is_word(e) and not any(o is not e and akin(o, e) for o in every)]
 
     def named(self, label: str) -> list[Event]:
-        """Events with this label."""
+        """The events with this label."""
         return [event for event in self.events if event.label == label]
 
 
-Solver = Callable[[Heard, list[Event], tuple[str, ...]], set[str]]
+Solver = Callable[[Timeline, list[Event], tuple[str, ...]], set[str]]
 
 
 def is_word(event: Event) -> bool:
-    """Whether it is a spoken word, whose label is what is said."""
+    """Whether an event is a spoken word. Its label is then the word."""
     return event.labels.get("group") == "word"
 
 
 def akin(one: Event, other: Event) -> bool:
-    """Whether two events have one label, or one has a name that is more general than the other's (dog, bark)."""
+    """Whether two events have the same label, or the label of one is wider (dog) than that of the other (bark)."""
     labels = one.label, other.label
     return labels[0] == labels[1] or labels[0] in _above(other) or labels[1] in _above(one)
 
 
 def _above(event: Event) -> list[str]:
-    """More general names, where the source tells them."""
+    """The wider labels of an event, if its source gives any."""
     return str(event.labels.get("kind_of", "")).split("; ")
 
 
-def right(kind: str, about: Sequence[str], heard: Heard) -> set[str]:
-    """Every answer that the events make right, or that somebody could take to be; empty where it cannot be asked."""
-    anchors = [heard.named(label) for label in about]
-    if not heard.events or (kind not in ("count", "order") and any(len(found) != 1 for found in anchors)):
+def right(kind: str, about: Sequence[str], timeline: Timeline) -> set[str]:
+    """Every answer that is right, or that somebody could take for right; none if the question cannot be asked."""
+    anchors = [timeline.named(label) for label in about]
+    if not timeline.events or (kind not in ("count", "order") and any(len(found) != 1 for found in anchors)):
         return set()
-    found = SOLVERS[kind](heard, [events[0] for events in anchors if events], tuple(about))
-    answers = [event for event in heard.events if event.label in found]
-    return found | {event.label for event in heard.events if any(akin(event, answer) for answer in answers)}
+    found = SOLVERS[kind](timeline, [events[0] for events in anchors if events], tuple(about))
+    answers = [event for event in timeline.events if event.label in found]
+    return found | {event.label for event in timeline.events if any(akin(event, answer) for answer in answers)}
 
 
 def _close(events: Sequence[Event], to: Event) -> set[str]:
     return {event.label for event in events if abs(event.start - to.start) < APART}
 
 
-def _after(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
-    """The next to begin after it began, and after it ended."""
+def _after(timeline: Timeline, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
+    """The next sound to begin after the anchor began, and the next after it ended."""
     anchor, found = anchors[0], set[str]()
     for moment in (anchor.start, anchor.end - APART):
-        later = [event for event in heard.events if event.start > moment and event is not anchor]
+        later = [event for event in timeline.events if event.start > moment and event is not anchor]
         found |= _close(later, min(later, key=lambda e: e.start)) if later else set()
-    return found | (_close(heard.events, anchor) - {anchor.label}) if found else set()
+    return found | (_close(timeline.events, anchor) - {anchor.label}) if found else set()
 
 
-def _before(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
-    """The last to begin before it began, and of those that were over by then."""
+def _before(timeline: Timeline, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
+    """The last sound to begin before the anchor began, and the last to end before it."""
     anchor = anchors[0]
-    earlier = [event for event in heard.events if event.start < anchor.start]
+    earlier = [event for event in timeline.events if event.start < anchor.start]
     found = _close(earlier, max(earlier, key=lambda e: e.start)) if earlier else set()
     if over := [event for event in earlier if event.end < anchor.start + APART]:
         found |= {max(over, key=lambda e: e.end).label}
-    return found | (_close(heard.events, anchor) - {anchor.label}) if found else set()
+    return found | (_close(timeline.events, anchor) - {anchor.label}) if found else set()
 
 
-def _between(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
+def _between(timeline: Timeline, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
     low, high = anchors[0].start - APART, anchors[1].start + APART
-    begun = {event.label for event in heard.events if low < event.start < high}
-    still = {e.label for e in heard.events if e.start < anchors[1].start and e.end > anchors[0].end + APART}
+    begun = {event.label for event in timeline.events if low < event.start < high}
+    still = {e.label for e in timeline.events if e.start < anchors[1].start and e.end > anchors[0].end + APART}
     return (begun | still) - set(about)
 
 
-def _count(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
-    found = heard.named(about[0])
+def _count(timeline: Timeline, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
+    found = timeline.named(about[0])
     runs_on = any(b.start - a.end < PAUSE for a, b in pairwise(found))
-    others = any(akin(event, one) for one in found[:1] for event in heard.events if event not in found)
+    others = any(akin(event, one) for one in found[:1] for event in timeline.events if event not in found)
     return set() if runs_on or others else {str(len(found))}
 
 
-def _first(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
-    return _close(heard.events, min(heard.events, key=lambda e: e.start))
+def _first(timeline: Timeline, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
+    return _close(timeline.events, min(timeline.events, key=lambda e: e.start))
 
 
-def _last(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
-    return _close(heard.events, max(heard.events, key=lambda e: e.start))
+def _last(timeline: Timeline, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
+    return _close(timeline.events, max(timeline.events, key=lambda e: e.start))
 
 
-def _longest(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
-    lasting = {label: _longest_run(heard.named(label)) for label in heard.labels()}
+def _longest(timeline: Timeline, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
+    lasting = {label: _longest_run(timeline.named(label)) for label in timeline.labels()}
     longest = max(lasting.values())
     return {label for label, seconds in lasting.items() if seconds > longest / LONGER}
 
 
 def _longest_run(events: list[Event]) -> float:
-    """Seconds of one kind of sound without a pause."""
+    """The longest time, in seconds, for which one kind of sound goes on without a pause."""
     longest, begun, ended = 0.0, events[0].start, events[0].end
     for event in events[1:]:
         if event.start - ended >= PAUSE:
@@ -159,17 +165,17 @@ def _longest_run(events: list[Event]) -> float:
     return max(longest, events[0].end - events[0].start)
 
 
-def neighbours(heard: Heard, anchor: Event) -> tuple[Event, Event] | None:
-    """What is heard right before and right after an event, where it is clear what is: one sound, over by then."""
-    earlier = [event for event in heard.events if event.start < anchor.start + APART and event is not anchor]
-    later = [event for event in heard.events if event.start > anchor.start - APART and event is not anchor]
+def neighbours(timeline: Timeline, anchor: Event) -> tuple[Event, Event] | None:
+    """The sounds right before and after an event; None unless each is clearly one sound, and the first is over."""
+    earlier = [event for event in timeline.events if event.start < anchor.start + APART and event is not anchor]
+    later = [event for event in timeline.events if event.start > anchor.start - APART and event is not anchor]
     if not earlier or not later:
         return None
     before, after = max(earlier, key=lambda e: e.start), min(later, key=lambda e: e.start)
     alone = all(
-        sum(abs(event.start - side.start) < APART for event in heard.events) == 1
+        sum(abs(event.start - side.start) < APART for event in timeline.events) == 1
         and not any(
-            event is not side and event.label == side.label and _gap(event, side) < PAUSE for event in heard.events
+            event is not side and event.label == side.label and _gap(event, side) < PAUSE for event in timeline.events
         )
         for side in (before, after)
     )
@@ -178,54 +184,54 @@ def neighbours(heard: Heard, anchor: Event) -> tuple[Event, Event] | None:
 
 
 def _gap(one: Event, other: Event) -> float:
-    """Seconds between two events; negative where they overlap."""
+    """Seconds between two events; negative if they overlap."""
     return max(one.start, other.start) - min(one.end, other.end)
 
 
-def _longer(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
-    found = neighbours(heard, anchors[0])
+def _longer(timeline: Timeline, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
+    found = neighbours(timeline, anchors[0])
     before, after = [event.end - event.start for event in found or ()] or (0.0, 0.0)
-    # Both may be right where the lengths are near each other: a third of a second apart can be told.
+    # If the lengths are close, both answers could be right. A difference of 0.3 s can be heard.
     sides = {SIDES[0]: before >= after / LONGER or after - before < 0.3}
     sides[SIDES[1]] = after >= before / LONGER or before - after < 0.3
     return {side for side, holds in sides.items() if holds} if found else set()
 
 
-def _louder(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
-    found = neighbours(heard, anchors[0])
+def _louder(timeline: Timeline, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
+    found = neighbours(timeline, anchors[0])
     before, after = [event.labels.get("level") for event in found or ()] or (None, None)
     if not isinstance(before, int | float) or not isinstance(after, int | float):
         return set()
     return {side for side, more in zip(SIDES, (before - after, after - before), strict=True) if more > -LOUDER}
 
 
-def _together(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
-    return {e.label for e in heard.events if e.start < anchors[0].end and e.end > anchors[0].start} - set(about)
+def _together(timeline: Timeline, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
+    return {e.label for e in timeline.events if e.start < anchors[0].end and e.end > anchors[0].start} - set(about)
 
 
-def _detail(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
+def _detail(timeline: Timeline, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
     value = anchors[0].labels.get("value")
     return {str(value)} if value is not None else set()
 
 
-def _word(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
-    words = [event for event in heard.events if is_word(event)]
+def _word(timeline: Timeline, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
+    words = [event for event in timeline.events if is_word(event)]
     if anchors:
         words = [event for event in words if event.start > anchors[0].start]
         return {min(words, key=lambda e: e.start).label} if words else set()
     return {event.label for event in words}
 
 
-def _when(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
-    third = heard.duration / 3
+def _when(timeline: Timeline, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
+    third = timeline.duration / 3
     shared = [min(anchors[0].end, (n + 1) * third) - max(anchors[0].start, n * third) for n in range(3)]
     return {name for name, seconds in zip(THIRDS, shared, strict=True) if seconds > 0.1}
 
 
-def _order(heard: Heard, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
+def _order(timeline: Timeline, anchors: list[Event], about: tuple[str, ...]) -> set[str]:
     onsets = [event.start for event in anchors]
     apart = all(abs(a - b) >= APART for n, a in enumerate(onsets) for b in onsets[:n])
-    alone = len(anchors) == len(about) > 1 and all(len(heard.named(label)) == 1 for label in about)
+    alone = len(anchors) == len(about) > 1 and all(len(timeline.named(label)) == 1 for label in about)
     return {", ".join(e.label for e in sorted(anchors, key=lambda e: e.start))} if apart and alone else set()
 
 

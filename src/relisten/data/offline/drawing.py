@@ -1,225 +1,321 @@
-"""Draws questions of each kind from events with times, with wrong choices and the steps that lead to the answer."""
+"""Draws questions about events with times: what is asked, the choices, and the listens that lead to the answer.
+
+This is the only generator. It serves the rules teacher (rules.py) and nano's scenes (worlds/scene_questions.py); a
+`Manner` says how the questions are worded and how strictly answers are checked.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
-from relisten.data.offline.asking import APART, SIDES, THIRDS, Asked, Heard, Step, akin, is_word, neighbours, right
+from relisten.data.offline.asking import (
+    APART,
+    LOUDER,
+    SIDES,
+    THIRDS,
+    Asked,
+    Step,
+    Timeline,
+    akin,
+    is_word,
+    neighbours,
+    right,
+)
+from relisten.data.offline.phrases import QUESTIONS
 from relisten.data.worlds import synth
 from relisten.data.worlds.sounds import PITCHES
 from relisten.types import Event
 
-Maker = Callable[[np.random.Generator, Heard], Asked | None]
+T = TypeVar("T")
+ATTRIBUTES = ("pitch", "direction", "count of", "rate", "length")
+"""What can be asked about a sound itself: keys of phrases.QUESTIONS."""
+MAX_TRIES = 200
+"""Labels of other recordings that are drawn before a question does with fewer wrong choices."""
 
 
-def draw(kind: str, rng: np.random.Generator, heard: Heard) -> Asked | None:
-    """A question of a kind with one right answer, or None where the recording does not allow it."""
-    asked = MAKERS[kind](rng, heard) if heard.events else None
-    if asked is None:
+@dataclass(frozen=True)
+class Manner:
+    """How questions are asked."""
+
+    questions: Mapping[str, Sequence[str]]
+    """The wordings of each kind of question; one of them is drawn."""
+    sides: tuple[str, str] = SIDES
+    """What the sounds before and after another one are called."""
+    checked: bool = True
+    """Whether a question is asked only if `right` finds one right answer.
+
+    nano's world does without: its sounds hardly overlap, and its questions must stay as they were when nano was trained
+    and measured on them.
+    """
+    max_count: int = 6
+    """How often a sound may be heard for its number to be asked."""
+
+
+SENTENCES = Manner(QUESTIONS)
+PLAIN = Manner({key: texts[:2] for key, texts in QUESTIONS.items()})
+"""The two plainest wordings of each, for models that are too small for more."""
+_ONE_WORDING = ("word", "word after", "count", "longer", "louder")
+NANO = Manner(
+    {key: texts[: 1 if key in _ONE_WORDING else 2] for key, texts in QUESTIONS.items()},
+    sides=("before", "after"),
+    checked=False,
+    max_count=3,
+)
+"""The language that nano was trained on."""
+Maker = Callable[[np.random.Generator, Timeline, Manner], Asked | None]
+
+
+def draw(kind: str, rng: np.random.Generator, timeline: Timeline, manner: Manner = SENTENCES) -> Asked | None:
+    """A question of a kind (a key of MAKERS), or None if the recording does not allow it."""
+    asked = MAKERS[kind](rng, timeline, manner)
+    if asked is None or not len(set(asked.choices)) == len(asked.choices) > 1:
         return None
-    choices = [asked.answer, *asked.wrong]
-    found = right(kind, asked.about, heard)
-    return asked if found & set(choices) == {asked.answer} and len(set(choices)) == len(choices) > 1 else None
+    if manner.checked and right(kind, asked.about, timeline) & set(asked.choices) != {asked.answer}:
+        return None
+    return asked
 
 
-def _pick(rng: np.random.Generator, events: Sequence[Event]) -> Event:
-    return events[int(rng.integers(len(events)))]
+def pick(rng: np.random.Generator, options: Sequence[T]) -> T:
+    """One of several options."""
+    return options[int(rng.integers(len(options)))]
 
 
-def _wrong(rng: np.random.Generator, heard: Heard, kind: str, about: tuple[str, ...], answer: str) -> tuple[str, ...]:
+def shuffled(rng: np.random.Generator, texts: Sequence[str]) -> list[str]:
+    """Texts in a drawn order."""
+    return [str(text) for text in rng.permutation(list(texts))]
+
+
+def _ask(rng: np.random.Generator, manner: Manner, key: str, *about: str) -> str:
+    return pick(rng, manner.questions[key]).format(*about)
+
+
+def _wrong(
+    rng: np.random.Generator, timeline: Timeline, manner: Manner, kind: str, about: tuple[str, ...], answer: str
+) -> tuple[str, ...]:
     """Wrong choices: up to two sounds of the recording itself, the rest from others."""
-    taken = right(kind, about, heard) | set(about) | {answer}
-    target = heard.named(answer)
-    inside = [e.label for e in heard.events if e.label not in taken and not any(akin(e, t) for t in target)]
-    inside = list(dict.fromkeys(inside))
-    inside = [str(label) for label in rng.permutation(inside)][: int(rng.integers(0, 3))]
-    outside = [label for label in heard.other_labels if label not in taken and label not in inside]
-    return tuple([*inside, *(str(label) for label in rng.permutation(outside))][: heard.num_choices - 1])
+    taken = {answer, *about} | (right(kind, about, timeline) if manner.checked else set())
+    target = timeline.named(answer)
+    inside = [e.label for e in timeline.events if e.label not in taken and not any(akin(e, t) for t in target)]
+    wrong = list(dict.fromkeys(shuffled(rng, inside)))[: int(rng.integers(0, 3))]
+    for _ in range(MAX_TRIES if timeline.others else 0):
+        if len(wrong) >= timeline.num_choices - 1:
+            break
+        label = pick(rng, pick(rng, timeline.others))
+        if label not in wrong and label not in taken:
+            wrong.append(label)
+    return tuple(wrong[: timeline.num_choices - 1])
 
 
-def _neighbour(kind: str, lead: str) -> Maker:
-    def make(rng: np.random.Generator, heard: Heard) -> Asked | None:
-        known = [event for event in heard.once() if len(right(kind, (event.label,), heard)) == 1]
-        if not known:
+def _neighbour(kind: str, step: int, lead: str) -> Maker:
+    """What came right after (or before) a sound."""
+
+    def make(rng: np.random.Generator, timeline: Timeline, manner: Manner) -> Asked | None:
+        events, once = timeline.events, timeline.once()
+        found = [n for n, e in enumerate(events) if e in once and 0 <= n + step < len(events)]
+        if manner.checked:
+            found = [n for n in found if right(kind, (events[n].label,), timeline) == {events[n + step].label}]
+        if not found:
             return None
-        anchor = _pick(rng, known)
+        at = pick(rng, found)
+        anchor, target = events[at], events[at + step]
         about = (anchor.label,)
-        (answer,) = right(kind, about, heard)
-        side = [e for e in heard.named(answer) if (e.start > anchor.start) == (kind == "after")]
-        target = min(side, key=lambda e: abs(e.start - anchor.start))
-        steps = (Step("find", anchor), Step(lead, target))
-        return Asked(kind, about, answer, _wrong(rng, heard, kind, about, answer), steps)
+        question = _ask(rng, manner, kind, *about)
+        choices = (target.label, *_wrong(rng, timeline, manner, kind, about, target.label))
+        return Asked(question, about, target.label, choices, (Step("find", anchor), Step(lead, target)))
 
     return make
 
 
-def _make_between(rng: np.random.Generator, heard: Heard) -> Asked | None:
-    once = heard.once()
+def _between(rng: np.random.Generator, timeline: Timeline, manner: Manner) -> Asked | None:
+    once = timeline.once()
     pairs = [(a, b) for a in once for b in once if a.start < b.start]
-    pairs = [(a, b) for a, b in pairs if len(right("between", (a.label, b.label), heard)) == 1]
+    pairs = [(a, b) for a, b in pairs if len(right("between", (a.label, b.label), timeline)) == 1]
     if not pairs:
         return None
-    first, second = pairs[int(rng.integers(len(pairs)))]
+    first, second = pick(rng, pairs)
     about = (first.label, second.label)
-    (answer,) = right("between", about, heard)
-    target = next(e for e in heard.named(answer) if first.start - APART < e.start < second.start + APART)
+    (answer,) = right("between", about, timeline)
+    target = next(e for e in timeline.named(answer) if first.start - APART < e.start < second.start + APART)
     steps = (Step("find", first), Step("next", target), Step("next", second))
-    return Asked("between", about, answer, _wrong(rng, heard, "between", about, answer), steps)
+    question = _ask(rng, manner, "between", *about)
+    return Asked(question, about, answer, (answer, *_wrong(rng, timeline, manner, "between", about, answer)), steps)
 
 
-def _make_count(rng: np.random.Generator, heard: Heard) -> Asked | None:
-    labels = [label for label in heard.labels() if not is_word(heard.named(label)[0])]
-    often = [label for label in labels if 1 < len(heard.named(label)) <= 6]
-    once = [label for label in labels if len(heard.named(label)) == 1]
-    # Most sounds are heard once: asked about as they come, "1" would be right nearly always.
-    pool = often if rng.random() < 0.75 else once
-    if not pool or not often:
+def _count(rng: np.random.Generator, timeline: Timeline, manner: Manner) -> Asked | None:
+    labels = [event.label for event in timeline.events if not is_word(event)]
+    often = [label for label in sorted(set(labels)) if labels.count(label) > 1]
+    once = [label for label in sorted(set(labels)) if labels.count(label) == 1]
+    if not often or not once:
         return None
-    found = heard.named(str(rng.choice(pool)))
-    if len(found) == 2 and rng.random() < 0.5:  # else "2" would be right in most
+    # Ones, twos and threes are to be asked for equally often, or the text would give the answer away. Most sounds are
+    # heard once, and threes do not always fit into a recording.
+    found = timeline.named(pick(rng, once if rng.random() < 0.22 else often))
+    if len(found) > manner.max_count or (len(found) == 2 and rng.random() < 0.4):
         return None
-    least = 1 if len(found) <= 4 else len(found) - int(rng.integers(0, heard.num_choices))
-    answer = str(len(found))
-    choices = [str(n) for n in range(least, least + heard.num_choices)]
+    num = min(manner.max_count, timeline.num_choices)
+    least = 1 if len(found) <= num else len(found) - int(rng.integers(0, num))
+    choices = tuple(str(n) for n in range(least, least + num))
     steps = (Step("find", found[0]), *(Step("again", event) for event in found[1:]))
-    return Asked("count", (found[0].label,), answer, tuple(c for c in choices if c != answer), steps)
+    label = found[0].label
+    return Asked(_ask(rng, manner, "count", label), (label,), str(len(found)), choices, steps)
 
 
 def _edge(kind: str, lead: str) -> Maker:
-    def make(rng: np.random.Generator, heard: Heard) -> Asked | None:
-        found = right(kind, (), heard)
-        if len(found) != 1 or len(heard.labels()) < 2:
+    """Which sound starts first, or last."""
+
+    def make(rng: np.random.Generator, timeline: Timeline, manner: Manner) -> Asked | None:
+        found = right(kind, (), timeline)
+        if len(found) != 1 or len(timeline.labels()) < 2:
             return None
         (answer,) = found
-        near = sorted(heard.events, key=lambda e: e.start, reverse=kind == "last")[:2]
+        near = sorted(timeline.events, key=lambda e: e.start, reverse=kind == "last")[:2]
         steps = [Step(lead, near[0])]
         if rng.random() < 0.5:
             steps.append(Step("next" if kind == "first" else "previous", near[1]))
-        return Asked(kind, (), answer, _wrong(rng, heard, kind, (), answer), tuple(steps))
+        choices = (answer, *_wrong(rng, timeline, manner, kind, (), answer))
+        return Asked(_ask(rng, manner, kind), (), answer, choices, tuple(steps))
 
     return make
 
 
-def _make_longest(rng: np.random.Generator, heard: Heard) -> Asked | None:
-    found = right("longest", (), heard)
-    if len(found) != 1 or len(heard.labels()) < 4:
+def _longest(rng: np.random.Generator, timeline: Timeline, manner: Manner) -> Asked | None:
+    found = right("longest", (), timeline)
+    if len(found) != 1 or len(timeline.labels()) < 4:
         return None
     (answer,) = found
-    # Sounds of the recording alone: of others nobody can say how long they are, and who did not listen could guess.
-    inside = [str(label) for label in rng.permutation([label for label in heard.labels() if label != answer])]
-    by_length = sorted(heard.events, key=lambda e: e.start - e.end)
+    # All choices are in the recording: how long others last is not known, so their names alone would rule them out.
+    inside = shuffled(rng, [label for label in timeline.labels() if label != answer])[: timeline.num_choices - 1]
+    by_length = sorted(timeline.events, key=lambda e: e.start - e.end)
     second = next(event for event in by_length if event.label != answer)
     pair = sorted([by_length[0], second], key=lambda e: e.start)
     steps = tuple(Step("candidate", event) for event in pair)
-    return Asked("longest", (), answer, tuple(inside[: heard.num_choices - 1]), steps)
+    return Asked(_ask(rng, manner, "longest"), (), answer, (answer, *inside), steps)
 
 
-def _compared(kind: str) -> Maker:
-    """Of the sounds before and after one, which is more so? They are not named, or their kinds would tell."""
+def _compare(kind: str, size: Callable[[Event], float], margin: float) -> Maker:
+    """Which of the sounds before and after another is longer, or louder.
 
-    def make(rng: np.random.Generator, heard: Heard) -> Asked | None:
-        known = [event for event in heard.once() if len(right(kind, (event.label,), heard)) == 1]
-        if not known:
+    They are not named: which kinds of sounds are long or loud is known without listening.
+    """
+
+    def make(rng: np.random.Generator, timeline: Timeline, manner: Manner) -> Asked | None:
+        events, once = timeline.events, timeline.once()
+        found = [n for n in range(1, len(events) - 1) if events[n] in once]
+        if manner.checked:
+            found = [n for n in found if neighbours(timeline, events[n]) == (events[n - 1], events[n + 1])]
+            found = [n for n in found if len(right(kind, (events[n].label,), timeline)) == 1]
+        found = [n for n in found if abs(size(events[n - 1]) - size(events[n + 1])) >= margin]
+        if not found:
             return None
-        anchor = _pick(rng, known)
-        (answer,) = right(kind, (anchor.label,), heard)
-        before, after = neighbours(heard, anchor) or (anchor, anchor)
+        at = pick(rng, found)
+        before, anchor, after = events[at - 1 : at + 2]
+        answer = manner.sides[0 if size(before) > size(after) else 1]
         steps = (Step("find", anchor), Step("previous", before), Step("next", after))
-        return Asked(kind, (anchor.label,), answer, tuple(side for side in SIDES if side != answer), steps)
+        return Asked(_ask(rng, manner, kind, anchor.label), (anchor.label,), answer, manner.sides, steps)
 
     return make
 
 
-def _make_together(rng: np.random.Generator, heard: Heard) -> Asked | None:
-    known = [event for event in heard.once() if len(right("together", (event.label,), heard)) == 1]
-    if not known:
+def _together(rng: np.random.Generator, timeline: Timeline, manner: Manner) -> Asked | None:
+    found = [event for event in timeline.once() if len(right("together", (event.label,), timeline)) == 1]
+    if not found:
         return None
-    anchor = _pick(rng, known)
+    anchor = pick(rng, found)
     about = (anchor.label,)
-    (answer,) = right("together", about, heard)
-    beside = max(heard.named(answer), key=lambda e: min(e.end, anchor.end) - max(e.start, anchor.start))
+    (answer,) = right("together", about, timeline)
+    beside = max(timeline.named(answer), key=lambda e: min(e.end, anchor.end) - max(e.start, anchor.start))
     if min(beside.end, anchor.end) - max(beside.start, anchor.start) < 0.1:
         return None
     steps = (Step("find", anchor), Step("beside", beside))
-    return Asked("together", about, answer, _wrong(rng, heard, "together", about, answer), steps)
+    question = _ask(rng, manner, "together", *about)
+    return Asked(question, about, answer, (answer, *_wrong(rng, timeline, manner, "together", about, answer)), steps)
 
 
-def _make_detail(rng: np.random.Generator, heard: Heard) -> Asked | None:
-    known = [event for event in heard.once() if event.labels.get("attribute") and event.labels.get("value")]
-    if not known:
+def _detail(rng: np.random.Generator, timeline: Timeline, manner: Manner) -> Asked | None:
+    found = [event for event in timeline.once() if event.labels.get("attribute") and event.labels.get("value")]
+    if not found:
         return None
-    target = _pick(rng, known)
+    target = pick(rng, found)
     attribute, value = str(target.labels["attribute"]), str(target.labels["value"])
+    # By group as well as by label, because a user may have recorded a "tone", too.
     parametric = target.labels.get("group") == "parametric" and target.label in synth.KINDS
-    values = [str(v) for v in (synth.KINDS[target.label][1] if parametric else PITCHES)]
-    wording = "count of" if attribute == "count" else attribute
-    if value not in values or wording not in ("pitch", "direction", "count of", "rate", "length"):
+    values = tuple(synth.KINDS[target.label][1] if parametric else PITCHES)
+    key = "count of" if attribute == "count" else attribute
+    if value not in values or key not in ATTRIBUTES:
         return None
-    wrong = tuple(v for v in values if v != value)
-    return Asked(wording, (target.label,), value, wrong, (Step("find", target),))
+    return Asked(_ask(rng, manner, key, target.label), (target.label,), value, values, (Step("find", target),))
 
 
-def _make_word(rng: np.random.Generator, heard: Heard) -> Asked | None:
-    words = [event for event in heard.events if is_word(event)]
-    if not words or len(heard.other_words) < 3:
+def _word(rng: np.random.Generator, timeline: Timeline, manner: Manner) -> Asked | None:
+    words = [event for event in timeline.events if is_word(event)]
+    pool = list(dict.fromkeys([*timeline.other_words, *(event.label for event in words)]))
+    if not words or len(pool) < 4:
         return None
-    target = _pick(rng, words)
-    anchors = [e for e in heard.once() if e.start < target.start and right("word", (e.label,), heard) == {target.label}]
-    taken = {event.label for event in words}
-    wrong = [str(w) for w in rng.permutation([w for w in heard.other_words if w not in taken])]
-    if len(taken) == 1 and (not anchors or rng.random() < 0.3):
-        return Asked("word", (), target.label, tuple(wrong[: heard.num_choices - 1]), (Step("voice", target),))
-    if not anchors:
+    target = pick(rng, words)
+    earlier = [e for e in timeline.once() if e.start < target.start]
+    earlier = [e for e in earlier if next(w for w in words if w.start > e.start) is target]
+    wrong = shuffled(rng, [word for word in pool if word != target.label])[: timeline.num_choices - 1]
+    choices = (target.label, *wrong)
+    if len(words) == 1 and (not earlier or rng.random() < 0.3):
+        return Asked(_ask(rng, manner, "word"), (), target.label, choices, (Step("voice", target),))
+    if not earlier:
         return None
-    wrong = [*sorted(taken - {target.label})[: int(rng.integers(0, 2))], *wrong][: heard.num_choices - 1]
-    steps = (Step("find", anchors[-1]), Step("voice", target))
-    return Asked("word after", (anchors[-1].label,), target.label, tuple(wrong), steps)
+    anchor = pick(rng, earlier)
+    question = _ask(rng, manner, "word after", anchor.label)
+    return Asked(question, (anchor.label,), target.label, choices, (Step("find", anchor), Step("voice", target)))
 
 
-def _make_when(rng: np.random.Generator, heard: Heard) -> Asked | None:
-    known = [event for event in heard.once() if len(right("when", (event.label,), heard)) == 1]
-    if not known:
+def _when(rng: np.random.Generator, timeline: Timeline, manner: Manner) -> Asked | None:
+    found = [event for event in timeline.once() if len(right("when", (event.label,), timeline)) == 1]
+    if not found:
         return None
-    thirds = [min(right("when", (event.label,), heard)) for event in known]
-    # The third is drawn first: sounds begin early, and "in the first third" would be right too often.
-    answer = str(rng.choice(sorted(set(thirds))))
-    target = _pick(rng, [event for event, third in zip(known, thirds, strict=True) if third == answer])
-    wrong = tuple(third for third in THIRDS if third != answer)
-    return Asked("when", (target.label,), answer, wrong, (Step("find", target),))
+    thirds = [min(right("when", (event.label,), timeline)) for event in found]
+    # The third is drawn first: most sounds begin early, and "in the first third" would be right too often.
+    answer = pick(rng, sorted(set(thirds)))
+    target = pick(rng, [event for event, third in zip(found, thirds, strict=True) if third == answer])
+    question = _ask(rng, manner, "when", target.label)
+    return Asked(question, (target.label,), answer, THIRDS, (Step("find", target),))
 
 
-def _make_order(rng: np.random.Generator, heard: Heard) -> Asked | None:
-    once = heard.once()
+def _order(rng: np.random.Generator, timeline: Timeline, manner: Manner) -> Asked | None:
+    once = timeline.once()
     if len(once) < 3:
         return None
     chosen = sorted([once[int(n)] for n in rng.permutation(len(once))[:3]], key=lambda e: e.start)
-    about = tuple(str(label) for label in rng.permutation([event.label for event in chosen]))
-    found = right("order", about, heard)
-    if len(found) != 1:
-        return None
-    (answer,) = found
     a, b, c = (event.label for event in chosen)
+    about, answer = tuple(shuffled(rng, (a, b, c))), ", ".join((a, b, c))
     orders = [", ".join(order) for order in ((a, c, b), (b, a, c), (b, c, a), (c, a, b), (c, b, a))]
-    wrong = tuple(str(order) for order in rng.permutation(orders))[: heard.num_choices - 1]
-    steps = (Step("start" if chosen[0] is heard.events[0] else "candidate", chosen[0]),)
-    return Asked("order", about, answer, wrong, (*steps, *(Step("next", event) for event in chosen[1:])))
+    choices = (answer, *shuffled(rng, orders)[: timeline.num_choices - 1])
+    first = Step("start" if chosen[0] is timeline.events[0] else "candidate", chosen[0])
+    steps = (first, *(Step("next", event) for event in chosen[1:]))
+    return Asked(_ask(rng, manner, "order"), about, answer, choices, steps)
+
+
+def _length(event: Event) -> float:
+    return event.end - event.start
+
+
+def _level(event: Event) -> float:
+    return float(str(event.labels.get("level", 0)))
 
 
 MAKERS: dict[str, Maker] = {
-    "after": _neighbour("after", "next"),
-    "before": _neighbour("before", "previous"),
-    "between": _make_between,
-    "count": _make_count,
+    "after": _neighbour("after", 1, "next"),
+    "before": _neighbour("before", -1, "previous"),
+    "between": _between,
+    "count": _count,
     "first": _edge("first", "start"),
     "last": _edge("last", "end"),
-    "longest": _make_longest,
-    "longer": _compared("longer"),
-    "louder": _compared("louder"),
-    "together": _make_together,
-    "detail": _make_detail,
-    "word": _make_word,
-    "when": _make_when,
-    "order": _make_order,
+    "longest": _longest,
+    "longer": _compare("longer", _length, 0.3),
+    "louder": _compare("louder", _level, LOUDER),
+    "together": _together,
+    "detail": _detail,
+    "word": _word,
+    "when": _when,
+    "order": _order,
 }

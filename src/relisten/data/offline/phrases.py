@@ -1,6 +1,7 @@
-"""The words of the rules teacher: many ways to say the same, so that a model does not learn one sentence by heart.
+"""The words of questions and chains of thought: many ways to say the same, so that no sentence is learnt by heart.
 
-{0} and {1} are names of sounds ("the knock" is written "the {0}"). Texts end where a segment or a sentence follows.
+{0} and {1} stand for names of sounds: "the knock" is written "the {0}". Of each kind of question the first two wordings
+are the plainest; nano was trained on them, so they must not change.
 """
 
 from __future__ import annotations
@@ -294,3 +295,13 @@ REASONS = {
     "word": ("The word is clear.", "It can be understood well.", ""),
     "detail": ("That can be told from this place alone.", "A close listen leaves no doubt.", ""),
 }  # fmt: skip
+
+SHORT_LEADS: dict[str, tuple[str, ...]] = {
+    "find": ("here it is", "this is the one", "listen to it", "asked about"),
+    "next": ("right after it", "the next sound", "what follows", "next"),
+    "previous": ("Just before it", "The sound before it", "What precedes it", "Back to the one before"),
+    "voice": ("the next word", "the word after it", "the word that follows"),
+    "again": ("here again", "once more", "it comes back"),
+}
+SHORT_HEARD = (", {0}.", ", which is {0}.", ", where I hear {0}.", ", and it is {0}.", " with {0}.")
+"""LEADS and HEARD in the fewest words (short.py). nano was trained on these, so they must not change."""

@@ -1,6 +1,6 @@
-"""What holds of sounds beside their names: how long, where, how loud, what else sounds; and why choices fall away.
+"""What can be said of sounds beside their names: how long, how loud, when, beside what; and why a choice is wrong.
 
-Everything is reckoned from events and their times; where a margin is too small to be heard, nothing is said.
+Everything is computed from events and their times. If a difference is too small to be heard, nothing is said of it.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from relisten.data.offline.asking import LONGER, LOUDER, THIRDS, Asked, Heard, is_word
+from relisten.data.offline.asking import APART, LONGER, LOUDER, THIRDS, Asked, Timeline, is_word
+from relisten.data.offline.drawing import pick, shuffled
 from relisten.data.offline.phrases import ORDERED, REMARKS, RULED_OUT, THIRD
 from relisten.types import Event
 
-APART = 0.15
-"""Seconds that somebody can tell."""
 OTHERS = ("over", "behind", "ahead", "gap", "meets", "longer", "shorter", "louder", "softer")
 """Remarks that name another sound."""
 Facts = dict[str, tuple[str, ...]]
@@ -23,42 +22,37 @@ ROUND = ((0.25, "a quarter of a second"), (0.5, "half a second"), (1.0, "a secon
          (2.0, "two seconds"), (3.0, "three seconds"), (4.0, "four seconds"))  # fmt: skip
 
 
-def pick(rng: np.random.Generator, texts: Sequence[str]) -> str:
-    """One of several texts."""
-    return texts[int(rng.integers(len(texts)))]
-
-
 def name(event: Event) -> str:
-    """How an event is called that was not listened to again: a spoken word is not understood yet."""
+    """What an event is called before it was listened to again: a spoken word is not understood yet."""
     return "a spoken word" if is_word(event) else f"the {event.label}"
 
 
 def known(event: Event) -> str:
-    """How an event is called that was."""
+    """What an event is called once it was listened to again."""
     return f'the word "{event.label}"' if is_word(event) else f"the {event.label}"
 
 
 def seconds(length: float) -> str:
-    """A length as it is said, to follow "about"."""
+    """A length in words, to stand after "about"."""
     near = next((said for value, said in ROUND if abs(length - value) <= 0.06 * max(value, 0.8)), "")
     return near or f"{length:.1f} seconds"
 
 
 def sentence(text: str) -> str:
-    """With a capital letter in front."""
+    """The text with a capital letter in front."""
     return text[:1].upper() + text[1:]
 
 
-def facts(event: Event, last: Event | None, heard: Heard) -> Facts:
-    """What holds of an event, alone, among the others, and beside the one that was listened to last."""
-    length, third = event.end - event.start, heard.duration / 3
-    levels = [e.labels["level"] for e in heard.events if isinstance(e.labels.get("level"), int | float)]
+def facts(event: Event, last: Event | None, timeline: Timeline) -> Facts:
+    """What holds of an event: alone, among the others, and beside the one that was listened to last."""
+    length, third = event.end - event.start, timeline.duration / 3
+    levels = [e.labels["level"] for e in timeline.events if isinstance(e.labels.get("level"), int | float)]
     level = event.labels.get("level", 0.0)
-    once = len(heard.named(event.label)) == 1
-    others = [e for e in heard.events if e is not event]
+    once = len(timeline.named(event.label)) == 1
+    others = [e for e in timeline.events if e is not event]
     beside = [e for e in others if min(e.end, event.end) - max(e.start, event.start) > APART]
     touching = [e for e in others if e.start < event.end + APART and e.end > event.start - APART]
-    words = sum(map(is_word, heard.events))
+    words = sum(map(is_word, timeline.events))
     earlier = max((e for e in others if e.start <= event.start), key=lambda e: e.start, default=None)
     later = min((e for e in others if e.start >= event.start), key=lambda e: e.start, default=None)
     holds: dict[str, tuple[str, ...] | None] = {
@@ -70,8 +64,8 @@ def facts(event: Event, last: Event | None, heard: Heard) -> Facts:
         "long": () if length > 2.0 else None,
         "early": () if event.end < third else None,
         "middle": () if event.start > third and event.end < 2 * third else None,
-        "late": () if event.start > heard.duration * 0.7 else None,
-        # Beside the loudest: what a level is measured from differs from source to source.
+        "late": () if event.start > timeline.duration * 0.7 else None,
+        # Compared with the loudest, because sources measure levels from different references.
         "quiet": () if levels and isinstance(level, int | float) and level < max(levels) - LOUDER else None,
         "alone": () if not touching and len(others) > 0 else None,
         "over": (name(beside[0]),) if beside and beside[0].label != event.label else None,
@@ -83,14 +77,14 @@ def facts(event: Event, last: Event | None, heard: Heard) -> Facts:
 
 
 def _neighbour(event: Event, other: Event | None, last: Event | None) -> tuple[str, ...] | None:
-    """The name of the next sound on one side, where it is clear which that is and nothing was said of it just now."""
+    """The name of the next sound on one side, if it is clear which that is and it was not just spoken of."""
     if other is None or other.label == event.label or other is last or abs(other.start - event.start) < APART:
         return None
     return (name(other),)
 
 
 def _compared(event: Event, last: Event) -> dict[str, tuple[str, ...] | None]:
-    """Beside the event that was listened to before this one."""
+    """What holds of an event beside the one that was listened to before it."""
     named = "the one before" if last.label == event.label else known(last)
     first, second = sorted((event, last), key=lambda e: e.start)
     gap = second.start - first.end
@@ -108,13 +102,13 @@ def _compared(event: Event, last: Event) -> dict[str, tuple[str, ...] | None]:
 
 
 def remarks(
-    rng: np.random.Generator, num: int, event: Event, last: Event | None, heard: Heard, used: set[str]
+    rng: np.random.Generator, num: int, event: Event, last: Event | None, timeline: Timeline, used: set[str]
 ) -> list[str]:
     """Up to so many sentences about an event, of kinds that were not used yet in this chain."""
-    holds = {key: given for key, given in facts(event, last, heard).items() if key not in used}
-    drawn = [str(key) for key in rng.permutation(sorted(holds))]
+    holds = {key: given for key, given in facts(event, last, timeline).items() if key not in used}
+    drawn = shuffled(rng, sorted(holds))
     others = [key for key in drawn if key in OTHERS]
-    # One that names another sound at most, and at the end: after it "it" would be that sound.
+    # At most one remark names another sound, and it comes last: after it, "it" would mean that sound.
     told = [key for key in drawn if key not in OTHERS or key == others[0]][:num]
     told.sort(key=lambda key: key in OTHERS)
     used.update(told)
@@ -122,25 +116,25 @@ def remarks(
 
 
 def ruled_out(
-    rng: np.random.Generator, num: int, kind: str, asked: Asked, heard: Heard, choices: Sequence[str]
+    rng: np.random.Generator, num: int, kind: str, asked: Asked, timeline: Timeline, choices: Sequence[str]
 ) -> list[str]:
-    """Why up to so many of the wrong choices fall away, and what else settles the question."""
+    """Why up to `num` of the wrong choices are wrong, and what else settles the question."""
     if kind == "when":
-        return _third(rng, asked, heard)
+        return _third(rng, asked, timeline)
     if kind == "order":
-        found = sorted((heard.named(label)[0] for label in asked.about), key=lambda e: e.start)
+        found = sorted((timeline.named(label)[0] for label in asked.about), key=lambda e: e.start)
         listed = [f"the {e.label} at {e.start:.1f}" for e in found]
         return [sentence(pick(rng, ORDERED).format(", ".join(listed[:-1]) + f" and {listed[-1]}"))]
     if kind in ("count", "longer", "louder"):
         return []
-    wrong = [str(choice) for choice in rng.permutation([c for c in choices if c != asked.answer])][:num]
+    wrong = shuffled(rng, [choice for choice in choices if choice != asked.answer])[:num]
     if kind == "detail":
         return [sentence(pick(rng, RULED_OUT["values"]).format(" or ".join(wrong)))] if wrong else []
     target = next(step.event for step in asked.steps if step.event.label == asked.answer)
     told, absent = [], []
     for choice in wrong:
-        there = heard.named(choice)
-        key, given = _why(kind, target, there, asked, heard) if there else ("", ())
+        there = timeline.named(choice)
+        key, given = _why(kind, target, there, asked, timeline) if there else ("", ())
         if not there:
             absent.append(f'"{choice}"')
         elif key:
@@ -151,14 +145,16 @@ def ruled_out(
     return told
 
 
-def _why(kind: str, target: Event, there: Sequence[Event], asked: Asked, heard: Heard) -> tuple[str, tuple[str, ...]]:
-    """A key of phrases.RULED_OUT that holds of a sound that is in the recording, yet not the answer."""
+def _why(
+    kind: str, target: Event, there: Sequence[Event], asked: Asked, timeline: Timeline
+) -> tuple[str, tuple[str, ...]]:
+    """A key of phrases.RULED_OUT that holds of a sound in the recording that is not the answer; "" if none does."""
     if kind == "word":
         return "", ()
     if kind == "longest":
         return "over", (seconds(max(e.end - e.start for e in there)),)
     if kind == "together":
-        anchor = heard.named(asked.about[0])[0]
+        anchor = timeline.named(asked.about[0])[0]
         clear = all(e.end < anchor.start - APART or e.start > anchor.end + APART for e in there)
         return ("elsewhere", ()) if clear else ("", ())
     if all(e.start < target.start - APART for e in there):
@@ -166,10 +162,10 @@ def _why(kind: str, target: Event, there: Sequence[Event], asked: Asked, heard: 
     return ("later", ()) if all(e.start > target.start + APART for e in there) else ("", ())
 
 
-def _third(rng: np.random.Generator, asked: Asked, heard: Heard) -> list[str]:
-    """Where the thirds of a recording end, and where the sound lies beside that."""
-    event, third = heard.named(asked.about[0])[0], heard.duration / 3
+def _third(rng: np.random.Generator, asked: Asked, timeline: Timeline) -> list[str]:
+    """Where the thirds of a recording end, and in which of them the sound lies."""
+    event, third = timeline.named(asked.about[0])[0], timeline.duration / 3
     which = THIRDS.index(asked.answer)
     inside = which * third <= event.start and event.end <= (which + 1) * third
-    bounds = f"{third:.1f}", f"{2 * third:.1f}", f"{event.start:.1f}", f"{event.end:.1f}", f"{heard.duration:.1f}"
+    bounds = f"{third:.1f}", f"{2 * third:.1f}", f"{event.start:.1f}", f"{event.end:.1f}", f"{timeline.duration:.1f}"
     return [sentence(pick(rng, THIRD[which]).format(*bounds))] if inside else []

@@ -17,7 +17,8 @@ from dataclasses import replace
 import numpy as np
 
 from relisten.audio import crop
-from relisten.data.worlds.questions import caption, heard, make_questions, name, segment
+from relisten.data.offline.short import caption, heard, name, segment
+from relisten.data.worlds.scene_questions import make_questions
 from relisten.data.worlds.scenes import Bank, SceneConfig, bank, make_scene
 from relisten.models import nano
 from relisten.models.base import AudioLM

@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from relisten import records
 from relisten.audio import save
-from relisten.data.worlds.questions import heard, make_questions
+from relisten.data.offline.short import heard
+from relisten.data.worlds.scene_questions import make_questions
 from relisten.data.worlds.scenes import MIN_GAP, SceneConfig, bank, fitted, make_scene
 from relisten.files import make_folder
 from relisten.types import Audio, Clip

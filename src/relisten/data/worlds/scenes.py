@@ -1,7 +1,7 @@
 """Synthetic scenes with exact times: the world that nano learns in.
 
 A scene is a few sounds of the bank and of `synth`, each at its own time, level and speed, over a bed of noise. What is
-in it is known exactly, so captions, questions and chains of thought follow from the events (`questions.py`).
+in it is known exactly, so captions, questions and chains of thought follow from the events (`scene_questions.py`).
 """
 
 from __future__ import annotations
