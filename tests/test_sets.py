@@ -13,6 +13,7 @@ from tiny import TINY
 from relisten import cli, records
 from relisten.data import export
 from relisten.data.build import BuildConfig, build
+from relisten.data.join import JoinConfig, join, largest
 from relisten.data.worlds.scene_files import write_scenes
 from relisten.models import nano
 from relisten.training.sft import SftConfig, train_sft
@@ -120,3 +121,100 @@ def test_lines_of_both_sets_have_the_same_keys_and_types(work: Path) -> None:
     assert all(example.cot for example in examples["sft"]) and all(example.cot is None for example in examples["rl"])
     assert all(records.gold_segments(example) for example in examples["sft"])
     assert not any(records.gold_segments(example) for example in examples["rl"])
+
+
+def test_several_builds_become_one_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, seed, num in (("dogs", 0, 16), ("trams", 8, 16)):  # half of the scenes are in both
+        write_scenes(tmp_path / name / "scenes", num=num, seed=seed, questions=0)
+        build(BuildConfig("scenes", tmp_path / name / "scenes", tmp_path / name / "sets", questions=3))
+    given = [tmp_path / name / "sets" for name in ("dogs", "trams")]
+    command = ["data", "join", "OUT", *map(str, given), "--export", "swift"]
+    for out in ("one", "two"):
+        assert cli.run([str(tmp_path / out) if word == "OUT" else word for word in command]) == 0
+    one = tmp_path / "one"
+    shown = capsys.readouterr()
+    assert "data join" in shown.out and "ids were taken already; they begin with sets-2- now" in shown.err
+    for file in sorted(one.iterdir()):
+        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
+    manifest = json.loads((one / "manifest.json").read_text())
+    assert [build["folder"] for build in manifest["joined"]] == ["sets-1", "sets-2"]
+    assert manifest["counts"]["asked"] == 96 and manifest["licences"]["scenes"].startswith("Apache")
+    check_joined(one, given)
+    for name in export.SETS:
+        assert cli.run(["data", "validate", str(one / f"{name}.jsonl")]) == 0
+    assert cli.run(["data", "stats", str(one)]) == 0
+    assert cli.run(["data", "join", str(tmp_path / "all"), str(one), str(given[0])]) == 0  # a join is a build
+    assert json.loads((tmp_path / "all" / "manifest.json").read_text())["joined"][1]["sft"]["kept"] == 0
+
+
+def check_joined(out: Path, given: list[Path]) -> None:
+    """Nothing is lost without a reason, no id is there twice, no question is there twice about one recording."""
+    kept = [row for name in export.SETS for row in rows(out / f"{name}.jsonl")]
+    rejected = rows(out / "rejected.jsonl")
+    assert len(kept) + len(rejected) == sum(len(rows(f / f"{name}.jsonl")) for f in given for name in export.SETS)
+    assert len({row["id"] for row in kept}) == len(kept)
+    asked = [(Path(row["audio_path"]).name, row["question"], row["answer"]) for row in kept]
+    assert len(set(asked)) == len(asked)
+    positions = [row["choices"].index(row["answer"]) for row in rows(out / "sft.jsonl") if len(row["choices"]) == 4]
+    assert max(map(positions.count, range(4))) - min(map(positions.count, range(4))) <= 1
+
+
+def small(folder: Path, ids: list[str], kind: str = "order", **fields: Any) -> Path:
+    """A built folder with one question for RL about each id."""
+    folder.mkdir(parents=True)
+    asked = {"choices": ["dog", "cat", "cow"], "answer": "cat", "kind": kind, "cot": "", "cot_fault": "x"} | fields
+    lines = [{"id": id, "audio_path": f"{id}.wav", "question": "What is heard first?", **asked} for id in ids]
+    (folder / "rl.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "sft.jsonl").write_text("")
+    manifest = {"config": {"source": folder.name, "teacher": "rules", "judge": ""}, "calls": {}, "blind": {},
+                "counts": {}, "licences": {folder.name: "mine"}, "stopped": ""}  # fmt: skip
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_near_duplicates_are_found_across_builds_and_not_where_recordings_differ(tmp_path: Path) -> None:
+    event = {"label": "bell", "start": 0.0, "end": 1.0}
+    known = {"duration": 5.0, "events": [event]}
+    one = small(tmp_path / "one", ["a"], **known)
+    two = small(tmp_path / "two", ["b"], question="What is heard first here?", **known)  # the same recording, renamed
+    three = small(tmp_path / "three", ["c"], **{"events": [event | {"label": "a car that passes by slowly"}]})
+    four, five = small(tmp_path / "four", ["d"]), small(tmp_path / "five", ["e"])  # of which nothing is known
+    made = join(tmp_path / "out", [one, two, three, four, five])
+    assert [row["id"] for row in rows(tmp_path / "out" / "rl.jsonl")] == ["a", "c", "d", "e"]
+    [out] = rows(tmp_path / "out" / "rejected.jsonl")
+    assert (out["id"], out["stage"]) == ("two: b", "join") and made["counts"]["reasons"] == {
+        f"join: {out['reason']}": 1
+    }
+
+
+def test_no_kind_of_question_has_more_than_its_share(tmp_path: Path) -> None:
+    many = small(tmp_path / "many", [f"m{n}" for n in range(40)])
+    few = small(tmp_path / "few", [f"f{n}" for n in range(10)], kind="count")
+    made = join(tmp_path / "out", [many, few], JoinConfig(max_share=0.6))
+    assert made["kinds"]["rl"] == {"count": 10, "order": 15}
+    assert len(rows(tmp_path / "out" / "rejected.jsonl")) == 25
+    kept = [row["id"] for row in rows(tmp_path / "out" / "rl.jsonl")]
+    join(tmp_path / "again", [many, few], JoinConfig(max_share=0.6, seed=1))
+    assert kept != [row["id"] for row in rows(tmp_path / "again" / "rl.jsonl")]
+    assert (largest([5, 5], 0.5), largest([5, 5], 0.4), largest([100, 10, 10], 0.5), largest([7], 1.0)) == (5, 0, 20, 7)
+
+
+def test_what_cannot_be_joined_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = small(tmp_path / "one", ["a"]), small(tmp_path / "two", ["a"], question="What is next?")
+    third = small(tmp_path / "three", ["two-a"])
+    (tmp_path / "bare").mkdir()
+    for given, told in [
+        ([one], "name two built folders or more"),
+        ([one, one], "is named twice"),
+        ([one, tmp_path / "bare"], "holds no manifest.json"),
+        ([one, third, two], "the id 'a' is taken, and so is 'two-a'"),
+    ]:
+        assert cli.run(["data", "join", str(tmp_path / "out"), *map(str, given)]) == 2
+        assert told in capsys.readouterr().err
+    assert cli.run(["data", "join", str(one), str(one), str(two)]) == 2
+    assert "choose a new folder" in capsys.readouterr().err
+    assert cli.run(["data", "join", str(tmp_path / "out"), str(one), str(two), "--max-share", "0"]) == 2
+    (two / "rl.jsonl").write_text('{"id": "b"}\n')
+    assert cli.run(["data", "join", str(tmp_path / "out"), str(one), str(two)]) == 2
+    assert "two/rl.jsonl, line 1: has no 'audio_path'" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "manifest.json").exists()

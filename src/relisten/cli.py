@@ -95,6 +95,12 @@ data.command(
     usage="Usage: relisten data build [SETTINGS.yaml] [OPTIONS]",
     help="Make sets for SFT and RL from recordings with times.",
 )
+data.command(
+    "relisten.commands.data_join:join",
+    name="join",
+    usage="Usage: relisten data join OUT BUILD BUILD... [OPTIONS]",
+    help="Join several built folders into one.",
+)
 data.command("relisten.commands.data_build:stats", name="stats", help="Say and draw what a built folder holds.")
 data.command("relisten.commands.data_sources:list_sources", name="sources", help="List the corpora that can be read.")
 data.command("relisten.commands.data_files:show", name="show", help="Show one example with its waveform.")

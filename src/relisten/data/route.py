@@ -73,7 +73,7 @@ def route(
 ) -> Iterator[Routed]:
     """Every question of the outcomes, in their order; the same for the same outcomes. Counts into the funnel."""
     near = Near(NEAR)
-    places = _Places(seed)
+    places = Places(seed)
     for _, clip, outcome in outcomes:
         funnel.clips += 1
         if "stage" in outcome:
@@ -97,7 +97,7 @@ def _question(
     asked: dict[str, Any],
     before: list[tuple[set[str], Asks]],
     near: Near,
-    places: _Places,
+    places: Places,
 ) -> Routed:
     if "route" not in asked:
         return Routed(id, "", None, asked["stage"], asked["reason"])
@@ -126,7 +126,7 @@ def _question(
     return Routed(id, asked["route"], example)
 
 
-class _Places:
+class Places:
     """Puts right answers at every position equally often, for each set and number of choices."""
 
     def __init__(self, seed: int) -> None:
