@@ -11,7 +11,9 @@ from relisten import audio as audio_files
 from relisten import tags
 from relisten.choices import read_choice
 from relisten.engine.engine import Engine, GenerationConfig
+from relisten.engine.row import audible
 from relisten.models.base import AudioLM
+from relisten.models.scope import notice
 from relisten.types import Audio, Example, Response, Segment, Trace
 
 
@@ -29,6 +31,8 @@ class Answer:
     """Wall-clock time: load, prefill, listen (encoding and reading segments), decode, total."""
     segments: tuple[Segment, ...]
     """What was heard again, in order."""
+    notice: str | None = None
+    """Why the answer may mean nothing, in one sentence; None where the question lies within what the model knows."""
 
 
 def ask(
@@ -52,7 +56,7 @@ def ask(
     given = choices if isinstance(choices, str) else tuple(choices)  # a text is refused with a word, not taken apart
     [[trace]] = engine.generate([Example(name, heard, question, given)], config)  # type: ignore[arg-type]
     seconds = {"load": loaded - started, **engine.seconds, "total": perf_counter() - started}
-    return answered(trace, choices, seconds)
+    return answered(trace, choices, seconds, notice(model, audible(model, heard), question, choices))
 
 
 BLOCK = 128
@@ -92,8 +96,8 @@ def answer_each(
         yield from ((places[index], 0, reason) for index, reason in reasons)
 
 
-def answered(trace: Trace, choices: Sequence[str], seconds: dict[str, float]) -> Answer:
+def answered(trace: Trace, choices: Sequence[str], seconds: dict[str, float], notice: str | None = None) -> Answer:
     """What a finished trace says."""
     response = tags.parse(trace.text)
     segments = tuple(listen.segment for listen in trace.listens[1:])
-    return Answer(response.answer, read_choice(response.answer, choices), response, trace, seconds, segments)
+    return Answer(response.answer, read_choice(response.answer, choices), response, trace, seconds, segments, notice)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from transformers import PreTrainedModel
 
 from relisten.models.folder import read_json
 from relisten.types import Audio, Format
+
+if TYPE_CHECKING:
+    from relisten.models.scope import Scope
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class AudioLM(Protocol):
     rate: int
     """Samples a second (Hz) of the audio it takes."""
     prompts: Prompts
+    scope: Scope | None
+    """What a small model was trained for; None: not said. Training saves none, for it may change the model's world."""
     end_token_id: int
     """Ends an answer in training data, and where the engine ends one."""
     end_token_ids: frozenset[int]

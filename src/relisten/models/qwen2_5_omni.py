@@ -28,6 +28,7 @@ from transformers import (
 from relisten.files import replacing_files
 from relisten.models.base import Prompts, lay_out_for_cpu, pad_features, read_prompts
 from relisten.models.folder import Shapes, check_layers, check_plausible, checked, foreign, read_json
+from relisten.models.scope import Scope, read_scope
 from relisten.models.trial import check_tokenizer, try_out
 from relisten.types import Audio, Format
 
@@ -46,8 +47,10 @@ class Qwen2_5Omni:  # noqa: N801 (named after the model)
         feature_extractor: WhisperFeatureExtractor,
         prompts: Prompts | None = None,
         name: str = "qwen2_5_omni",
+        scope: Scope | None = None,
     ) -> None:
         self.name = name
+        self.scope = scope
         self.module = module.eval()
         self.tokenizer = tokenizer
         self.feature_extractor = feature_extractor
@@ -247,7 +250,7 @@ def load(folder: Path, dtype: str = "auto", device: str = "auto", device_map: An
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"{folder}: {len(missing)} weights are missing, {missing[0]} for one; is the download whole?")
     with foreign(folder, "is loaded, but cannot be used"):
-        model = Qwen2_5Omni(module, tokenizer, feature_extractor, prompts, name=str(folder))
+        model = Qwen2_5Omni(module, tokenizer, feature_extractor, prompts, str(folder), read_scope(folder))
         if device_map is None:
             module.to(where)
             if where.type == "cpu":

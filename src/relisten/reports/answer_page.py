@@ -71,6 +71,7 @@ def page(
     body = Template((WEB / "answer.html").read_text(encoding="utf-8")).substitute(
         question=safe(question),
         choices=_choices(choices, answer.choice),
+        notice=f'<p class="notice" role="note">{safe(answer.notice)}</p>' if answer.notice else "",
         lanes=max(lanes, default=-1) + 1,
         tabs="".join(_tab(n, mark, lanes[n], audio.duration) for n, mark in enumerate(drawn)),
         bands="".join(_band(n, mark, audio.duration) for n, mark in enumerate(drawn)),

@@ -1,0 +1,140 @@
+"""What a small model was trained for, and whether a question lies outside of it.
+
+A folder of weights may hold `scope.json` and `scope.safetensors`. They say how long the recordings of the model's
+world are, which words its questions have, and how its audio tower sees them. Large models come without these files.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from relisten.models.base import AudioLM
+from relisten.types import Audio
+
+LARGER = "--model Qwen/Qwen2.5-Omni-7B"
+"""What to use for recordings that a small model does not know."""
+MOST_NEW_WORDS = 1 / 3
+"""Share of a question's words that may be new to the model."""
+_WORD = re.compile(r"[^\W_]+")
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The world that a model was trained in."""
+
+    about: str
+    """A noun phrase for people: "scenes of 5 to 16 s, mixed from 76 known sounds"."""
+    max_seconds: float
+    words: frozenset[str]
+    """Every word of its questions and choices, in lower case."""
+    centre: Tensor
+    """[D], float32: the mean over its recordings of `pooled`."""
+    whitening: Tensor
+    """[D, D], float32: takes a difference from the centre to one of unit variance in every direction."""
+    threshold: float
+    """A recording that lies farther from the centre than this sounds unlike its world."""
+
+    def distance(self, embedding: Tensor) -> float:
+        """Mahalanobis distance of a pooled embedding [D] from the centre."""
+        return float((self.whitening @ (embedding - self.centre)).norm())
+
+    def reasons(self, model: AudioLM, audio: Audio, question: str, choices: Sequence[str]) -> list[str]:
+        """Why a question lies outside, as clauses for people; empty where nothing speaks against it."""
+        found: list[str] = []
+        if not choices:
+            found.append("this question offers no choices")
+        unknown = [choice for choice in choices if not set(_words(choice)) <= self.words]
+        if unknown:
+            found.append(f"it has no words for {' and '.join(map(repr, unknown[:2]))}")
+        asked = _words(question)
+        if sum(word not in self.words for word in asked) > MOST_NEW_WORDS * len(asked):
+            found.append("this question is worded unlike those that it knows")
+        if audio.duration > self.max_seconds + 0.05:
+            found.append(f"this recording lasts {audio.duration:.0f} s")
+        elif self.distance(pooled(model, audio)) > self.threshold:
+            found.append("this recording sounds unlike those that it knows")
+        return found
+
+
+def notice(model: AudioLM, audio: Audio, question: str, choices: Sequence[str]) -> str | None:
+    """One sentence for people if a question lies outside the model's scope; None if it does not, or there is no scope.
+
+    audio: as the model takes it (`engine.row.audible`).
+    """
+    scope = model.scope
+    reasons = scope.reasons(model, audio, question, choices) if scope else []
+    if scope is None or not reasons:
+        return None
+    listed = reasons[0] if len(reasons) == 1 else ", ".join(reasons[:-1]) + " and " + reasons[-1]
+    return (
+        f"{model.name} knows only {scope.about}, and {listed}, so do not rely on this answer; for such a question use a"
+        f" larger model, for example {LARGER}."
+    )
+
+
+@torch.no_grad()
+def pooled(model: AudioLM, audio: Audio) -> Tensor:
+    """What the audio tower makes of a recording at the model's rate, averaged over its tokens: [D], float32."""
+    features = model.features(audio)[None].to(model.module.device, model.module.dtype)
+    mask = torch.ones(1, features.shape[-1], dtype=torch.long, device=features.device)
+    found = model.module.get_audio_features(features, mask)
+    tokens = getattr(found, "last_hidden_state", found)
+    mean: Tensor = tokens.reshape(-1, tokens.shape[-1]).float().mean(0)
+    return mean.cpu()
+
+
+def fit(
+    about: str, max_seconds: float, texts: Iterable[str], embeddings: Tensor, others: Tensor, false_warnings: float
+) -> Scope:
+    """A scope from the texts and the recordings of a world.
+
+    embeddings, others: `pooled` of two sets of its recordings, [N, D] and [M, D]. The first gives mean and covariance,
+    the second the distance that a share `false_warnings` of them exceeds.
+    """
+    centre = embeddings.mean(0)
+    covariance = torch.cov(embeddings.double().T)
+    size = len(covariance)
+    covariance = 0.99 * covariance + 0.01 * torch.eye(size, dtype=torch.double) * covariance.trace() / size
+    whitening = torch.linalg.inv(torch.linalg.cholesky(covariance)).float().contiguous()
+    words = frozenset(word for text in texts for word in _words(text))
+    scope = Scope(about, max_seconds, words, centre, whitening, float("inf"))
+    distances = torch.tensor([scope.distance(embedding) for embedding in others])
+    return Scope(about, max_seconds, words, centre, whitening, float(distances.quantile(1 - false_warnings)))
+
+
+def save_scope(scope: Scope, folder: Path) -> None:
+    """Write a scope beside a model's weights."""
+    save_file({"centre": scope.centre, "whitening": scope.whitening}, folder / "scope.safetensors")
+    told = {"about": scope.about, "max_seconds": scope.max_seconds, "threshold": round(scope.threshold, 4)}
+    text = json.dumps(told | {"words": sorted(scope.words)}, ensure_ascii=False, indent=1)
+    (folder / "scope.json").write_text(text + "\n", encoding="utf-8")
+
+
+def read_scope(folder: Path) -> Scope | None:
+    """The scope that lies beside a model's weights, or None. Raises ValueError on files that are not ours."""
+    path = folder / "scope.json"
+    if not path.is_file():
+        return None
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        tensors = load_file(folder / "scope.safetensors")
+        centre, whitening = tensors["centre"].float(), tensors["whitening"].float()
+        if whitening.shape != (len(centre), len(centre)):
+            raise ValueError(f"whitening has the shape {list(whitening.shape)}, centre {list(centre.shape)}")
+        limits = float(told["max_seconds"]), frozenset(map(str, told["words"]))
+        return Scope(str(told["about"]), *limits, centre, whitening, float(told["threshold"]))
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise ValueError(f"{path}: not a scope ({error}); delete it to use the model without its notices") from None
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in _WORD.findall(text.lower()) if not word.isdigit()]

@@ -1,0 +1,129 @@
+"""nano says so where a question lies outside of what it was trained on, and hardly ever where it lies within."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import relisten
+from relisten import records
+from relisten.data.worlds.scene_questions import make_questions
+from relisten.data.worlds.scenes import SceneConfig, bank, make_scene
+from relisten.engine.row import audible
+from relisten.models import find
+from relisten.models.base import AudioLM
+from relisten.models.scope import fit, notice, read_scope, save_scope
+from relisten.reports.answer_page import page
+from relisten.types import Audio
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+QUESTION, CHOICES = "Which sound is heard just after the flute?", ["two", "clap", "eight", "five"]
+
+
+@pytest.fixture(scope="module")
+def nano() -> AudioLM:
+    return relisten.load("nano")
+
+
+@pytest.fixture(scope="module")
+def scene() -> Audio:
+    return relisten.load_audio(EXAMPLES / "scene-2.flac", 16_000)
+
+
+def elsewhere() -> Iterator[tuple[str, Audio]]:
+    """Recordings that no scene resembles: bare sounds without a bed, noise, silence, music of pure tones."""
+    seconds = np.arange(6 * 16_000) / 16_000
+    rng = np.random.default_rng(0)
+    chords = sum(np.sin(2 * np.pi * f * seconds) for f in (220, 277, 330)) * 0.1 * (seconds % 1 < 0.8)
+    yield "white noise", Audio(rng.normal(0, 0.1, len(seconds)).astype(np.float32))
+    yield "silence", Audio(np.zeros(len(seconds), np.float32))
+    yield "chords", Audio(np.asarray(chords, np.float32))
+    for label, sounds in list(bank("heldout").sounds.items())[::4]:
+        yield f"a bare {label}", Audio(sounds[0].samples)
+
+
+def test_the_examples_lie_within(nano: AudioLM) -> None:
+    for example in records.read_examples(EXAMPLES / "questions.jsonl"):
+        assert isinstance(example.audio, Path)
+        audio = relisten.load_audio(example.audio, nano.rate)
+        assert notice(nano, audio, example.question, example.choices) is None
+
+
+def test_fewer_than_one_held_out_question_in_fifty_is_warned_of(nano: AudioLM) -> None:
+    sounds, told = bank("heldout"), list[str | None]()
+    for index in range(120):
+        longer = SceneConfig(8.0 + index % 9, 8.0 + index % 9, max_events=5, max_gap=2.5)
+        clip = make_scene(900_000 + index, sounds, longer if index % 2 else SceneConfig())
+        for example in make_questions(index, clip, sounds, 1):
+            assert isinstance(example.audio, Audio)
+            told.append(notice(nano, example.audio, example.question, example.choices))
+    assert len(told) > 100
+    assert sum(map(bool, told)) <= len(told) / 50, [text for text in told if text]
+
+
+@pytest.mark.parametrize(("name", "audio"), list(elsewhere()), ids=lambda x: x if isinstance(x, str) else "")
+def test_recordings_from_elsewhere_are_warned_of(nano: AudioLM, name: str, audio: Audio) -> None:
+    assert notice(nano, audible(nano, audio), QUESTION, CHOICES) is not None
+
+
+@pytest.mark.parametrize(
+    ("question", "choices", "reason"),
+    [
+        (QUESTION, [], "this question offers no choices"),
+        (QUESTION, ["two", "didgeridoo"], "it has no words for 'didgeridoo'"),
+        ("Why do children laugh about their grandmother's story?", CHOICES, "this question is worded unlike"),
+    ],
+)
+def test_the_reason_is_said(nano: AudioLM, scene: Audio, question: str, choices: list[str], reason: str) -> None:
+    said = notice(nano, scene, question, choices)
+    assert said is not None and reason in said and "--model" in said and said.count(".") <= 2
+
+
+def test_a_recording_longer_than_those_of_training_is_warned_of(nano: AudioLM, scene: Audio) -> None:
+    long = replace(scene, samples=np.tile(scene.samples, 4))
+    said = notice(nano, long, QUESTION, CHOICES)
+    assert said is not None and f"lasts {long.duration:.0f} s" in said
+
+
+def test_the_answer_and_its_page_carry_the_notice(nano: AudioLM, scene: Audio) -> None:
+    answer = relisten.ask(nano, scene, "What happens at the end?")
+    assert answer.notice is not None and answer.notice.startswith("nano knows only")
+    told = page(answer, scene, "What happens at the end?", (), "x.flac", "nano", "")
+    assert told.index("nano knows only") < told.index('aria-label="Recording"')
+    assert relisten.ask(nano, scene, QUESTION, CHOICES).notice is None
+
+
+def test_a_model_without_a_scope_says_nothing(nano: AudioLM, tmp_path: Path) -> None:
+    folder = shutil.copytree(find("nano"), tmp_path / "own", ignore=shutil.ignore_patterns("scope.*"))
+    model = relisten.load(folder)
+    assert model.scope is None and notice(model, Audio(np.zeros(16_000, np.float32)), "?", ()) is None
+
+
+def test_training_does_not_pass_the_scope_on(nano: AudioLM, tmp_path: Path) -> None:
+    nano.save(tmp_path)
+    assert read_scope(tmp_path) is None
+
+
+def test_a_scope_is_read_as_it_was_written(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    scope = fit("a world", 5.0, ["A flute?", "two claps"], torch.randn(50, 4), torch.randn(50, 4), 0.1)
+    save_scope(scope, tmp_path)
+    again = read_scope(tmp_path)
+    assert (
+        again is not None and again.words == {"a", "flute", "two", "claps"} and torch.equal(again.centre, scope.centre)
+    )
+    assert again.distance(torch.zeros(4)) == pytest.approx(scope.distance(torch.zeros(4)))
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "not json", json.dumps({"about": 1, "max_seconds": "x", "words": 3})])
+def test_a_broken_scope_is_one_line_that_names_the_file(tmp_path: Path, text: str) -> None:
+    (tmp_path / "scope.json").write_text(text)
+    with pytest.raises(ValueError, match=r"scope\.json: not a scope"):
+        read_scope(tmp_path)
