@@ -314,7 +314,7 @@ def test_debug_shows_where_a_mistake_was_found(run: Run, monkeypatch: pytest.Mon
     ("error", "code", "said"),
     [
         (KeyboardInterrupt(), 130, ""),
-        (OSError(28, "No space left on device"), 2, "relisten: [Errno 28] No space left on device\n"),
+        (OSError(28, "No space left on device"), 2, "relisten: No space left on device\n"),
         (
             ModuleNotFoundError("No module named 'matplotlib'"),
             2,
@@ -465,3 +465,63 @@ def test_a_flag_takes_several_values(monkeypatch: pytest.MonkeyPatch) -> None:
     lists = ["--rewards", "format", "accuracy", "--freeze", "a", "--freeze", "b"]
     cli.run(["train", "grpo", "--data", "d.jsonl", "--output", "out", *lists])
     assert given[0].rewards == ("format", "accuracy") and given[0].freeze == ("a", "b")
+
+
+# --- terminals, pipes and the system's errors -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("columns", ["0", "00", "1", "-3", "x", ""])
+def test_a_terminal_that_does_not_know_its_width(run: Run, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+    """COLUMNS=0 ended in an exception: that is how some terminals say that they do not know."""
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("LINES", "0")
+    code, out, _ = run("data", "sources")
+    assert code == 0 and out
+
+
+def test_a_reader_of_the_help_may_leave(tmp_path: Path) -> None:
+    """`relisten --help | head -1` exited with 1."""
+    help = [sys.executable, "-m", "relisten", "ask", "--help"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(help, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: " + "[" * 3000 + "]" * 3000, "nests too deep"),
+        ("a: &a [*a]", "nests too deep"),
+        ("a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60)), "more than 10,000"),
+        ("a: " + "x" * 2_000_000, "is larger than"),
+        ('a: !!python/object/apply:os.system ["touch evil"]', "could not determine a constructor"),
+    ],
+)  # fmt: skip
+def test_settings_that_nobody_writes_are_one_line(run: Run, tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "settings.yaml").write_text(content)
+    code, out, err = run("train", "sft", tmp_path / "settings.yaml")
+    assert (code, out) == (2, "") and message in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (OSError(28, "No space left on device", "a.json"), "a.json: No space left on device"),
+        (OSError(18, "Cross-device link", "a", None, "b"), "a and b: Cross-device link"),
+        (OSError("in the library's own words"), "in the library's own words"),
+        (OSError(), "the system gives no reason (OSError)"),
+        (PermissionError(), "the system gives no reason (PermissionError)"),
+        (MemoryError(), "there is not enough memory; take shorter recordings or fewer at a time"),
+    ],
+)
+def test_the_systems_errors_are_told_with_a_reason(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "_tell_all", fail)
+    assert run("--help") == (2, "", f"relisten: {said}\n")

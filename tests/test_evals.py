@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import random
 import re
 import signal
 import time
@@ -38,6 +39,19 @@ def answered(text: str, **fields: object) -> dict[str, object]:
     given: dict[str, Any] = {"choices": ("cow", "bell", "red cow"), "answer": "bell", **fields}
     example = Example("q", Audio(np.zeros(16_000, np.float32)), "?", **given)
     return runner.record(example, Trace([1], [True], [0.0], [], 0, text=text))
+
+
+def test_words_are_counted_in_one_pass() -> None:
+    """One pattern tried every start in a run of punctuation: an answer of 2048 tokens took 13 seconds.
+
+    A quadratic count of a million characters would never end.
+    """
+    assert runner.num_words("<think>A bell - twice.</think><answer> (two) ... 2</answer>") == 5
+    assert runner.num_words("!" * 1_000_000 + " a " + "<" * 1_000_000 + "</a" * 300_000) == 2
+    rng = random.Random(0)
+    for _ in range(300):
+        text = "".join(rng.choice(" \n!.-_a1é说\u2028<>/") for _ in range(rng.randrange(40)))
+        assert runner.num_words(text) == len(re.findall(r"\S*\w\S*", re.sub(r"</?\w+>", " ", text))), text
 
 
 def test_an_answer_that_cannot_be_read_is_unparsed_and_not_right() -> None:

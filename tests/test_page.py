@@ -202,3 +202,16 @@ def test_the_file_appears_whole(tmp_path: Path) -> None:
     pages.write_page(path, make_answer(), RECORDING, "q", ("red", "green"), name="ü.wav", model="nano", command="c")
     assert [p.name for p in tmp_path.iterdir()] == ["ü b.html"]
     assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_a_page_shows_the_reasoning_alone_in_one_pass() -> None:
+    """The pattern that cut the reasoning out went back and forth: n turns and n endings took n * n steps."""
+    alone = pages._reasoning_alone
+    assert alone(" <think>a <seg>1, 2</seg></think>\n<answer>b</answer>\n") == "a <seg>1, 2</seg>"
+    for odd in (
+        "", "<think>a</think>", "x<think>a</think><answer>b</answer>", "<think>a</think>x<answer>b</answer>",
+        "<think>a</think><answer>b</answer>x", "<think>a</think><think>b</think><answer>c</answer>",
+    ):  # fmt: skip
+        assert alone(odd) == odd
+    turns = "<think>" + "</think> <answer>" * 100_000 + "</answer>x" * 100_000
+    assert alone(turns) == turns

@@ -167,7 +167,7 @@ def _opened(path: Path) -> Iterator[_Source]:
         # A file opened by number has no name, so no library can guess a format from it.
         file = _File(os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)))
     except OSError as error:
-        raise ValueError(f"{_name(path)}: cannot be opened ({error.strerror}); check its permissions") from None
+        raise ValueError(f"{_name(path)}: cannot be opened ({_reason(error)}); check its permissions") from None
     with file:
         try:
             sound = soundfile.SoundFile(file.fileno(), closefd=False)
@@ -340,7 +340,7 @@ def _unreadable(path: Path, error: Exception) -> ValueError:
 
 def _reason(error: Exception) -> str:
     """FFmpeg's own words, on one line."""
-    return " ".join((getattr(error, "strerror", None) or str(error)).split())
+    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
 
 
 def _resampled(path: Path, source: _Source, rate: int, max_seconds: float) -> Samples:

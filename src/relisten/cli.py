@@ -130,6 +130,9 @@ def main(tokens: Sequence[str] | None = None, commands: App = app) -> None:
 def run(tokens: Sequence[str], commands: App = app) -> int:
     """Run one command; the exit code. A user's mistake gives one line on stderr, and code 2."""
     given = list(tokens)
+    for name in ("COLUMNS", "LINES"):  # 0 is how some terminals say that they do not know
+        if not os.environ.get(name, "80").strip("0"):
+            del os.environ[name]
     debug = "--debug" in given or os.environ.get("RELISTEN_DEBUG", "0") not in ("", "0")
     given = [token for token in given if token != "--debug"]
     try:
@@ -142,7 +145,9 @@ def run(tokens: Sequence[str], commands: App = app) -> int:
         return int(code)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as error:
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise  # Rich makes one of a broken pipe, for `--help | head`
         # The reader (head, less) has gone; without this the interpreter complains once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -150,7 +155,11 @@ def run(tokens: Sequence[str], commands: App = app) -> int:
         return _fail(error, debug, lambda e: _wrong_usage(e, commands.name[0]))
     except ImportError as error:
         return _fail(error.__cause__ or error, debug, lambda e: f"{e}; `relisten doctor` says what to install")
-    except (ValueError, OSError, MemoryError) as error:
+    except OSError as error:
+        return _fail(error, debug, _os_error)
+    except MemoryError as error:
+        return _fail(error, debug, lambda _: "there is not enough memory; take shorter recordings or fewer at a time")
+    except ValueError as error:
         return _fail(error, debug)
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's own, named so that torch is not imported for it
@@ -172,6 +181,13 @@ def _fail(error: BaseException, debug: bool, explain: Callable[[Any], str] = str
     message = " ".join(redact(explain(error)).split()) or type(error).__name__
     print("relisten: " + "".join(c if c.isprintable() else "�" for c in message), file=sys.stderr)
     return USAGE_ERROR
+
+
+def _os_error(error: OSError) -> str:
+    """The file, and what the system says of it; some errors name only one of them."""
+    reason = error.strerror or str(error) or f"the system gives no reason ({type(error).__name__})"
+    where = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    return f"{' and '.join(where)}: {reason}" if where else reason
 
 
 def _wrong_usage(error: CycloptsError, name: str) -> str:

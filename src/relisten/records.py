@@ -236,7 +236,8 @@ def _lines(path: Path) -> Iterator[tuple[bytes, bool]]:
             for line in file:
                 yield line.strip(), line.endswith(b"\n")
     except (OSError, UnicodeEncodeError) as error:
-        raise ValueError(f"{path}: cannot be read ({getattr(error, 'strerror', error)}); check the path") from None
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ValueError(f"{path}: cannot be read ({reason}); check the path") from None
 
 
 _BLANK = object()

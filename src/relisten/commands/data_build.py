@@ -132,6 +132,6 @@ def stats(folder: Path, /, *, html: Path | None = None) -> None:
 
     found = measured.read(folder)
     page = html or folder / "report.html"
-    measured.write_page(page, found)
+    measured.write_page(page, found, follow=html is not None)
     console().print(terminal_table(measured.table(found), f"{folder.name} · {found.num:,} questions"))
     console().print(str(page), soft_wrap=True)

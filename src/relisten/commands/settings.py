@@ -8,20 +8,42 @@ from typing import Any
 import yaml
 from cyclopts.config import Yaml
 
+MAX_BYTES = 1_000_000
+MAX_VALUES = 10_000
+
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The settings in a file; none in an empty one. Raises ValueError where it holds anything else."""
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"{path}: is larger than {MAX_BYTES:,} bytes, which no file of settings is")
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        _check_size(path, content, [MAX_VALUES])
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot be read as text ({error})") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())[:200]})") from None
+    except RecursionError:
+        raise ValueError(f"{path}: cannot be read as YAML (it nests too deep); settings are a list of names") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}, not settings; write a line `name: value` for each")
     return content
+
+
+def _check_size(path: Path, value: Any, left: list[int]) -> None:
+    """Raise ValueError where a file holds more values than settings need, each alias counted where it stands.
+
+    A few lines of aliases of aliases stand for billions of values.
+    """
+    left[0] -= 1
+    if left[0] < 0:
+        raise ValueError(f"{path}: holds more than {MAX_VALUES:,} values, which no file of settings does")
+    for inner in (
+        [*value.keys(), *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
+    ):
+        _check_size(path, inner, left)
 
 
 def from_yaml(app: Any, commands: Any, arguments: Any) -> None:

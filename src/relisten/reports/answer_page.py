@@ -63,8 +63,7 @@ def page(
     answer: Answer, audio: Audio, question: str, choices: Sequence[str], name: str, model: str, command: str
 ) -> str:
     """The page's HTML."""
-    shape = re.fullmatch(r"\s*<think>(.*)</think>\s*<answer>.*</answer>\s*", answer.trace.text, re.DOTALL)
-    shown = shape[1] if shape and "think>" not in shape[1] else answer.trace.text
+    shown = _reasoning_alone(answer.trace.text)
     pieces = annotate(shown, answer.trace.listens[1:], answer.trace.refusals, audio.duration)
     drawn = [piece for piece in pieces if isinstance(piece, Mark) and piece.segment is not None]
     lanes = _lanes(drawn, audio.duration)
@@ -87,6 +86,19 @@ def page(
     )
     meta = f'{safe(name)}<span aria-hidden="true"> · </span>{audio.duration:.1f} s'
     return template(f"{question} · relisten", meta, body, "answer.js")
+
+
+_TURN = re.compile(r"</think>\s*<answer>")
+
+
+def _reasoning_alone(text: str) -> str:
+    """What stands in <think>, where a response is a <think> and an <answer> and nothing else; else all of it."""
+    whole = text.strip()
+    turns = list(_TURN.finditer(whole))
+    if not (turns and whole.startswith("<think>") and whole.endswith("</answer>")):
+        return text
+    think = whole[len("<think>") : turns[-1].start()]
+    return text if "think>" in think else think
 
 
 def annotate(text: str, listens: Sequence[Listen], refusals: Sequence[Refusal], duration: float) -> list[str | Mark]:

@@ -182,9 +182,9 @@ def _most_frequent(counts: Counter[str]) -> float | None:
     return counts.most_common(1)[0][1] / counts.total() if counts else None
 
 
-def write_page(path: Path, stats: Stats) -> None:
+def write_page(path: Path, stats: Stats, follow: bool = False) -> None:
     """The page; it appears whole or not at all."""
-    records.write_atomic(path, html_page(page(stats)), follow=True)
+    records.write_atomic(path, html_page(page(stats)), follow)
 
 
 def page(stats: Stats) -> Page:
