@@ -229,11 +229,11 @@ def test_splits_share_no_height() -> None:
 
 def test_unknown_sounds_and_values_are_named() -> None:
     rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match="no synthetic sound is called 'moo'"):
+    with pytest.raises(ValueError, match="there is no computed sound 'moo'"):
         synth.make("moo", rng)
     with pytest.raises(ValueError, match="no pitch 'loud'"):
         synth.make("tone", rng, "loud")
-    with pytest.raises(ValueError, match="no noise is called 'blue'"):
+    with pytest.raises(ValueError, match="there is no noise 'blue'"):
         synth.noise_bed(rng, 100, "blue")  # type: ignore[arg-type]
 
 
@@ -255,7 +255,7 @@ def test_speed_moves_height_and_length_together() -> None:
     faster = synth.speed(samples, 1.25)
     assert len(faster) == pytest.approx(len(samples) / 1.25, abs=1)
     assert _height(faster) == pytest.approx(1.25 * _height(samples), rel=0.01)
-    with pytest.raises(ValueError, match="a speed of 0"):
+    with pytest.raises(ValueError, match="speed is 0"):
         synth.speed(samples, 0)
 
 

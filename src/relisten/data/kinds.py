@@ -1,4 +1,4 @@
-"""What kind of sound a label speaks of: speech and music have descriptions of their own."""
+"""Whether an event is speech or music. Both get a description of their own."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ MUSIC = re.compile(
 
 
 def spoken(event: Event) -> bool:
-    """Whether an event is speech; scenes mark their spoken words by a group."""
+    """Whether an event is speech, by its group (in scenes) or its label."""
     return event.labels.get("group") == "word" or bool(SPEECH.search(event.label))
 
 
 def musical(event: Event) -> bool:
-    """Whether an event is music or an instrument."""
+    """Whether an event is music or an instrument, by its group or its label."""
     return event.labels.get("group") in ("instrument", "chord") or bool(MUSIC.search(event.label))

@@ -1,4 +1,4 @@
-"""Tempo and pitch of a stretch of music, by autocorrelation; None where there is no steady one."""
+"""Tempo and pitch of a stretch of music, by autocorrelation. Each is None if it is not steady."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from relisten.audio import RATE
 
 Samples = NDArray[np.float32]
 HOP = 160
-"""Samples between the frames in which onsets are looked for: 10 ms."""
+"""Samples between the frames in which onsets are searched: 10 ms."""
 SLOWEST, FASTEST = 40.0, 240.0
 """Beats a minute."""
 USUAL = 120.0
-"""Beats a minute; of several periods that fit as well, the one nearest to it is the beat."""
+"""Beats a minute. If several periods fit equally well, the one nearest to this is taken."""
 STEADY = 0.3
-"""Autocorrelation of the onsets from which they count as a beat; noise stays below 0.2."""
+"""The autocorrelation of the onsets from which they count as a beat. That of noise stays below 0.2."""
 LOWEST, HIGHEST = 65.0, 2000.0
 """Hertz."""
 FRAME = 2048
-"""Samples in which a pitch is looked for."""
+"""Samples of a frame in which a pitch is searched."""
 VOICED = 0.2
-"""YIN's normalised difference below which a frame has a pitch."""
+"""A frame has a pitch if YIN's normalised difference falls below this."""
 SEMITONES_APART = 2.0
-"""A pitch is steady where the middle half of the frames lies within so many."""
+"""A pitch is steady if the middle half of the frames lies within so many semitones."""
 NOTES = ("C", "C♯", "D", "D♯", "E", "F", "F♯", "G", "G♯", "A", "A♯", "B")
 
 
 def tempo(samples: Samples) -> float | None:
-    """Beats a minute of 16 kHz audio, from at least three periods."""
+    """Beats a minute of 16 kHz audio, or None. At least three periods are needed."""
     onsets = _onsets(samples)
     longest = min(round(60 / SLOWEST * RATE / HOP), len(onsets) // 3)
     shortest = round(60 / FASTEST * RATE / HOP)
@@ -37,7 +37,7 @@ def tempo(samples: Samples) -> float | None:
     onsets = onsets - onsets.mean()
     spectrum = np.fft.rfft(onsets, 2 * len(onsets))
     same = np.fft.irfft(np.abs(spectrum) ** 2)[: longest + 1]
-    # By the number of products in each lag, or long periods would look weaker than they are.
+    # Divided by the number of products at each lag, or long periods would look too weak.
     same = same / same[0] * len(onsets) / (len(onsets) - np.arange(longest + 1))
     lags = np.arange(shortest, longest + 1)
     octaves = np.log2(60 * RATE / HOP / lags / USUAL)
@@ -46,7 +46,7 @@ def tempo(samples: Samples) -> float | None:
 
 
 def _onsets(samples: Samples) -> NDArray[np.float64]:
-    """[frames] how much louder the spectrum's bands became, smoothed over 50 ms: no player is exact to a frame."""
+    """[frames] How much louder the bands of the spectrum became, smoothed over 50 ms because no player is exact."""
     if len(samples) < 1024:
         return np.zeros(0)
     frames = np.lib.stride_tricks.sliding_window_view(samples, 1024)[::HOP] * np.hanning(1024)
@@ -56,7 +56,7 @@ def _onsets(samples: Samples) -> NDArray[np.float64]:
 
 
 def pitch(samples: Samples) -> float | None:
-    """The middle pitch in hertz of 16 kHz audio; None where most of it has none, or it wanders."""
+    """The median pitch in hertz of 16 kHz audio; None if most frames have no pitch, or if it changes."""
     if len(samples) < 2 * FRAME:
         return None
     frames = np.lib.stride_tricks.sliding_window_view(samples, FRAME)[:: FRAME // 4]
@@ -69,7 +69,7 @@ def pitch(samples: Samples) -> float | None:
 
 
 def _pitch(frame: Samples) -> float | None:
-    """Of one frame, by YIN (de Cheveigné and Kawahara, 2002): the first period at which it repeats itself."""
+    """The pitch of one frame in hertz by YIN (de Cheveigné and Kawahara, 2002): its first period."""
     longest, shortest = int(RATE / LOWEST), int(RATE / HIGHEST)
     window = frame[: FRAME - longest].astype(np.float64)
     size = 2 * FRAME
@@ -92,6 +92,6 @@ def _pitch(frame: Samples) -> float | None:
 
 
 def note(hertz: float) -> str:
-    """The nearest note, A4 being 440 Hz."""
+    """The name of the nearest note; A4 is 440 Hz."""
     number = round(69 + 12 * np.log2(hertz / 440))
     return f"{NOTES[number % 12]}{number // 12 - 1}"

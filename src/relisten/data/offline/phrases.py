@@ -218,8 +218,8 @@ REMARKS: dict[str, tuple[str, ...]] = {
     "louder": ("It is clearly louder than {0}.", "{0} was softer.", "Beside {0} it is loud."),
     "softer": ("It is clearly softer than {0}.", "{0} was louder.", "Beside {0} it is soft."),
 }  # fmt: skip
-"""What may be added about a sound that was heard again, where it holds (remarks.py). {0}, {1}: lengths, or sounds with
-their article."""
+"""What may be added about a sound that was heard again (remarks.py says whether it holds). {0} and {1} are lengths, or
+sounds with their article."""
 
 RULED_OUT: dict[str, tuple[str, ...]] = {
     "earlier": (
@@ -242,7 +242,7 @@ RULED_OUT: dict[str, tuple[str, ...]] = {
     "values": ("It is not {0}.", "I would not call it {0}.", "Listening closely, it cannot be {0}.",
                "That is not {0}."),
 }  # fmt: skip
-"""Why a wrong choice falls away. {0}: the choice, or several."""
+"""Why a wrong choice is wrong. {0} is the choice, or several."""
 
 ORDERED = (
     "By their beginnings that is {0} seconds.", "They set in one by one: {0} seconds.",
@@ -258,7 +258,7 @@ THIRD = (
      "The last third begins at {1} seconds, and it sets in at {2}.",
      "Of {4} seconds the last third begins at {1}; it starts only at {2}."),
 )  # fmt: skip
-"""{0}, {1}: where the first and the second third end; {2}, {3}: the sound's times; {4}: the recording's length."""
+"""{0} and {1}: where the first and the second third end. {2} and {3}: the sound's times. {4}: the whole length."""
 GUESSED = {
     "right": ("My first guess holds.", "So the first impression was right.", "That is what I supposed.",
               "The guess stands."),

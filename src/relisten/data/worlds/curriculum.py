@@ -1,12 +1,12 @@
-"""What nano is taught, as rows of training made on the fly: row `i` is the same at every run, so training can resume.
+"""What nano is taught: training rows made on the fly. Row `i` is the same at every run, so training can resume.
 
-Stage `clips` teaches what single sounds are; it is short, and without it the ear learns slowly. Stage `base` teaches
-what a recording holds: a caption with times, what is heard at a time, chains of thought that name segments. Stage `sft`
-is the cold start: chains of thought, most of them with the segment's audio really standing after its tag. Each stage
-keeps a few rows of those before it, so that nothing is forgotten.
+The stage `clips` teaches single sounds. It is short, and without it the audio encoder learns slowly. The stage `base`
+teaches what a recording holds: a caption with times, what is heard at a time, and chains of thought that name segments.
+The stage `sft` is the cold start: chains of thought, most of them with the segment's audio inserted after its tag. Each
+stage keeps a few rows of the stages before it, so that nothing is forgotten.
 
-Captions call a spoken word "word" and leave attributes out; only clips and chains carry them. A clip thus tells more
-than the scene around it: the asymmetry that makes re-listening worth while at this size.
+Captions call a spoken word "word" and leave attributes out, which only clips and chains tell. So a segment that is
+heard again tells more than the whole recording did, which makes it worth listening again at this model size.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from relisten.types import Audio, Clip, Event, Example, Format, Segment
 
 Row = tuple[Example, Format]
 Scene = Callable[[int], tuple[Clip, Bank, np.random.Generator]]
-"""The scene of a number, the bank it was made from, and what draws its rows."""
+"""Gives the scene of a number, the bank it was made from, and the random generator for its rows."""
 Ask = Callable[[int, Clip, Bank, int], list[Example]]
-"""Up to so many questions about a scene, the same for the same seed (its first argument)."""
+"""Gives up to so many questions about a scene, the same for the same seed (its first argument)."""
 TRAINING_SEED = 1_000_000
-"""Scenes of training are numbered from here; held-out scenes from 0."""
+"""The number of the first scene of training. Held-out scenes are numbered from 0."""
 RL_SCENES = 5_000_000
-"""Scenes of RL are numbered from here, counted from the first of training."""
+"""The number of the first scene of RL, counted from the first of training."""
 
 
 def nano_scene(index: int) -> tuple[Clip, Bank, np.random.Generator]:
-    """A scene of nano's world, from training's waveforms; every second one is longer: 8 to 16 s, dense or sparse."""
+    """A scene of training. Every second one is longer, 8 to 16 s, with many or few sounds."""
     sounds, seed = bank("train"), TRAINING_SEED + index
     config = SceneConfig()
     if index % 2:
@@ -47,7 +47,7 @@ def nano_scene(index: int) -> tuple[Clip, Bank, np.random.Generator]:
 
 
 def clip_rows(index: int, scene: Scene = nano_scene) -> list[Row]:
-    """Two scenes: a close listen to each of their sounds."""
+    """Two scenes: each of their sounds on its own, and what it is."""
     rows: list[Row] = []
     for number in (2 * index, 2 * index + 1):
         clip, _, rng = scene(number)
@@ -68,9 +68,9 @@ def sft_rows(index: int) -> list[Row]:
 def rl_rows(
     index: int, scene: Scene = nano_scene, kinds: Sequence[str] = (), ask: Ask = make_questions
 ) -> list[Example]:
-    """For GRPO: one question (of one of the kinds) about a scene that no other stage has, without its chain.
+    """For GRPO: one question without its chain, of one of the kinds, about a scene that no other stage uses.
 
-    Where a scene allows none, one that stands far behind it comes in.
+    If the scene allows none, another scene, far behind it, takes its place.
     """
     number, found = index, list[Example]()
     while not found:
@@ -84,7 +84,7 @@ def rl_rows(
 def chain_rows(
     index: int, scene: Scene, formats: Sequence[Format], num_asked: int, num_clips: int, ask: Ask = make_questions
 ) -> list[Row]:
-    """One scene: a chain in each of the formats, questions answered at once, a caption, a time, clips."""
+    """One scene: a chain in each of the formats, questions without one, a caption, what is heard at a time, clips."""
     clip, sounds, rng = scene(index)
     questions = ask(index, clip, sounds, len(formats) + num_asked)
     rows: list[Row] = list(zip(questions, formats, strict=False))
@@ -94,19 +94,19 @@ def chain_rows(
 
 
 def tell(clip: Clip) -> Example:
-    """Everything that is heard."""
+    """The request to tell everything that is heard."""
     return Example(clip.id, clip.audio, "Tell what is heard.", (), caption(clip))
 
 
 def what_at(rng: np.random.Generator, clip: Clip) -> Example:
-    """What is heard at a time in the middle of an event."""
+    """The question what is heard at a time, near the middle of an event."""
     event = clip.events[int(rng.integers(len(clip.events)))]
     time = round(float(rng.uniform(0.3, 0.7)) * (event.end - event.start) + event.start, 1)
     return Example(clip.id, clip.audio, f"What is heard at {time}?", (), name(event))
 
 
 def close_listen(rng: np.random.Generator, clip: Clip, event: Event | None = None) -> Example:
-    """A crop as a model would ask for it, a little off at both ends, and what a close listen tells of it."""
+    """A segment as a model would ask for it, slightly off at both ends, and what it is."""
     event = event or clip.events[int(rng.integers(len(clip.events)))]
     near = segment(event, clip.duration)
     start = max(0.0, round(near.start + float(rng.choice([-0.1, 0.0, 0.0, 0.1])), 1))
@@ -117,7 +117,7 @@ def close_listen(rng: np.random.Generator, clip: Clip, event: Event | None = Non
 
 
 def vocabulary() -> Iterator[str]:
-    """Texts that hold every word and every tenth of a second that nano reads or writes."""
+    """Texts with every word and every tenth of a second that nano reads or writes, for its tokenizer."""
     yield from (f"<seg>{tenths / 10:.1f}, {tenths / 10:.1f}</seg>" for tenths in range(300) for _ in range(4))
     for index in range(400):
         for rows in (base_rows(index), sft_rows(index)):
@@ -129,5 +129,5 @@ def vocabulary() -> Iterator[str]:
 
 
 def new_nano() -> AudioLM:
-    """A nano with random weights that knows these words; where training from nothing begins."""
+    """A nano with random weights and a tokenizer for these texts; training from nothing begins with it."""
     return nano.create(vocabulary())

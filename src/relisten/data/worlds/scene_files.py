@@ -1,4 +1,4 @@
-"""Scenes on disk: recordings, what is heard in them, and questions with chains, the same bytes for the same seed."""
+"""Writes scenes to disk: recordings, their events, and questions. The same seed gives the same bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from relisten.files import make_folder
 from relisten.types import Audio, Clip
 
 SECONDS = (3.0, 600.0)
-"""What `max_seconds` may be; any parametric sound fits in the shortest."""
+"""The shortest and the longest scene that can be asked for. Every computed sound fits into the shortest."""
 
 
 def write_scenes(
@@ -35,46 +35,48 @@ def write_scenes(
     max_events: int = SceneConfig.max_events,
     max_gap: float = SceneConfig.max_gap,
 ) -> Path:
-    """Mix scenes of sounds at exact times, with multiple-choice questions and grounded chains of thought.
+    """Make recordings with sounds at exact times, and questions about them with grounded chains of thought.
 
-    Writes audio/*.flac, events.jsonl (what is heard when) and questions.jsonl (MMAR's form, and `cot`). The same
-    arguments give the same bytes, so a run that was stopped is simply run again.
+    Writes audio/*.flac, events.jsonl (what is heard when) and questions.jsonl (as MMAR's file, with a `cot`). The same
+    arguments give the same bytes. If the command was interrupted, run it again.
 
     Parameters
     ----------
     out
-        Folder to write to: audio/, events.jsonl and questions.jsonl.
+        Folder to write audio/, events.jsonl and questions.jsonl to.
     num
         Number of scenes.
     seed
-        First scene's number; scenes of other seeds are other scenes.
+        Number of the first scene. Each scene depends only on its number and the other options.
     split
-        Which sounds: train, or heldout (other waveforms and, but for one voice, other voices).
+        Which recordings of sounds to use: train, or heldout, which has other recordings of the same sounds and, except
+        for one voice, other voices.
     questions
-        Questions about each scene; fewer where a scene does not allow as many.
+        Questions about each scene. A scene that does not allow so many gets fewer.
     sounds
-        A folder of your own sounds (LABEL/anything.wav) instead of the shipped recordings. Of each label's files,
-        every fourth (of two or three, the last) is heldout; a single file is in both splits.
+        A folder of your own sounds (LABEL/anything.wav) to use instead of the shipped recordings. Every fourth file of
+        a label is held out; of two or three files the last one is; a single file is in both splits.
     max_seconds
-        Longest scene, in seconds; long sounds of your own need more.
+        Length of the longest scene, in seconds. Long sounds of your own may need more.
     min_seconds
-        Shortest scene, in seconds; 5, or max_seconds where that is less.
+        Length of the shortest scene, in seconds. The default is 5, or max_seconds if that is less.
     min_events
-        Fewest sounds that are drawn for a scene; one that is full before then holds fewer.
+        Fewest sounds to draw for a scene. If they do not all fit, the scene has fewer.
     max_events
-        Most sounds.
+        Most sounds to draw for a scene.
     max_gap
-        Most seconds from one sound to the next. A long scene with few sounds needs more, or its end is empty.
+        Longest silence between two sounds, in seconds. A long scene with few sounds needs more, or nothing is heard at
+        its end.
     """
     if num < 1 or questions < 0 or seed < 0:
-        raise ValueError("num must be at least 1; seed and questions not negative")
+        raise ValueError("num must be at least 1, and seed and questions must not be negative")
     if not SECONDS[0] <= max_seconds <= SECONDS[1]:
         raise ValueError(f"max_seconds is {max_seconds:g}; use {SECONDS[0]:g} to {SECONDS[1]:g}")
     shortest = min(SceneConfig.min_seconds, max_seconds) if min_seconds is None else min_seconds
     if not SECONDS[0] <= shortest <= max_seconds:
         raise ValueError(f"min_seconds is {shortest:g}; use {SECONDS[0]:g} to max_seconds ({max_seconds:g})")
     if not 1 <= min_events <= max_events:
-        raise ValueError(f"min_events is {min_events}, max_events {max_events}; the first is 1 to the second")
+        raise ValueError(f"min_events is {min_events}, max_events {max_events}; use 1 to max_events for min_events")
     if not MIN_GAP <= max_gap <= SECONDS[1]:
         raise ValueError(f"max_gap is {max_gap:g}; use {MIN_GAP:g} to {SECONDS[1]:g}")
     sound_bank = bank(split, sounds)

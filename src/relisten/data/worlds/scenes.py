@@ -1,7 +1,7 @@
 """Synthetic scenes with exact times: the world that nano learns in.
 
-A scene is a few sounds of the bank and of `synth`, each at its own time, level and speed, over a bed of noise. What is
-in it is known exactly, so captions, questions and chains of thought follow from the events (`scene_questions.py`).
+A scene is a few sounds, recorded or computed, each at its own time, level and speed, over a noise floor. Its events are
+known exactly; captions, questions and chains of thought are made from them (scene_questions.py).
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ RATE = 16_000
 """Samples a second (Hz)."""
 Samples = NDArray[np.float32]
 MIN_WAVEFORMS = 3
-"""Of a shipped label in training, where held-out ones are another."""
+"""The fewest recordings of a shipped label in training; with fewer, and others held out, the label is not used."""
 LATEST_ONSET = 0.7
-"""Seconds: the first sound of a scene begins no later."""
+"""Seconds. The first sound of a scene begins no later."""
 MIN_GAP = 0.15
-"""Seconds from the end of a sound to the next one, at least, where they do not overlap."""
+"""Seconds. The shortest silence between two sounds that do not overlap."""
 MARGIN = 0.05
-"""Seconds from the end of the last sound to the end of the scene, at least."""
+"""Seconds. The shortest silence at the end of a scene."""
 
 
 @dataclass(frozen=True)
 class SceneConfig:
-    """How scenes are drawn. Seconds and decibels."""
+    """How scenes are drawn."""
 
     min_seconds: float = 5.0
     max_seconds: float = 8.0
     min_events: int = 3
-    """What is drawn; a scene that is full before then holds fewer."""
+    """The fewest sounds that are drawn. If they do not all fit, the scene has fewer."""
     max_events: int = 5
     max_gap: float = 0.9
-    """Most seconds from the end of a sound to the next one."""
+    """Seconds. The longest silence between two sounds."""
     overlap: float = 0.1
     """Probability that a sound begins before the one in front of it has ended."""
     repeat: float = 0.3
@@ -52,42 +52,44 @@ class SceneConfig:
     reverb: float = 0.3
     """Probability of a room."""
     speed: float = 0.08
-    """Largest change of speed (and with it pitch), as a fraction."""
+    """The largest change of speed, and with it of pitch, as a fraction."""
     min_snr: float = 18.0
-    """Decibels from an RMS of 0.25 down to the bed of noise; drawn up to 24 dB higher. A sound at level 0 has an RMS of
-    0.12, so it stands 6 dB less above the bed."""
+    """Decibels from an RMS of 0.25 down to the noise floor; up to 24 dB more are drawn. A sound at level 0 has an RMS
+    of 0.12, so it is 6 dB nearer to the noise."""
 
 
 @dataclass(frozen=True)
 class Bank:
-    """The sounds of one split, by label, in the four groups from which a scene draws."""
+    """The sounds of one split, in the groups from which a scene draws."""
 
     sounds: dict[str, tuple[Sound, ...]]
     """Recorded, sampled or rendered sounds by label."""
     groups: tuple[tuple[str, ...], ...]
-    """Labels of spoken words; of other recordings; of instruments; of parametric sounds (empty groups left out)."""
+    """The labels of spoken words, of other recordings, of instruments and of computed sounds. No group is empty."""
     split: synth.Split
 
     @property
     def words(self) -> tuple[str, ...]:
-        """Labels that are spoken words."""
+        """The labels that are spoken words."""
         return tuple(label for label, sounds in self.sounds.items() if sounds[0].kind == "word")
 
 
 @cache
 def bank(split: synth.Split, folder: Path | None = None) -> Bank:
-    """The bank of a split, "train" or "heldout"; a user's own folder replaces the shipped recordings."""
+    """The bank of a split. A folder of the user's own sounds replaces the shipped recordings."""
     everything = load_bank(folder)
     taught = Counter(sound.label for sound in everything if sound.split == "train")
     heldout = {sound.label for sound in everything if sound.split == "heldout"}
     by_label: dict[str, list[Sound]] = {}
     for sound in for_split(everything, split):
-        # One or two waveforms cannot teach a kind of sound: a label with so few, and others to test, is left out.
-        # A user's own label stays: who gives two files of it wants to hear it.
+        # One or two recordings do not teach a kind of sound, so a label with so few is left out if others are held out.
+        # A label of the user's own stays: whoever gives two files of it wants to hear it.
         if folder is not None or sound.label not in heldout or taught[sound.label] >= MIN_WAVEFORMS:
             by_label.setdefault(sound.label, []).append(sound)
     if not by_label:
-        raise ValueError(f"{folder}: no sounds for the split {split!r}; give some of them this split, or none, or both")
+        raise ValueError(
+            f"{folder}: has no sounds for the split {split!r}; in sounds.csv, give some of them this split or none"
+        )
     sounds = {label: tuple(group) for label, group in sorted(by_label.items())}
     kinds: dict[str, list[str]] = {"word": [], "instrument": [], "other": []}
     for label, group in sounds.items():
@@ -97,12 +99,12 @@ def bank(split: synth.Split, folder: Path | None = None) -> Bank:
 
 
 def fitted(config: SceneConfig, bank: Bank) -> SceneConfig:
-    """The config with `min_seconds` such that every sound of the bank fits in every scene.
+    """The config with `min_seconds` raised so that every sound of the bank fits into every scene.
 
-    Raises ValueError, with their labels, where sounds are too long even for `max_seconds`.
+    Raises ValueError with the labels of sounds that are too long even for `max_seconds`.
     """
 
-    def needed(sound: Sound) -> float:  # in tenths, as scenes are; 10 ms for the rounding of onsets and of speed
+    def needed(sound: Sound) -> float:  # in tenths, as scenes are; 10 ms more for rounding
         return math.ceil(10 * (LATEST_ONSET + len(sound.samples) / RATE / (1 - config.speed) + MARGIN + 0.01)) / 10
 
     sounds = sorted((sound for group in bank.sounds.values() for sound in group), key=needed, reverse=True)
@@ -117,7 +119,7 @@ def fitted(config: SceneConfig, bank: Bank) -> SceneConfig:
 
 
 def make_scene(seed: int, bank: Bank, config: SceneConfig = SceneConfig(), id: str | None = None) -> Clip:
-    """One scene, the same for the same seed: audio in memory and its events in order of onset."""
+    """One scene, the same for the same seed: its audio in memory and its events in order of onset."""
     rng = np.random.default_rng([seed, 17])
     seconds = round(float(rng.uniform(config.min_seconds, config.max_seconds)), 1)
     mix = np.zeros(round(seconds * RATE), np.float32)
@@ -143,7 +145,7 @@ def make_scene(seed: int, bank: Bank, config: SceneConfig = SceneConfig(), id: s
 
 
 def _labels(rng: np.random.Generator, bank: Bank, config: SceneConfig) -> list[str]:
-    """Different labels, groups drawn evenly; sometimes one of them two or three times."""
+    """Labels from groups that are drawn equally often; sometimes one label stands there two or three times."""
     num = int(rng.integers(config.min_events, config.max_events + 1))
     labels: list[str] = []
     for _ in range(num):
@@ -159,9 +161,9 @@ def _labels(rng: np.random.Generator, bank: Bank, config: SceneConfig) -> list[s
 
 
 def _sound(rng: np.random.Generator, bank: Bank, label: str, config: SceneConfig) -> tuple[Samples, dict[str, object]]:
-    """One sound at a random level and speed, and what is known of it beside its label.
+    """One sound at a random level and speed, and what is known of it besides its label.
 
-    Where the peak limits the gain, the RMS is below what `level` says.
+    If the peak limits the gain, the RMS is lower than `level` says.
     """
     known: dict[str, object] = {"group": "parametric"}
     if label in bank.sounds:

@@ -1,4 +1,4 @@
-"""A bank of labelled short sounds: the shipped one (its NOTICE.md names authors and licences), or a user's folder."""
+"""Reads a bank of short labelled sounds: the shipped one (NOTICE.md names authors and licences) or a user's folder."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from relisten.audio import load
 
 SHIPPED = Path(__file__).parents[2] / "assets" / "sounds"
 COLUMNS = ("file", "label", "kind", "split", "voice", "pitch", "source", "author", "licence", "synthetic")
-"""Of sounds.csv; a user's own needs the first two alone."""
+"""The columns of sounds.csv. A user's own file needs only the first two."""
 SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".mp3", ".m4a", ".aif", ".aiff", ".opus"}
 MAX_SECONDS = 30.0
-"""A longer file in a bank is a recording, not a sound."""
+"""Longer files are refused: they are recordings, not single sounds."""
 
 PITCHES = ("low", "middle", "high")
 
@@ -32,17 +32,17 @@ class Sound:
     """One waveform of a label."""
 
     label: str
-    """What a person would say: cow, snare, seven."""
+    """What a person would call it: cow, snare, seven."""
     kind: str
-    """word, animal, object, drum, instrument, music; a user's default is sound."""
+    """word, animal, object, drum, instrument or music; "sound" if a user's bank does not say."""
     samples: NDArray[np.float32]
     """[T] mono at 16 kHz, read-only."""
     voice: str = ""
     """Who speaks a word."""
     pitch: str = ""
-    """low, middle or high for an instrument's note."""
+    """low, middle or high, for the note of an instrument."""
     split: Split = "both"
-    """A label with one waveform alone has it in both splits."""
+    """The only waveform of a label is in both splits."""
     source: str = ""
     licence: str = ""
     synthetic: bool = False
@@ -50,22 +50,25 @@ class Sound:
 
 
 def load_bank(folder: Path | str | None = None) -> list[Sound]:
-    """The sounds of a folder: by its sounds.csv, else LABEL/anything.wav, else LABEL12.wav. None: the shipped bank."""
+    """The sounds of a folder, read from its sounds.csv or from files LABEL/anything.wav or LABEL12.wav.
+
+    None gives the shipped bank. Raises ValueError if the folder holds no usable sounds.
+    """
     return list(_load(SHIPPED if folder is None else Path(folder).expanduser().resolve()))
 
 
 def for_split(sounds: Iterable[Sound], split: Literal["train", "heldout"]) -> list[Sound]:
-    """Those that may be heard in training, or those that may be heard in evaluation; single waveforms are in both."""
+    """The sounds for training, or those for evaluation."""
     return [sound for sound in sounds if sound.split in (split, "both")]
 
 
 @cache
 def _load(folder: Path) -> tuple[Sound, ...]:
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; a bank is a folder of short sounds (LABEL/anything.wav)")
+        raise ValueError(f"{folder}: there is no such folder; give a folder of short sounds (LABEL/anything.wav)")
     rows = _rows_of_csv(folder) if (folder / "sounds.csv").exists() else _rows_of_names(folder)
     if not rows:
-        raise ValueError(f"{folder}: no sounds in it; put files there as LABEL/anything.wav or LABEL1.wav")
+        raise ValueError(f"{folder}: there are no sounds in it; put files there as LABEL/anything.wav or LABEL1.wav")
     sounds = [_read(folder, row) for row in rows]
     return tuple(sounds) if all(row.get("split") for row in rows) else tuple(_divided(sounds, rows))
 
@@ -75,7 +78,7 @@ def _rows_of_csv(folder: Path) -> list[dict[str, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise ValueError(f"{path}: not UTF-8; save it as UTF-8")
+        raise ValueError(f"{path}: is not UTF-8; save it as UTF-8")
     rows = [{key: value or "" for key, value in row.items() if key} for row in csv.DictReader(text.splitlines())]
     for number, row in enumerate(rows, start=2):
         if not row.get("file") or not row.get("label"):
@@ -100,7 +103,7 @@ def _label(path: Path, folder: Path) -> str:
 def _read(folder: Path, row: dict[str, str]) -> Sound:
     samples = load(folder / row["file"], max_seconds=MAX_SECONDS).samples
     if not np.any(samples):
-        raise ValueError(f"{folder / row['file']}: silent; take it out of the bank")
+        raise ValueError(f"{folder / row['file']}: is silent; take it out of the bank")
     samples.setflags(write=False)  # the cache hands the same arrays to everyone
     return Sound(
         label=row["label"],
@@ -116,7 +119,7 @@ def _read(folder: Path, row: dict[str, str]) -> Sound:
 
 
 def _divided(sounds: list[Sound], rows: list[dict[str, str]]) -> list[Sound]:
-    """Where no split is given: every fourth waveform of a label is held out, of two or three the last, of one none."""
+    """Splits sounds that have no split: of a label, every fourth is held out; of two or three, the last one is."""
     num_of: dict[str, int] = defaultdict(int)
     for sound in sounds:
         num_of[sound.label] += 1

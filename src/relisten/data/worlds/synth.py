@@ -1,7 +1,7 @@
-"""Sounds made from formulas, each with an attribute and endless variants; beds of noise, rooms and speed for any sound.
+"""Sounds computed from formulas, each with an attribute and endless variants; also noise floors, rooms and speed.
 
-Every number that makes a variant (height, timbre, decay, rhythm) is drawn from bands that lie side by side: training
-takes the even ones, evaluation the odd ones. So the two share no value while both cover the same range.
+Every number that makes a variant (pitch, timbre, decay, rhythm) is drawn from bands that lie side by side. Training
+takes the even bands and evaluation the odd ones, so the two share no value while both cover the same range.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ Split = Literal["train", "heldout"]
 Colour = Literal["white", "pink", "brown", "hum"]
 
 RATE = 16_000
-"""Samples a second (Hz) of everything here."""
+"""Sampling rate in Hz."""
 PEAK = 10 ** (-3 / 20)
-"""Of each sound: -3 dBFS, as in the shipped bank."""
+"""The peak of each sound: -3 dBFS, as in the shipped bank."""
 COLOURS: tuple[Colour, ...] = ("white", "pink", "brown", "hum")
 
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -40,13 +40,16 @@ _NUM_BANDS = 8
 
 
 def make(label: str, rng: np.random.Generator, value: str | None = None, split: Split = "train") -> tuple[Samples, str]:
-    """A new variant ([T] at 16 kHz, 0.1 to 1.4 s) and the attribute's value, drawn where none is asked for."""
+    """A new variant ([T] at 16 kHz, 0.1 to 1.4 s) and the value of its attribute, which is drawn if none is given.
+
+    Raises ValueError for an unknown label or value.
+    """
     if label not in KINDS:
-        raise ValueError(f"no synthetic sound is called {label!r}; there are {', '.join(KINDS)}")
+        raise ValueError(f"there is no computed sound {label!r}; use one of {', '.join(KINDS)}")
     attribute, values = KINDS[label]
     value = values[rng.integers(len(values))] if value is None else value
     if value not in values:
-        raise ValueError(f"{label} has no {attribute} {value!r}; it can be {', '.join(values)}")
+        raise ValueError(f"{label} has no {attribute} {value!r}; use one of {', '.join(values)}")
     return _MAKERS[label](rng, value, split), value
 
 
@@ -139,7 +142,7 @@ def buzz(rng: np.random.Generator, pitch: str = "low", split: Split = "train") -
 
 
 def click(rng: np.random.Generator, rate: str = "slow", split: Split = "train") -> Samples:
-    """A train of clicks, five to seven (slow) or sixteen and more (fast) a second."""
+    """A series of clicks, five to seven (slow) or sixteen and more (fast) a second."""
     every = 1 / _between(rng, *{"slow": (5.0, 7.0), "fast": (16.0, 24.0)}[rate], split)
     time = _time(0.02)
     hit = np.exp(-_between(rng, 250, 700, split) * time) * np.sin(2 * np.pi * _between(rng, 1500, 4500, split) * time)
@@ -148,7 +151,7 @@ def click(rng: np.random.Generator, rate: str = "slow", split: Split = "train") 
 
 
 def noise_bed(rng: np.random.Generator, num_samples: int, colour: Colour = "pink") -> Samples:
-    """[num_samples] of background at a root mean square of 1: scale it to the level you want."""
+    """[num_samples] of background noise with an RMS of 1."""
     if colour == "white":
         bed = rng.standard_normal(num_samples, dtype=np.float32)
     elif colour == "pink":
@@ -161,12 +164,12 @@ def noise_bed(rng: np.random.Generator, num_samples: int, colour: Colour = "pink
         cycle = _harmonics(mains, 0.1, slope=rng.uniform(0.8, 2.0), num=8, phases=rng.random(8))
         bed = np.resize(cycle.astype(np.float32), num_samples)
     else:
-        raise ValueError(f"no noise is called {colour!r}; there are {', '.join(COLOURS)}")
+        raise ValueError(f"there is no noise {colour!r}; use one of {', '.join(COLOURS)}")
     return np.asarray(bed / np.sqrt(np.mean(bed**2) + 1e-12), dtype=np.float32)
 
 
 def room(samples: Samples, rng: np.random.Generator, seconds: float | None = None) -> Samples:
-    """[T + tail] in a made-up room: six early reflections and noise that falls by 60 dB in `seconds` (0.15 to 0.5)."""
+    """[T + tail] in a room: six early reflections, and noise that falls by 60 dB in `seconds` (0.15 to 0.5)."""
     seconds = float(rng.uniform(0.15, 0.5)) if seconds is None else seconds
     num = round(seconds * RATE)
     fall = 10 ** (-3 * np.arange(num, dtype=np.float32) / num)
@@ -182,16 +185,16 @@ def room(samples: Samples, rng: np.random.Generator, seconds: float | None = Non
 
 
 def speed(samples: Samples, factor: float) -> Samples:
-    """[T / factor] faster and higher (factor above 1) or slower and lower; linear, so meant for 0.8 to 1.25."""
+    """[T / factor] faster and higher (factor above 1) or slower and lower, by linear interpolation: for 0.8 to 1.25."""
     if not factor > 0:
-        raise ValueError(f"a speed of {factor} cannot be; use a factor above 0, such as 1.1")
+        raise ValueError(f"speed is {factor}; use a factor above 0, such as 1.1")
     num = max(1, round(len(samples) / factor))
     moved = np.interp(np.arange(num) * factor, np.arange(len(samples)), samples)
     return np.asarray(moved, dtype=np.float32)
 
 
 def _between(rng: np.random.Generator, low: float, high: float, split: Split) -> float:
-    """A number in the split's own bands of low .. high; the bands are equal on a logarithmic scale."""
+    """A number from low to high in the bands of a split; the bands are equally wide on a logarithmic scale."""
     band = 2 * rng.integers(_NUM_BANDS // 2) + (split == "heldout")
     return float(low * (high / low) ** ((band + rng.random()) / _NUM_BANDS))
 
@@ -203,7 +206,7 @@ def _time(seconds: float) -> NDArray[np.float64]:
 def _harmonics(
     pitch: float, seconds: float, slope: float, num: int = 6, phases: NDArray[np.float64] | None = None
 ) -> NDArray[np.float64]:
-    """Partials 1 .. num below 7.5 kHz, the n-th at n ** -slope; phases in turns."""
+    """A sum of the partials 1 to num below 7.5 kHz, the n-th with amplitude n ** -slope; phases are in turns."""
     partial = np.arange(1, num + 1)
     strength = partial**-slope * (partial * pitch < 7500)
     turns = np.zeros(num) if phases is None else phases
@@ -214,7 +217,7 @@ def _harmonics(
 def _repeated(
     rng: np.random.Generator, hit: NDArray[np.float64], num: int, every: float, jitter: float = 0.03
 ) -> NDArray[np.float64]:
-    """`num` hits, `every` seconds apart give or take `jitter` of it, each a little louder or softer."""
+    """`num` hits about `every` seconds apart (`jitter` is a fraction of that), each a little louder or softer."""
     starts = (np.arange(num) * every * RATE * (1 + jitter * rng.uniform(-1, 1, num))).astype(int)
     samples = np.zeros(starts.max() + len(hit))
     for start, level in zip(starts, rng.uniform(0.7, 1.0, num), strict=True):
@@ -223,7 +226,7 @@ def _repeated(
 
 
 def _envelope(num_samples: int, attack: float, release: float) -> NDArray[np.float64]:
-    """1 with straight ramps at both ends, in seconds."""
+    """[num_samples] of ones with linear ramps at both ends; their lengths are in seconds."""
     index = np.arange(num_samples)
     return np.minimum(1, np.minimum((index + 1) / (attack * RATE), (num_samples - index) / (release * RATE)))
 
@@ -234,7 +237,7 @@ def _finished(samples: NDArray[np.floating], attack: float, release: float) -> S
 
 
 def _pink(rng: np.random.Generator, num_samples: int) -> Samples:
-    """Voss and McCartney: noises held for 1, 2, 4 ... samples add up to a power that falls by 3 dB an octave."""
+    """By Voss and McCartney: the sum of noises held for 1, 2, 4 ... samples falls by 3 dB an octave."""
     bed = rng.standard_normal(num_samples, dtype=np.float32)
     for octave in range(1, 12):
         held = rng.standard_normal(-(-num_samples // 2**octave) + 1, dtype=np.float32)
@@ -244,7 +247,7 @@ def _pink(rng: np.random.Generator, num_samples: int) -> Samples:
 
 
 def _drift(samples: Samples, width: int) -> Samples:
-    """The means of stretches of `width`, joined by straight lines."""
+    """The means of stretches of `width` samples, joined by straight lines."""
     if len(samples) < width:
         return np.full_like(samples, samples.mean())
     means = samples[: len(samples) // width * width].reshape(-1, width).mean(axis=1)
