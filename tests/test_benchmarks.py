@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ import pytest
 from relisten import models, records
 from relisten.audio import save
 from relisten.cli import run
-from relisten.evals.benchmarks import BENCHMARKS, missing, mmar, mmau, mmau_pro
+from relisten.evals.benchmarks import BENCHMARKS, Benchmark, missing, mmar, mmau, mmau_pro
 from relisten.evals.figures import groups
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
-from relisten.types import Audio
+from relisten.types import Audio, Example
 
 GOLD = {"thinking": "GOLDEN thought", "cue": ["GOLDEN cue"], "rubric": "[{'name': 'GOLDEN', 'choices': {'0': 1}}]"}
 
@@ -146,6 +147,32 @@ def test_a_benchmark_runs_by_name_shows_its_hash_and_writes_what_its_script_read
     sent = list(records.read(tmp_path / "out" / "predictions.jsonl"))
     assert [{k: v for k, v in row.items() if k in mmar_row(0)} for row in sent] == [mmar_row(0), mmar_row(1)]
     assert sent[1]["answer_prediction"] == "" and "thinking_prediction" in sent[0]
+
+
+def test_ids_under_another_key_are_refused_before_the_first_question(
+    served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run answered everything, and ended in a KeyError when it wrote the predictions."""
+    rows = [{("uid" if key == "id" else key): value for key, value in mmar_row(n).items()} for n in (0, 1)]
+    lines(tmp_path / mmar.FILES[0], rows)
+    recordings(tmp_path, ["audio/clip-0.wav", "audio/clip-1.wav"])
+
+    def examples(root: Path) -> list[Example]:
+        placed = [(place, row | {"id": row["uid"]}) for place, row in records.entries(mmar.file(root))]
+        return records.examples_from(placed, mmar.file(root))
+
+    options = ["--data", str(tmp_path), "--model", str(served), "--max-new-tokens", "4"]
+    monkeypatch.setitem(BENCHMARKS, "mine", Benchmark("mine", mmar.file, examples, ("answer_prediction",), "jsonl"))
+    assert run(["eval", "mine", str(tmp_path / "out"), *options]) == 2
+    assert "MMAR-meta.jsonl, line 1: has no 'id'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    known = Benchmark("mine", mmar.file, examples, ("answer_prediction",), "jsonl", id="uid")
+    monkeypatch.setitem(BENCHMARKS, "mine", known)
+    assert run(["eval", "mine", str(tmp_path / "out"), *options]) == 0
+    assert [row["uid"] for row in records.read(tmp_path / "out" / "predictions.jsonl")] == [row["uid"] for row in rows]
+    monkeypatch.setitem(BENCHMARKS, "mine", replace(known, id="question"))
+    assert run(["eval", "mine", str(tmp_path / "other"), *options]) == 2
+    assert "has no entry whose 'question' is" in capsys.readouterr().err
 
 
 def test_where_answers_are_withheld_there_is_a_file_to_send_in_and_no_score(

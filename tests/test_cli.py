@@ -231,6 +231,24 @@ def test_what_is_asked_about_is_never_written_over(run: Run, questions: Path, re
     assert "cannot be written" in run("ask", recording, "q", "--html", recording.parent)[2]
 
 
+def test_the_answers_of_one_run_can_be_the_questions_of_the_next(
+    run: Run, questions: Path, says: Callable[[str], None]
+) -> None:
+    """Their `answer_prediction` was a label of the question, and the next start said that it answered another one."""
+    says(ANSWER)
+    rows = [json.loads(line) for line in questions.read_text().splitlines()[:2]]
+    old = {"answer_prediction": "red", "thinking_prediction": "So.", "error": "x", "relisten": {"settings": 1}}
+    questions.write_text("".join(json.dumps(row | old) + "\n" for row in rows), encoding="utf-8")
+    out_path = questions.with_name("answers.jsonl")
+    assert run("ask", questions, "--out", out_path)[0] == 0
+    lines = {line["id"]: line for line in map(json.loads, out_path.read_text().splitlines())}
+    assert lines["a"]["answer_prediction"] == lines["b"]["answer_prediction"] == "green"
+    assert "error" not in lines["a"] and lines["a"]["relisten"]["settings"] != 1
+    out_path.write_text(json.dumps(lines["b"]) + "\n")
+    code, _, err = run("ask", questions, "--out", out_path)
+    assert code == 0 and "1 of 2 are answered already" in err
+
+
 def test_a_recording_too_long_for_the_model_does_not_hold_up_the_others(
     run: Run, questions: Path, says: Callable[[str], None], model: AudioLM
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -241,6 +242,15 @@ def test_show_draws_labels_and_chain(capsys: pytest.CaptureFixture[str], tmp_pat
     assert 'data-start="1.3' in html  # a label that can be played
 
 
+def test_segments_of_a_training_example_are_named_and_not_heard(tmp_path: Path) -> None:
+    """The page said "2 segments heard again" of a chain that no model had written."""
+    page = tmp_path / "page.html"
+    assert cli.run(["data", "show", str(EXAMPLES / "questions.jsonl"), "scene-1", "--html", str(page)]) == 0
+    html = page.read_text(encoding="utf-8")
+    assert re.search(r"\d segments? named", html) and not re.search(r"heard again", html, re.IGNORECASE)
+    assert html.count('class="seg ') > 1  # and each can be played
+
+
 def test_show_of_an_unknown_id(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["data", "show", str(EXAMPLES / "questions.jsonl"), "nothing"]) == 2
     assert "has no example 'nothing'" in capsys.readouterr().err
@@ -263,7 +273,7 @@ def test_validate_names_every_bad_line(capsys: pytest.CaptureFixture[str], tmp_p
     shown = capsys.readouterr().out.splitlines()
     expected = {
         2: "is not among the choices", 3: "is that of line 1 too", 4: "two choices are the same", 5: "ends at 9 s",
-        6: "no such file", 7: "cannot be read", 8: "identifier /m/0bt9lr", 9: "is a JSON list", 10: "has no length",
+        6: "no such file", 7: "cannot be read", 8: "identifier /m/0bt9lr", 9: "not an object", 10: "has no length",
         11: "holds <think>", 12: "is shorter than 0.2 s", 13: "is not JSON",
     }  # fmt: skip
     for number, reason in expected.items():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +294,31 @@ def test_a_bad_file_of_examples(tmp_path: Path, name: str, content: str, message
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=message):
         records.read_examples(tmp_path / name)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1E+400"])
+def test_a_number_that_json_does_not_have_is_refused_where_it_is_read(tmp_path: Path, number: str) -> None:
+    """Python reads it, so a file with one passed `validate`, and then no answer to it could be written."""
+    good = json.dumps(MMAR)
+    bad = good.replace("{", '{"more": {"score": [1.5, ' + number + "]}, ", 1)
+    (tmp_path / "a.jsonl").write_text(f"{good}\n{bad}\n")
+    (tmp_path / "a.json").write_text(f"[{good},\n{bad}]")
+    with pytest.raises(ValueError, match=rf"a\.jsonl, line 2: holds the number {re.escape(number)}, .*; write null"):
+        records.read_examples(tmp_path / "a.jsonl")
+    with pytest.raises(ValueError, match=r"a\.json, entry 2: holds the number"):
+        records.read_examples(tmp_path / "a.json")
+
+
+def test_large_numbers_that_json_has_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"a": 1e300, "b": 1e-999, "c": "NaN 1e999", "d": -0.5}\n')
+    assert list(records.read(tmp_path / "a.jsonl")) == [{"a": 1e300, "b": 0.0, "c": "NaN 1e999", "d": -0.5}]
+
+
+@pytest.mark.parametrize("value", [float("nan"), b"bytes", datetime(2026, 1, 1), {"deep": [float("inf")]}])
+def test_a_label_that_json_cannot_hold_is_refused_by_name(value: object) -> None:
+    """A Parquet file of questions may hold such values."""
+    with pytest.raises(ValueError, match=r"^'more' cannot be written as JSON"):
+        records.example_from_record(MMAR | {"more": value}, "")
 
 
 def test_numbers_become_texts() -> None:

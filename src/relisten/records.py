@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -149,6 +150,7 @@ def example_from_record(record: Mapping[str, Any], folder: str | os.PathLike[str
     if choices and answer is not None and answer.strip() not in {choice.strip() for choice in choices}:
         raise ValueError(f"the answer {_short(answer)} is not among the choices {_short(choices)}; correct one of them")
     labels = {key: value for key, value in record.items() if key not in (*_FIELDS, *_GOLD)}
+    _check_writable(labels)
     return Example(
         id=texts["id"] or "",
         audio=Path(folder) / (texts["audio_path"] or ""),
@@ -158,6 +160,22 @@ def example_from_record(record: Mapping[str, Any], folder: str | os.PathLike[str
         cot=texts["cot"] or None,  # lines of a set for RL have an empty one
         labels=labels,
     )
+
+
+def _check_writable(labels: Mapping[str, Any]) -> None:
+    """Raises ValueError if a label cannot be written as JSON, as a date or NaN of a Parquet file cannot."""
+    if _unwritable(labels):
+        key, reason = next((key, reason) for key, value in labels.items() if (reason := _unwritable(value)))
+        raise ValueError(f"{key!r} cannot be written as JSON ({reason}); write a text or null, or leave it out")
+
+
+def _unwritable(value: Any) -> str:
+    """Why a value cannot be written as JSON, or an empty text."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        return str(error) or type(error).__name__
+    return ""
 
 
 def record_from_example(example: Example, folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -210,21 +228,42 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def parsed(line: bytes, place: str, first: bool = False) -> dict[str, Any] | None:
+    """The object of one line, None for a blank one; a file's first line may begin with a byte order mark.
+
+    Raises ValueError, which begins with the place, if it is anything else.
+    """
+    line = line.strip()
+    line = line.removeprefix(b"\xef\xbb\xbf") if first else line
+    if not line:
+        return None
+    try:
+        record = _loads(line)
+    except _NotFiniteError as error:
+        raise ValueError(f"{place}: {error}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{place}: is not UTF-8 text; save the file as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{place}: is not JSON ({error.msg} at column {error.colno}); correct that line") from None
+    except (RecursionError, ValueError):  # a million brackets, or a number of more than 4300 digits
+        raise ValueError(f"{place}: is JSON that nests too deep or holds too long a number; correct it") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{place}: is {_short(record)}, not an object; write one JSON object a line")
+    return record
+
+
 def _numbered(path: Path, torn: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, object) of each line that is not blank."""
     for number, (line, complete) in enumerate(_lines(path), start=1):
         place = f"{path}, line {number}"
         try:
-            record = _parsed(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, place)
+            record = parsed(line, place, first=number == 1)
         except ValueError:
             if torn and not complete:
                 return
             raise
-        if record is _BLANK:
-            continue
-        if not isinstance(record, dict):
-            raise ValueError(f"{place}: is {_short(record)}, not an object; write one JSON object a line")
-        yield place, record
+        if record is not None:
+            yield place, record
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, bool]]:
@@ -240,27 +279,40 @@ def _lines(path: Path) -> Iterator[tuple[bytes, bool]]:
         raise ValueError(f"{path}: cannot be read ({reason}); check the path") from None
 
 
-_BLANK = object()
+class _NotFiniteError(ValueError):
+    """A number that JSON does not have. Python reads it, and then no answer to the question can be written."""
+
+    def __init__(self, number: str) -> None:
+        super().__init__(f"holds the number {number[:20]}, which JSON does not have; write null, or leave it out")
 
 
-def _parsed(line: bytes, place: str) -> Any:
-    if not line:
-        return _BLANK
-    try:
-        return json.loads(line.decode())
-    except UnicodeDecodeError:
-        raise ValueError(f"{place}: is not UTF-8 text; save the file as UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{place}: is not JSON ({error.msg} at column {error.colno}); correct that line") from None
-    except (RecursionError, ValueError):  # a million brackets, or a number of more than 4300 digits
-        raise ValueError(f"{place}: is JSON that nests too deep or holds too long a number; correct it") from None
+def _refuse(number: str) -> float:
+    raise _NotFiniteError(number)
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    return value if math.isfinite(value) else _refuse(number)
+
+
+_HUGE = re.compile(rb"[eE]\+?[0-9]{3}|[0-9]{300}")
+"""Stands in any text with a number that is too large for a float, and in hardly any other."""
+
+
+def _loads(text: bytes) -> Any:
+    parse_float = _finite if _HUGE.search(text) else None  # which is slower than Python's own
+    return json.loads(text.decode(), parse_constant=_refuse, parse_float=parse_float)
 
 
 def _listed(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, object) of each entry of a JSON list."""
     whole = b"\n".join(line for line, _ in _lines(path)).removeprefix(b"\xef\xbb\xbf")
     try:
-        entries = json.loads(whole.decode())
+        entries = _loads(whole)
+    except _NotFiniteError as error:
+        read = json.loads(whole.decode())
+        number = next((n for n, entry in enumerate(read, start=1) if _unwritable(entry)), 1)
+        raise ValueError(f"{path}, entry {number}: {error}") from None
     except json.JSONDecodeError as error:
         hint = "; a file of JSON lines must be called .jsonl" if error.msg == "Extra data" else "; correct it"
         raise ValueError(f"{path}, line {error.lineno}: is not JSON ({error.msg}){hint}") from None

@@ -22,6 +22,8 @@ from relisten.reports.text import console
 from relisten.types import Example
 
 Line = dict[str, Any]
+_ANSWER = ("answer_prediction", "thinking_prediction", "relisten", "error")
+"""What a line says of its answer."""
 
 
 def ask_many(
@@ -53,7 +55,7 @@ def _answer(
     settings = {"model": model, **options}
     lines: list[Line] = []
     if out is not None and out.exists():
-        _check_same(out, {e.id: records.record_from_example(e, questions.parent) for e in examples}, settings)
+        _check_same(out, {e.id: _question(e, questions.parent) for e in examples}, settings)
         lines = records.resume(out)
     done = {line["id"] for line in lines}
     waiting = [example for example in examples if example.id not in done]
@@ -79,6 +81,11 @@ def _answer(
     return lines
 
 
+def _question(example: Example, folder: Path) -> Line:
+    """A question's own object, without what another model's answer to it may have left there."""
+    return {key: value for key, value in records.record_from_example(example, folder).items() if key not in _ANSWER}
+
+
 def _check_same(out: Path, asked: Mapping[str, Line], settings: Line) -> None:
     """Raises ValueError where the lines of `out` are no answers to these questions with these settings."""
     for number, line in enumerate(records.read(out, torn=True), start=1):
@@ -101,7 +108,7 @@ def _lines(
         return replace(example, audio=audio.load(example.audio, engine.model.rate, max_seconds))
 
     for index, _, trace in answer_each(engine, waiting, config, ready):
-        question = records.record_from_example(waiting[index], folder)
+        question = _question(waiting[index], folder)
         if isinstance(trace, str):
             yield {**question, "answer_prediction": None, "error": trace}
             continue

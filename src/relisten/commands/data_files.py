@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -129,8 +128,7 @@ def _answer(example: Example, events: Sequence[Event], texts: Mapping[str, str],
     parts = [example.cot or "", "Labels: " + "; ".join(labels) if labels else ""]
     parts += [f"{key.capitalize()}: {text}" for key, text in texts.items()]
     said = "\n\n".join(part for part in parts if part)
-    listens = [Listen(0, 0, Segment(0.0, heard.duration))]
-    listens += [Listen(0, 0, s) for s in segments_of(example) if example.cot and s.start < heard.duration]
+    listens = [Listen(0, 0, Segment(0.0, heard.duration))]  # a chain in a file names segments; nothing heard them again
     text = f"<think>{said}</think><answer>{example.answer or ''}</answer>"
     trace = Trace([], [], [], listens, 0, text=text)
     response = Response(text, said, example.answer, segments_of(example), True)
@@ -170,20 +168,10 @@ def validate(file: Path, /, *, recordings: bool = True) -> int:
 def faults(line: bytes, number: int, folder: Path, seen: dict[str, int], recordings: bool = True) -> Iterator[str]:
     """Everything wrong with one line. `seen`: ids so far and their lines; it grows."""
     try:
-        row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-    except UnicodeDecodeError:
-        yield "is not UTF-8 text"
-        return
-    except (ValueError, RecursionError) as error:
-        yield f"is not JSON ({error})"
-        return
-    if not isinstance(row, dict):
-        yield f"is a JSON {type(row).__name__}, not an object"
-        return
-    try:
+        row = records.parsed(line, f"line {number}", first=number == 1) or {}
         example = records.example_from_record(row, folder)
     except ValueError as error:
-        yield str(error)
+        yield str(error).removeprefix(f"line {number}: ")
         return
     if example.id in seen:
         yield f"the id {example.id!r} is that of line {seen[example.id]} too"

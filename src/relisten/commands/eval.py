@@ -12,7 +12,7 @@ from cyclopts import Group, Parameter
 
 from relisten import records, run
 from relisten.commands.options import LIMITS, MACHINE, MAX_SECONDS, SAMPLING, load
-from relisten.evals.benchmarks import BENCHMARKS, Benchmark, export, missing
+from relisten.evals.benchmarks import BENCHMARKS, Benchmark, check_ids, export, missing
 from relisten.evals.figures import Failed, Record, summary, write_summary
 from relisten.evals.hearing import Hears, Recording
 from relisten.evals.runner import Asking, check, evaluate
@@ -176,6 +176,7 @@ def _questions(name: Path, benchmark: Benchmark | None, data: Path | None) -> tu
         raise ValueError(f"{name}: where does it lie? Give --data, the folder that holds its question file and audio")
     else:
         path, examples = benchmark.file(data), benchmark.examples(data)
+        check_ids(benchmark, path, examples)
     without = [e.id for e in examples if e.answer is None]
     if without and not (benchmark is not None and benchmark.withheld):
         raise ValueError(f"{path}: {len(without)} questions have no answer, {without[0]} for one; nothing to score")

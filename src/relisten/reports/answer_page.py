@@ -267,9 +267,12 @@ def _details(answer: Answer, name: str, model: str, command: str) -> str:
     rows = {
         "Model": safe(model),
         "Recording": safe(name),
-        "Heard again": f"segments: {max(len(trace.listens) - 1, 0)}; tags refused: {len(trace.refusals)}",
+        # A training example has no tokens: no model wrote it, and nothing was heard again.
+        "Heard again": f"segments: {max(len(trace.listens) - 1, 0)}; tags refused: {len(trace.refusals)}"
+        if trace.token_ids
+        else "",
         "Tokens": f"{trace.num_prompt} in the prompt, {sum(trace.sampled)} written, {inserted} of audio heard again"
-        if trace.token_ids  # none: a training example is shown, which nobody sampled
+        if trace.token_ids
         else "",
         "Time": safe(", ".join(f"{key} {value:.1f} s" for key, value in named_seconds(answer.seconds).items())),
         "Finish": safe(trace.finish) if trace.token_ids else "",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,24 @@ def missing(examples: Sequence[Example]) -> list[Path]:
     return [path for path in paths if not path.is_file()]
 
 
+def check_ids(benchmark: Benchmark, questions: Path, examples: Sequence[Example]) -> None:
+    """Raises ValueError if predictions could not be written into the question file, before anything is asked."""
+    names = {name for name, _ in _named(benchmark, questions)}
+    if strange := [example.id for example in examples if example.id not in names]:
+        raise ValueError(
+            f"{questions}: has no entry whose {benchmark.id!r} is {strange[0]!r} ({len(strange)} such questions); name"
+            " the key of its ids as the `id` of the Benchmark"
+        )
+
+
+def _named(benchmark: Benchmark, questions: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(id, entry) of each entry of the question file."""
+    for place, row in records.entries(questions):
+        if (name := str(row.get(benchmark.id, ""))) == "":
+            raise ValueError(f"{place}: has no {benchmark.id!r}, so its prediction cannot be found; correct the file")
+        yield name, row
+
+
 def export(
     benchmark: Benchmark,
     questions: Path,
@@ -74,9 +92,7 @@ def export(
     for record in answers:
         groups.setdefault(str(record["id"]), []).append(record)
     rows, without = [], 0
-    for place, row in records.entries(questions):
-        if (name := str(row.get(benchmark.id, ""))) == "":
-            raise ValueError(f"{place}: has no {benchmark.id!r}, so its prediction cannot be found; correct the file")
+    for name, row in _named(benchmark, questions):
         if asked is not None and name not in asked:
             continue
         given = majority(groups[name]) if name in groups else None
