@@ -195,7 +195,7 @@ def test_a_stream_that_promises_no_length(tmp_path: Path) -> None:
 
 
 def test_two_files_in_one(tmp_path: Path) -> None:
-    """Oggs may be strung together (libsndfile reads the first alone); an aac stream may change its rate."""
+    """Oggs may be strung together (libsndfile reads the first alone); an aac stream may change its rate on the way."""
     first = write(tmp_path / "a.ogg", tones(2.0), subtype=None)
     second = write(tmp_path / "b.ogg", tones(1.0), subtype=None)
     (tmp_path / "c.ogg").write_bytes(first.read_bytes() + second.read_bytes())
@@ -203,7 +203,7 @@ def test_two_files_in_one(tmp_path: Path) -> None:
     first = encode(tmp_path / "a.aac", tones(2.0, 44_100), "aac", 44_100)
     second = encode(tmp_path / "b.aac", tones(1.0, 22_050), "aac", 22_050)
     (tmp_path / "c.aac").write_bytes(first.read_bytes() + second.read_bytes())
-    refused(tmp_path / "c.aac", "changes its sample rate")
+    assert audio.load(tmp_path / "c.aac").duration == pytest.approx(3.0, abs=0.15)
 
 
 def test_what_follows_the_sound_is_ignored(tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_saving_clips_and_refuses(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.webm", "a.mkv", "a.mp4"])
 @pytest.mark.parametrize(("start", "gap"), [(0.0, 0.0), (2.0, 0.0), (0.0, 5.0), (1.0, 0.5)])
 def test_sound_lies_where_its_time_stamps_say(tmp_path: Path, name: str, start: float, gap: float) -> None:
-    """A call recorder leaves pauses out, and a video's sound may begin after its picture: players show these times."""
+    """A call recorder leaves pauses out; time stamps that all start late say nothing. Players show these times."""
     rate, at = 48_000, (0.5, 1.5)
     samples = np.zeros(2 * rate, np.float32)
     for second in at:
@@ -295,5 +295,5 @@ def test_sound_lies_where_its_time_stamps_say(tmp_path: Path, name: str, start: 
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     loud = np.flatnonzero(np.abs(audio.load(tmp_path / name).samples) > 0.3) / RATE
-    assert loud[0] == pytest.approx(start + at[0], abs=0.06)
-    assert loud[-1] == pytest.approx(start + gap + at[1] + 0.1, abs=0.06)
+    assert loud[0] == pytest.approx(at[0], abs=0.06)
+    assert loud[-1] == pytest.approx(gap + at[1] + 0.1, abs=0.06)

@@ -1,0 +1,388 @@
+"""What FFmpeg decodes (through PyAV), at the time it has in its container: mp3, flac, ogg, mp4, webm, ts, video ...
+
+Packets say when they sound, and the decoder says what. Where time stamps leave a gap there is silence; where they start
+anew a second recording was appended, and follows the first. Damage is silent and told once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.stream import Discard, Disposition
+from numpy.typing import NDArray
+
+from relisten import decoding
+from relisten.decoding import BLOCK, Block, File, Recording, Samples, broken, reason, shown, silence, tell
+
+_MIN_GAP = 0.05
+"""Seconds that time stamps may run ahead of the samples; a longer gap is filled with silence. Many containers round
+their time stamps, and a live stream's time stamps jitter."""
+_RESTART = 0.5
+"""Seconds that time stamps may go back; beyond it, a second recording was appended, whose time starts anew."""
+_MAX_GAP = 3600.0
+"""Seconds; a jump beyond it is not a gap, but the start of something recorded at another time."""
+_SLACK = {"mov": 0.5, "matroska": 0.5, "flv": 0.5}
+"""Seconds by which a header's length may exceed the sound that is there: encoder delay, rounding. Others are exact."""
+
+_AV_ERRORS = (av.FFmpegError, OSError, ValueError, OverflowError)
+"""FFmpeg's own errors; the others where a damaged header sends it to places that the file does not have."""
+_COUNTABLE = {"mp3", "flac", "mov"}
+"""Formats whose packets say exactly, to the sample, when they sound and for how long."""
+_PROMISING = {"mov", "flac", "wv", "tta", "ape"}
+"""Formats whose headers give a length that is a promise, not an estimate."""
+_TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
+"""What may stand between joined mp3 files, and is no sound."""
+
+
+@contextmanager
+def opened(path: Path, file: File) -> Iterator[av.container.InputContainer]:
+    """The file as FFmpeg opens it; ValueError in one line where it cannot."""
+    try:
+        # No protocol at all: a playlist or a session description opens no other file and no network port.
+        container = av.open(file, container_options={"protocol_whitelist": "none"}, metadata_errors="replace")
+    except _AV_ERRORS as error:
+        raise _unreadable(path, error) from None
+    with container:
+        decoding.check_whole(path, file)
+        yield container
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{shown(path)}: is no recording, or an incomplete one ({reason(error)}); name an audio or video file,"
+        " or copy it again"
+    )
+
+
+@dataclass
+class _Track:
+    """The track that is read, and what was met in it; all times are seconds on the container's clock."""
+
+    stream: av.AudioStream
+    container: av.container.InputContainer
+    kind: str
+    """The container's format as FFmpeg calls it: mov, matroska, mp3 ..."""
+    tick: float
+    """Seconds; the unit of the stream's time stamps."""
+    num_good: int = 0
+    """Frames that were decoded, or packets that were counted."""
+    damaged: list[float | None] = field(default_factory=list)
+    """When each packet that could not be decoded was to sound."""
+    ends_damaged: bool = False
+    """Whether the last packet could not be decoded."""
+    to_skip: int = 0
+    """Frames that the encoder put before the sound, and that are still to come."""
+    first_byte: int = 0
+    """Where the first packet lies in the file."""
+    first: float = 0.0
+    """When the first piece sounds."""
+    start: float = 0.0
+    """When the recording starts."""
+    end: float = 0.0
+    """The latest time that was reached."""
+    last: float = 0.0
+    """How long the last piece lasts."""
+    last_packet: av.Packet | None = None
+
+    def packets(self) -> Iterator[av.Packet]:
+        """The last is empty: it empties the decoder."""
+        for packet in self.container.demux(self.stream):
+            if packet.size:
+                self.first_byte = self.first_byte or packet.pos or 0
+                self.ends_damaged = False
+                self.last_packet = packet
+            yield packet
+
+    def seconds(self, ticks: int | None) -> float | None:
+        """A time stamp in seconds."""
+        return None if ticks is None else ticks * self.tick
+
+    def damage(self, time: float | None) -> None:
+        """Take note of a packet that cannot be decoded."""
+        self.damaged.append(time)
+        self.ends_damaged = True
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A stretch of sound as a packet gives it."""
+
+    time: float | None
+    """Seconds on the container's clock; None where it follows the piece before."""
+    num_frames: int
+    num_channels: int
+    rate: int
+    frame: av.AudioFrame | None = None
+    """None where nothing was decoded: silence."""
+
+
+def read(path: Path, container: av.container.InputContainer, file: File, count_only: bool) -> Recording:
+    """The recording; its blocks have the right lengths, but are silent, where they shall only be counted."""
+    stream = _stream(path, container)
+    track = _Track(stream, container, container.format.name.split(",")[0], float(stream.time_base))
+    end = _header_end(track) if track.kind == "mov" else None
+    return Recording(None if end is None else end - _start(track), _blocks(path, track, file, count_only))
+
+
+def _blocks(path: Path, track: _Track, file: File, count_only: bool) -> Iterator[Block]:
+    pieces = _counted(track) if count_only and track.kind in _COUNTABLE else _decoded(track)
+    try:
+        yield from _merged(_in_time(path, track, pieces))
+    except _AV_ERRORS as error:
+        if type(error) is ValueError:
+            raise
+        if not track.num_good:
+            raise _unreadable(path, error) from None
+        raise broken(path, f"reading stops at {track.end - track.start:.1f} s: {reason(error)}") from None
+    _check_end(path, track, _promised(track, file))
+
+
+def _stream(path: Path, container: av.container.InputContainer) -> av.AudioStream:
+    """The audio track that is marked as default, or else the first; the others, and the picture, are not read."""
+    every = container.streams.audio
+    usable = [stream for stream in every if stream.codec_context is not None]
+    if not usable:
+        what = "no sound that FFmpeg can decode" if every else "no sound"
+        raise ValueError(f"{shown(path)}: holds {what}, only {container.format.long_name}; name a recording")
+    default = [stream for stream in usable if stream.disposition & Disposition.default]
+    chosen = (default or usable)[0]
+    if len(every) > 1:
+        language = f" ({chosen.language})" if chosen.language else ""
+        why = "the one marked as default" if default else "as none is marked as default"
+        tell(path, f"has {len(every)} audio tracks; track {every.index(chosen) + 1}{language} is read, {why}")
+    for stream in container.streams:
+        stream.discard = Discard.default if stream is chosen else Discard.all
+    return chosen
+
+
+def _decoded(track: _Track) -> Iterator[_Piece]:
+    for packet in track.packets():
+        yield from _frames(track, packet)
+
+
+def _frames(track: _Track, packet: av.Packet) -> Iterator[_Piece]:
+    """What is decoded from a packet; silence if it cannot be."""
+    try:
+        frames = packet.decode()
+    except av.FFmpegError:
+        if packet.size and not bytes(packet).startswith(_TAGS):
+            track.damage(track.seconds(packet.pts))
+            yield from _stretch(track, packet)
+        return
+    for frame in frames:
+        track.num_good += 1
+        if frame.is_corrupt:
+            track.damage(frame.time)
+        yield _Piece(frame.time, frame.samples, frame.layout.nb_channels, frame.sample_rate, frame)
+
+
+def _counted(track: _Track) -> Iterator[_Piece]:
+    """What `_decoded` gives, by the packets' time stamps, as long as they can be trusted; silent."""
+    counting, setup, last = True, None, None
+    for packet in track.packets():
+        if not packet.size:
+            break
+        if track.kind == "mp3":  # the rate or the layer changes, or a tag begins, where files were joined
+            header = bytes(packet)[:3]
+            setup = setup or header
+            counting &= header[1] == setup[1] and header[2] & 0x0C == setup[2] & 0x0C
+        counting &= packet.pts is not None  # several frames in one
+        if counting:
+            track.num_good += 1
+            yield from _stretch(track, packet)
+        else:
+            yield from _frames(track, packet)
+        last = packet
+    if counting and last is not None:  # which may be cut
+        try:
+            last.decode()
+        except av.FFmpegError:
+            track.damage(track.seconds(last.pts))
+
+
+def _stretch(track: _Track, packet: av.Packet) -> Iterator[_Piece]:
+    """The time that a packet stands for, less what its encoder added at the start or the end."""
+    rate = track.stream.rate
+    if not packet.duration or not rate:
+        return
+    num_frames, added = round(packet.duration * track.tick * rate), 0
+    if packet.has_sidedata("skip_samples"):
+        skip = bytes(packet.get_sidedata("skip_samples"))
+        track.to_skip, added = (int.from_bytes(skip[n : n + 4], "little") for n in (0, 4))
+    skipped = min(track.to_skip, num_frames)
+    track.to_skip -= skipped
+    if num_frames > skipped + added:
+        start = track.seconds(packet.pts)
+        time = None if start is None else start + skipped / rate
+        yield _Piece(time, num_frames - skipped - added, track.stream.channels, rate)
+
+
+def _start(track: _Track) -> float:
+    """When the recording starts: with its first picture or sound, whichever comes first."""
+    own = track.kind == "mov"  # says itself when a track starts; of others, the first frame tells more
+    starts = [
+        float(stream.start_time * stream.time_base)
+        for stream in (*track.container.streams.video, *track.container.streams.audio)
+        if stream.start_time is not None and not stream.disposition & Disposition.attached_pic
+        and (own or stream is not track.stream)
+    ]  # fmt: skip
+    return min(starts) if own and starts else min([*starts, track.first])
+
+
+class _Clock:
+    """Where pieces lie in the recording, by the time stamps of its container."""
+
+    def __init__(self, start: float, first: float) -> None:
+        self.shift = -start
+        """What is added to a time stamp, in seconds."""
+        self.expected = first
+        """The time stamp that follows the last piece, if nothing is missing."""
+        self.given = 0.0
+        """Seconds of the recording that were given so far."""
+        self.is_first = True
+
+    def missing(self, time: float | None, seconds: float) -> float:
+        """Seconds of silence before a piece; negative for what lies before the start."""
+        time = self.expected if time is None else time
+        if not -_RESTART < time - self.expected < _MAX_GAP:
+            self.shift = self.given - time  # a second recording, with a clock of its own, was appended
+        self.expected = time + seconds
+        missing = time + self.shift - self.given
+        if not (self.is_first or missing > _MIN_GAP):
+            missing = 0.0
+        self.is_first = self.given + missing + seconds <= 0
+        self.given = max(0.0, self.given + missing + seconds)
+        return missing
+
+
+_HELD = 4
+"""Pieces that are held back: within them a recording may end before its last packet does."""
+_Raw = tuple[av.AudioFrame | NDArray[np.float32], int]
+"""A frame as it was decoded, or samples [channels, frames], and their rate (Hz)."""
+
+
+def _in_time(path: Path, track: _Track, pieces: Iterator[_Piece]) -> Iterator[_Raw]:
+    """Samples in order, with silence where the time stamps leave a gap, without what lies outside the recording."""
+    clock: _Clock | None = None
+    held = deque[_Raw]()
+    for piece in pieces:
+        decoding.check_setup(path, piece.rate, piece.num_channels)
+        if clock is None:
+            track.first = piece.time or 0.0
+            track.start = _start(track)
+            clock = _Clock(track.start, track.first)
+        track.last = piece.num_frames / piece.rate
+        missing = round(clock.missing(piece.time, track.last) * piece.rate)
+        track.end = max(track.end, clock.expected)
+        num_silent = missing + (0 if piece.frame else piece.num_frames)
+        held.extend((block.samples, block.rate) for block in silence(num_silent, piece.num_channels, piece.rate))
+        if piece.frame:
+            held.append((piece.frame if missing >= 0 else _floats(piece.frame)[:, -missing:], piece.rate))
+        while len(held) > _HELD:
+            yield held.popleft()
+    if clock is not None:
+        yield from _shortened(held, clock.expected - _last_end(track, clock.expected))
+
+
+def _shortened(pieces: deque[_Raw], seconds: float) -> deque[_Raw]:
+    """Pieces less what their container says is not part of the recording; all, where it says that of all of them."""
+    if not 0 < seconds < sum(_num_frames(samples) / rate for samples, rate in pieces):
+        return pieces
+    while seconds > 0:
+        samples, rate = pieces.pop()
+        kept = _num_frames(samples) - round(seconds * rate)
+        seconds -= _num_frames(samples) / rate
+        if kept > 0:
+            pieces.append(((_floats(samples) if isinstance(samples, av.AudioFrame) else samples)[:, :kept], rate))
+            break
+    return pieces
+
+
+def _num_frames(samples: av.AudioFrame | NDArray[np.float32]) -> int:
+    return int(samples.samples if isinstance(samples, av.AudioFrame) else samples.shape[1])
+
+
+def _merged(pieces: Iterator[_Raw]) -> Iterator[Block]:
+    """Small pieces joined to blocks."""
+    fifo, setup, rate = av.AudioFifo(), None, 0
+    for samples, new_rate in pieces:
+        frame = samples if isinstance(samples, av.AudioFrame) else None
+        new = frame and (new_rate, frame.format.name, frame.layout.name)
+        if fifo.samples and (new != setup or fifo.samples >= BLOCK):
+            yield Block(_floats(fifo.read()), rate)
+        if frame is None:
+            yield Block(samples, new_rate)
+            continue
+        if new != setup:
+            fifo, setup, rate = av.AudioFifo(), new, new_rate
+        frame.pts = None
+        fifo.write(frame)
+    if fifo.samples:
+        yield Block(_floats(fifo.read()), rate)
+
+
+def _floats(frame: av.AudioFrame) -> Samples:
+    """[channels, frames]"""
+    samples: NDArray[Any] = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = np.ascontiguousarray(samples.reshape(-1, frame.layout.nb_channels).T)
+    if samples.dtype.kind == "f":
+        return samples.astype(np.float32, copy=False)
+    if samples.dtype == np.uint8:
+        return (samples.astype(np.float32) - np.float32(128)) / np.float32(128)
+    return samples.astype(np.float32) / np.float32(-float(np.iinfo(samples.dtype).min))
+
+
+def _last_end(track: _Track, end: float) -> float:
+    """Where the sound ends if its container tells, be it within a packet: FFmpeg gives the packet as a whole."""
+    if track.kind == "ogg" and track.stream.duration:
+        return min(end, track.first + float(track.stream.duration) * track.tick)
+    packet = track.last_packet
+    if track.kind == "mov" and packet is not None and packet.pts is not None and packet.duration:
+        end = min(end, float((packet.pts + packet.duration) * track.tick), _header_end(track) or end)
+    return end
+
+
+def _header_end(track: _Track) -> float | None:
+    stream = track.stream
+    return track.seconds((stream.start_time or 0) + stream.duration) if stream.duration else None
+
+
+def _promised(track: _Track, file: File) -> float | None:
+    """When the sound ends by the header; None where that is an estimate, or may be when the picture ends."""
+    if track.kind in _PROMISING:
+        return _header_end(track)
+    if track.kind == "mp3":  # without a count in its Xing header, which precedes the first packet, FFmpeg estimates
+        before = file.part(max(0, track.first_byte - 2000), min(2000, track.first_byte))
+        found = re.search(rb"(?:Xing|Info)\0\0\0[\x01\x03\x05\x07\x09\x0b\x0d\x0f](.{4})", before, re.DOTALL)
+        num_packets = int.from_bytes(found[1], "big") if found else 0
+        return num_packets * track.stream.frame_size / track.stream.rate if num_packets else None
+    container = track.container
+    alone = track.kind in ("matroska", "flv") and len(container.streams) == 1 and container.duration is not None
+    return container.duration / av.time_base if alone else None
+
+
+def _check_end(path: Path, track: _Track, promised: float | None) -> None:
+    """Refuse what breaks off, and tell of damage."""
+    num_damaged, start = len(track.damaged), track.start
+    if not track.num_good:
+        raise ValueError(f"{shown(path)}: is no recording, or holds no sound; record or copy it again")
+    if num_damaged > track.num_good:
+        raise broken(path, f"{num_damaged} packets of sound cannot be decoded, {track.num_good} can")
+    end = track.end - track.last if track.ends_damaged else track.end
+    if promised is not None and end < promised - _SLACK.get(track.kind, 0.05):
+        lengths = f"its header promises {promised - start:.1f} s, {end - start:.1f} s are there"
+        if track.kind != "flac" or track.ends_damaged:
+            raise broken(path, lengths)
+        tell(path, f"{lengths}; it was cut between two frames, or the rest of it is lost")
+    elif num_damaged:
+        first = next((f" (the first at {time - start:.1f} s)" for time in track.damaged if time is not None), "")
+        tell(path, f"is damaged: {num_damaged} packets of sound{first} cannot be decoded, and are silent")

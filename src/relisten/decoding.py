@@ -1,0 +1,212 @@
+"""Opening a file of sound, and reading uncompressed samples (wav, aiff, au, caf, w64 ...) with libsndfile.
+
+`relisten.containers` reads everything else with FFmpeg. Both are given an open file instead of its name, so that
+neither the name's encoding nor its ending matters. A header is believed only where the file bears it out.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from io import FileIO
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+MIN_RATE, MAX_RATE = 1_000, 768_000
+"""Hz; a header outside these is damaged, or the file is not a recording of sound."""
+MAX_CHANNELS = 64
+_STREAMED = 0x7F00_0000
+"""Programs that write to a pipe cannot know the size: they put 0, 0x7F000008, 0x7FFFF000, 0xFFFFFFFF or the like into
+the header. That promises nothing."""
+
+BLOCK = 1 << 16
+"""Frames in a block, about."""
+
+Samples = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A stretch of sound; the rate and the number of channels may change from one block to the next."""
+
+    samples: Samples
+    """[channels, frames], nominally within -1 .. 1."""
+    rate: int
+    """Hz."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """An opened file, to be read once from start to end."""
+
+    seconds: float | None
+    """How long it lasts, where its header is known to be true, or the file is refused."""
+    blocks: Iterator[Block]
+
+
+def shown(path: Path) -> str:
+    """The path as one printable line, whatever bytes it has."""
+    text = os.fsencode(path).decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+@lru_cache(maxsize=4096)
+def tell(path: Path, text: str) -> None:
+    """Warn once, though a recording is opened many times."""
+    logging.getLogger("relisten").warning("%s: %s", shown(path), text)
+
+
+def reason(error: Exception) -> str:
+    """The library's or the system's own words, on one line."""
+    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
+
+
+def broken(path: Path, why: str) -> ValueError:
+    """The error for a file that is not whole."""
+    return ValueError(
+        f"{shown(path)}: breaks off or is damaged ({why}); copy it again, or keep what is left of it with"
+        " `ffmpeg -i FILE repaired.wav`"
+    )
+
+
+def check_setup(path: Path, rate: int, num_channels: int) -> None:
+    """Raises ValueError for a rate (Hz) or a number of channels that no recording has."""
+    if not MIN_RATE <= rate <= MAX_RATE:
+        raise ValueError(
+            f"{shown(path)}: its header gives a sample rate of {rate} Hz, outside {MIN_RATE} to {MAX_RATE};"
+            " correct the header or record it again"
+        )
+    if num_channels > MAX_CHANNELS:
+        raise ValueError(f"{shown(path)}: has {num_channels} channels, more than {MAX_CHANNELS}; mix it down")
+
+
+_SILENCE = np.broadcast_to(np.float32(0), (MAX_CHANNELS, BLOCK))
+
+
+def silence(num_frames: int, num_channels: int, rate: int) -> Iterator[Block]:
+    """Zeros that take no memory, block by block so that a limit on the length stops them."""
+    for done in range(0, num_frames, BLOCK):
+        yield Block(_SILENCE[:num_channels, : min(BLOCK, num_frames - done)], rate)
+
+
+# the file
+
+_KINDS = (
+    (stat.S_ISDIR, "is a folder; name a file in it"),
+    (stat.S_ISFIFO, "is a pipe, which cannot be read twice; save the recording to a file first"),
+    (stat.S_ISSOCK, "is a socket; save the recording to a file first"),
+    (stat.S_ISCHR, "is a device; save the recording to a file first"),
+    (stat.S_ISBLK, "is a device; save the recording to a file first"),
+)
+
+
+class File(FileIO):
+    """A file without a name, so that no library can guess a format from it."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """-1 where there is no such place: a damaged header may send FFmpeg there, and PyAV would print the error."""
+        try:
+            return super().seek(offset, whence)
+        except OSError:
+            return -1
+
+    def part(self, start: int, length: int) -> bytes:
+        """Up to `length` bytes from `start` on, without moving."""
+        here = self.tell()
+        self.seek(start)
+        found = self.read(length)
+        self.seek(here)
+        return found
+
+
+def open_file(path: Path) -> File:
+    """The file, opened; ValueError in one line where there is none that can be read twice."""
+    # Look before opening: opening a pipe waits for ever.
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        hint = "download it first" if "://" in str(path) or ":/" in str(path) else "check the path"
+        raise ValueError(f"{shown(path)}: no such file; {hint}") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{shown(path)}: cannot be opened ({reason(error)}); check the path") from None
+    for is_kind, text in _KINDS:
+        if is_kind(status.st_mode):
+            raise ValueError(f"{shown(path)}: {text}")
+    if status.st_size == 0:
+        raise ValueError(f"{shown(path)}: is empty (0 bytes); record or copy it again")
+    try:
+        return File(os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)))
+    except OSError as error:
+        raise ValueError(f"{shown(path)}: cannot be opened ({reason(error)}); check its permissions") from None
+
+
+def check_whole(path: Path, file: File) -> None:
+    """FFmpeg drops what is left of a page or a chunk that was cut, without a word."""
+    head, size = file.part(0, 12), path.stat().st_size
+    if head[:4] == b"RIFF" and size < int.from_bytes(head[4:8], "little") + 8 < _STREAMED:  # avi, wav
+        raise broken(path, f"its header promises {int.from_bytes(head[4:8], 'little') + 8} bytes, {size} are there")
+    if head[:4] != b"OggS":
+        return
+    tail = file.part(max(0, size - (1 << 17)), 1 << 17)
+    page = tail[tail.rfind(b"OggS") :] if b"OggS" in tail else b""
+    lacing = page[27 : 27 + page[26]] if len(page) > 26 else b""
+    if not lacing or len(page) != 27 + len(lacing) + sum(lacing):
+        raise broken(path, "its last Ogg page is cut, or something else follows it")
+    if not page[5] & 4:
+        tell(path, "its last Ogg page has no end mark; the end of the recording may be missing")
+
+
+# uncompressed samples: libsndfile
+
+_COMPRESSED = re.compile(rb"ID3|OggS|fLaC|\xff[\xe0-\xff]")
+"""How mp3, ogg and flac begin. libsndfile knows them, but stops at the first of several joined files, believes their
+headers, and its mp3 decoder prints to the terminal."""
+_SUBTYPES = {"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"}
+# libsndfile cuts the length to what is there and tells its log, the only place where the promise can still be read.
+_SHORT_CHUNK = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+
+
+def uncompressed(file: File) -> soundfile.SoundFile | None:
+    """The file as libsndfile opens it, if it holds uncompressed samples."""
+    if _COMPRESSED.match(file.part(0, 4)):
+        return None
+    try:
+        sound = soundfile.SoundFile(file.fileno(), closefd=False)
+    except soundfile.LibsndfileError:
+        sound = None
+    # FFmpeg reads on where a recorder that was killed left a length of 0.
+    if sound is not None and sound.subtype in _SUBTYPES and sound.frames > 0:
+        return sound
+    file.seek(0)
+    return None
+
+
+def read_uncompressed(path: Path, sound: soundfile.SoundFile, count_only: bool) -> Recording:
+    """The recording; its blocks have the right lengths, but are silent, where they shall only be counted."""
+    check_setup(path, sound.samplerate, sound.channels)
+    for size, found in _SHORT_CHUNK.findall(sound.extra_info):
+        if int(found) < int(size) < _STREAMED:
+            raise broken(path, f"its header promises {size} bytes, {found} are there")
+    counted = silence(sound.frames, sound.channels, sound.samplerate)
+    return Recording(sound.frames / sound.samplerate, counted if count_only else _blocks(path, sound))
+
+
+def _blocks(path: Path, sound: soundfile.SoundFile) -> Iterator[Block]:
+    num_read = 0
+    try:
+        while len(block := sound.read(BLOCK, dtype="float32", always_2d=True)):
+            num_read += len(block)
+            yield Block(np.ascontiguousarray(block.T), sound.samplerate)
+    except soundfile.LibsndfileError:
+        raise broken(path, f"decoding stops after {num_read / sound.samplerate:.1f} s") from None
+    if num_read < sound.frames:
+        seconds, found = sound.frames / sound.samplerate, num_read / sound.samplerate
+        raise broken(path, f"its header promises {seconds:.1f} s, {found:.1f} s are there")
