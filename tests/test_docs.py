@@ -60,3 +60,17 @@ def test_the_checks_of_ci_are_those_of_the_house() -> None:
     run = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     for target in ("test", "check", "site"):
         assert f"make {target}\n" in run
+
+
+def test_contributing_shows_the_house_as_it_is() -> None:
+    """The table of packages is that of test_architecture, and the walks name files that are there."""
+    from tests.test_architecture import MAY_IMPORT
+
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `?([a-z]+)`?(?: \(.*?\))? \| .* \| ([a-z, -]+) \|$", text, re.MULTILINE))
+    del rows["package"]  # the header
+    assert {name: set(allowed.split(", ")) - {"-"} for name, allowed in rows.items()} == MAY_IMPORT
+    walks = text.partition("### Four walks")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`((?:[a-z_]+/)*[a-z_]+(?:\.py|/))`", walks))
+    assert len(named) > 30
+    assert not [name for name in named if not (ROOT / "src" / "relisten" / name).exists()]
