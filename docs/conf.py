@@ -23,7 +23,7 @@ author = "the relisten authors"
 project_copyright = "2026, the relisten authors"
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4
 suppress_warnings = ["myst.strikethrough"]
@@ -85,6 +85,7 @@ def plain_docstring(site: Sphinx, what: str, name: str, item: Any, options: Any,
             pieces[place] = re.sub(r"([*|\\])", r"\\\1", piece)
     text = "".join(pieces)
     text = re.sub(r"(?<=[A-Za-z0-9])_(?=[\s.,;:)]|$)", r"\\_", text)
+    text = re.sub(r"^(\w+)\n-{3,}$", r"**\1**\n", text, flags=re.MULTILINE)  # a heading, as numpy writes them
     lines[:] = [*text.split("\n"), ""]
 
 
