@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -11,8 +10,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
-from relisten import records
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "runs" / "reproduce.sh"
@@ -34,15 +31,12 @@ def test_a_stage_reads_what_the_one_before_writes() -> None:
     script = SCRIPT.read_text(encoding="utf-8")
     sft, grpo = settings("paper_sft.yaml"), settings("paper_grpo.yaml")
     assert "out=${OUT:-out/paper}" in script
-    for name, read in (("sft", sft["data"]), ("rl", grpo["data"])):
-        assert (
-            f'python runs/join_sets.py "$out/{name}.jsonl" "$out"/data/{{audioset,musicbench}}/{name}.jsonl' in script
-        )
-        assert read == f"out/paper/{name}.jsonl"
+    assert (sft["data"], grpo["data"]) == ("out/paper/data/all/sft.jsonl", "out/paper/data/all/rl.jsonl")
+    assert 'relisten data join "$out/data/all" "$out"/data/sets/{audioset,musicbench}' in script
     assert (sft["output"], grpo["output"]) == ("out/paper/sft", "out/paper/grpo")
     assert grpo["model"] == f"{sft['output']}/model"
     for corpus in ("audioset", "musicbench"):
-        assert settings(f"paper_{corpus}.yaml")["out"] == f"out/paper/data/{corpus}"
+        assert settings(f"paper_{corpus}.yaml")["out"] == f"out/paper/data/sets/{corpus}"
 
 
 def test_the_page_names_every_stage_of_the_script() -> None:
@@ -64,20 +58,6 @@ def test_missing_downloads_are_named(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert f"missing: {tmp_path}/data/musicbench/MusicBench_train.json" in done.stderr
     assert not (tmp_path / "out" / "done" / "data").exists()
-
-
-def test_joined_sets_find_their_recordings(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        (tmp_path / "data" / name).mkdir(parents=True)
-        (tmp_path / "data" / name / f"{name}.wav").write_bytes(b"")
-        row = {"id": name, "audio_path": f"{name}.wav", "question": "What is heard?", "answer": "a bell", "kind": "x"}
-        (tmp_path / "data" / name / "sft.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
-    sets = [str(tmp_path / "data" / name / "sft.jsonl") for name in ("one", "two")]
-    subprocess.run([sys.executable, ROOT / "runs" / "join_sets.py", tmp_path / "sft.jsonl", *sets], check=True)
-    examples = records.read_examples(tmp_path / "sft.jsonl")
-    assert [example.id for example in examples] == ["one", "two"]
-    assert all(Path(str(example.audio)).is_file() for example in examples)
-    assert examples[0].labels["kind"] == "x"
 
 
 @pytest.mark.slow
