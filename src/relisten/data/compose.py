@@ -1,4 +1,4 @@
-"""What a teacher is told about a recording, what it is asked to write, and how its reply is read."""
+"""What a teacher is told about a recording, which question it is asked to write, and how its reply is read."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from relisten.types import Clip
 
 SHIPPED = Path(__file__).parent / "prompts"
 NUM_OTHERS = 12
-"""Labels of other recordings that a teacher is told, to draw wrong choices from."""
+"""How many labels of other recordings a teacher is given for wrong choices."""
 HIDDEN = re.compile(r"^/(m|g|t)/\w+$")
-"""Identifiers of AudioSet's ontology: no text may hold one."""
+"""An identifier of AudioSet's ontology. It must not appear in any text."""
 SHARES = {
     "after": 0.14, "before": 0.12, "between": 0.06, "count": 0.12, "first": 0.05, "last": 0.05, "longest": 0.02,
     "longer": 0.1, "louder": 0.05, "together": 0.06, "detail": 0.12, "word": 0.08, "when": 0.06, "order": 0.06,
 }  # fmt: skip
-"""What questions are about, and how often each is asked for. A teacher may choose another where one does not fit.
+"""The kinds of questions, and how often each is asked for. A teacher may choose another kind if one does not fit.
 
-Which of some sounds lasts longest is often told by what they are; of two neighbours that are not named it is not."""
+"longest" is rare because names often tell which sound is long; "longer" does not name the two sounds that it compares.
+"""
 MEANINGS = {
     "after": "what is heard right after something",
     "before": "what is heard right before something",
@@ -45,7 +46,7 @@ MEANINGS = {
     "order": "in which order things are heard",
 }
 Labels = dict[str, dict[str, Any]]
-"""Counts of labels by group ("" and word); and as "kind_of" the more general names of those that have any."""
+"""The number of each label by group ("" and "word"), and under "kind_of" the wider labels of those that have any."""
 MANNERS = {
     "overview": "go through the recording in the order of time",
     "plain": "start from what the question names, find it, and work from there",
@@ -54,18 +55,21 @@ MANNERS = {
     "brief": "be brief: only the segments that decide, a reason before each",
     "sure": "think aloud as a careful listener who goes back once to make sure",
 }
-"""How a chain of thought may go; one is asked for each time, so that chains differ."""
+"""How a chain of thought may be written. One manner is drawn for each question, so that chains differ."""
 MAX_FALSE_STARTS = 1000
 """Braces in a reply that look like the start of a JSON object and are not, before the search for one ends."""
 SHORT = (
     "in the fewest words, question and thought: what is heard up to the place that decides, each sound with its time,"
     " then that place"
 )
-"""For models too small for sentences; asked for by name alone (`short`)."""
+"""The manner `short`, for models that are too small for sentences. It is used only if it is asked for."""
 
 
 def find_manner(name: str) -> str:
-    """The manner of a name, one of one's own (words), or "" where one is drawn. Raises ValueError on another name."""
+    """The text of a manner by its name; a text of several words is itself a manner, and "" means that one is drawn.
+
+    Raises ValueError for an unknown name.
+    """
     if not name or " " in name.strip():
         return name
     known = {**MANNERS, "short": SHORT}
@@ -76,7 +80,7 @@ def find_manner(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A question as a teacher wrote it, read but not checked."""
+    """A question as a teacher wrote it, not checked yet."""
 
     question: str
     choices: tuple[str, ...]
@@ -84,33 +88,38 @@ class Draft:
     cot: str
     kind: str = ""
     about: tuple[str, ...] = ()
-    """Labels that the question names, where the teacher tells."""
+    """The labels that the question names, if the teacher gives them."""
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """The texts that teachers are asked with; placeholders $evidence, $request and (judge) $candidate."""
+    """The prompts for teachers, with the placeholders $evidence, $request and, for the judge, $candidate."""
 
     compose: Mapping[str, str]
-    """By the file's name, without .md; each question is asked for with one of them."""
+    """By file name without .md. One of them is drawn for each question."""
     judge: Mapping[str, str]
 
 
 @cache
 def read_prompts(folder: Path | None = None) -> Prompts:
-    """The shipped prompts; those of a folder (compose*.md, judge*.md) take the place of the shipped of that stage."""
+    """The prompts of a folder (compose*.md, judge*.md), and the shipped ones for a stage that it has none of.
+
+    Raises ValueError if the folder holds no prompts, or one that cannot be used.
+    """
     found: dict[str, dict[str, str]] = {}
     if folder and not any([*folder.glob("compose*.md"), *folder.glob("judge*.md")]):
-        raise ValueError(f"{folder}: holds no prompts (compose*.md, judge*.md)")
+        raise ValueError(f"{folder}: holds no prompts; put files compose*.md or judge*.md there")
     for stage, needed in (("compose", "$evidence"), ("judge", "$candidate")):
         paths = sorted(folder.glob(f"{stage}*.md")) if folder else []
         for path in paths or sorted(SHIPPED.glob(f"{stage}*.md")):
             try:
                 text = path.read_text(encoding="utf-8").strip()
             except UnicodeDecodeError:
-                raise ValueError(f"{path}: is not UTF-8; save it as that") from None
+                raise ValueError(f"{path}: is not UTF-8; save it as UTF-8") from None
+            except OSError as error:
+                raise ValueError(f"{path}: cannot be read ({error.strerror}); give a text file") from None
             if needed not in text:
-                raise ValueError(f"{path}: holds no {needed}; the teacher must be told it, put it where it belongs")
+                raise ValueError(f"{path}: does not contain {needed}, which the teacher needs; put it where it belongs")
             try:
                 Template(text).substitute(evidence="", request="", candidate="")
             except (KeyError, ValueError) as error:
@@ -120,12 +129,12 @@ def read_prompts(folder: Path | None = None) -> Prompts:
 
 
 def hashes(prompts: Prompts) -> dict[str, str]:
-    """A name for each prompt's content."""
+    """A name for the content of each prompt."""
     return {name: digest(text).hex() for name, text in sorted({**prompts.compose, **prompts.judge}.items())}
 
 
 def evidence(clip: Clip) -> dict[str, Any]:
-    """What is known of a recording, as teachers are told it: A1 to A5 of the paper (A4 are the events with times)."""
+    """What is known of a recording, in the form that teachers read: A1 to A5 of the paper (A4 are the events)."""
     known: dict[str, Any] = {
         f"A{n}_{key}": clip.descriptions[key] for n, key in _DESCRIBED if clip.descriptions.get(key)
     }
@@ -150,7 +159,7 @@ def _plain(value: Any) -> bool:
 
 
 def survey(clips: Iterable[Clip]) -> Labels:
-    """How often each label occurs, by group (spoken words are one, for they are no choices beside sounds)."""
+    """How often each label occurs, by group. Spoken words are a group, because they are no choices beside sounds."""
     counted: Labels = {}
     for clip in clips:
         for event in clip.events:
@@ -165,10 +174,10 @@ def survey(clips: Iterable[Clip]) -> Labels:
 def ask(
     clip: Clip, prompts: Prompts, labels: Labels, rng: np.random.Generator, manner: str = ""
 ) -> tuple[str, Messages]:
-    """The prompt's name, and messages that ask for one question about a clip.
+    """The name of the prompt, and messages that ask for one question about a clip.
 
-    manner: how every chain shall go (`find_manner`); "": one of MANNERS, drawn.
-    labels: what the source holds (`survey`); wrong choices drawn as often as right ones give nothing away.
+    `manner` is the text of a manner (`find_manner`), or "" to draw one. `labels` come from `survey`: wrong choices are
+    drawn as often as they are right elsewhere, so that the choices alone give nothing away.
     """
     kind = str(rng.choice(list(SHARES), p=np.array(list(SHARES.values())) / sum(SHARES.values())))
     inside = {event.label for event in clip.events}
@@ -195,7 +204,7 @@ def ask(
 
 
 def _akin(label: str, inside: Collection[str], kind_of: Mapping[str, str]) -> bool:
-    """Whether a label is one of a recording's, or a more general or special name of it: then it is no wrong choice."""
+    """Whether a label is in a recording, or is wider or narrower than one there: it cannot be a wrong choice then."""
     above = kind_of.get(label, "").split("; ")
     return any(label == one or one in above or label in kind_of.get(one, "").split("; ") for one in inside)
 
@@ -210,7 +219,7 @@ def _draw(rng: np.random.Generator, counted: Mapping[str, int], num: int) -> lis
 
 
 def block(name: str, value: Any) -> str:
-    """A value as JSON between tags, one line an event, as teachers read it."""
+    """A value as JSON between tags, with one line for each event."""
     lines = [f"{json.dumps(key)}: {_indented(inner)}" for key, inner in value.items()]
     return f"<{name}>\n{{" + ",\n".join(lines) + f"}}\n</{name}>"
 
@@ -310,6 +319,6 @@ _OBJECT = re.compile(r'\{\s*["}]')
 
 
 def ask_again(messages: Messages, reply: str, reason: str) -> Messages:
-    """The messages that ask for a better reply, and say what was wrong."""
+    """The messages that tell a teacher what was wrong with its reply, and ask for a better one."""
     said = f"That cannot be used: {reason}. Write it again, corrected, in the form asked for and nothing else."
     return [*messages, {"role": "assistant", "content": reply}, {"role": "user", "content": said}]
