@@ -18,7 +18,7 @@ from time import process_time
 from relisten.audio import load
 from relisten.data.kinds import spoken
 from relisten.data.offline import ears
-from relisten.data.sources import scenes
+from relisten.data.sources import LeftOut, scenes
 from relisten.types import Event, Segment
 
 ACCEPTED = {
@@ -57,7 +57,7 @@ def main(root: Path) -> None:
     counts: Counter[str] = Counter()
     errors: list[float] = []
     seconds, began = 0.0, process_time()
-    for clip in scenes.clips(root):
+    for clip in scenes.clips(root, LeftOut()):
         audio = load(clip.audio)  # type: ignore[arg-type]
         heard = ears.hear(audio)
         seconds += clip.duration

@@ -314,11 +314,14 @@ def test_large_numbers_that_json_has_are_read(tmp_path: Path) -> None:
     assert list(records.read(tmp_path / "a.jsonl")) == [{"a": 1e300, "b": 0.0, "c": "NaN 1e999", "d": -0.5}]
 
 
-@pytest.mark.parametrize("value", [float("nan"), b"bytes", datetime(2026, 1, 1), {"deep": [float("inf")]}])
-def test_a_label_that_json_cannot_hold_is_refused_by_name(value: object) -> None:
-    """A Parquet file of questions may hold such values."""
-    with pytest.raises(ValueError, match=r"^'more' cannot be written as JSON"):
-        records.example_from_record(MMAR | {"more": value}, "")
+@pytest.mark.parametrize("value", [float("nan"), b"bytes", datetime(2026, 1, 1), [1.0, float("inf")]])
+def test_a_value_of_a_parquet_file_that_json_cannot_hold_is_refused_by_name(tmp_path: Path, value: object) -> None:
+    import pyarrow.parquet
+
+    rows = [MMAR | {"id": "1", "more": None}, MMAR | {"id": "2", "more": value}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a\.parquet, row 2: 'more' cannot be written as JSON"):
+        records.read_examples(tmp_path / "a.parquet")
 
 
 def test_numbers_become_texts() -> None:

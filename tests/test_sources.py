@@ -70,7 +70,7 @@ def test_audioset_names_labels_and_tells_what_is_dead(tmp_path: Path) -> None:
     assert left_out.counts["no recording"] == 1
     assert left_out.first["no recording"] == ["AAAAAAAAAAA_0"]
     assert left_out.notes["label /m/unknown has no name in mid_to_display_name.tsv"] == 1
-    assert "1 kept: label /m/unknown has no name in mid_to_display_name.tsv (s9d-2nh_JCQ_30000)" in left_out.lines()
+    assert "1 noted: label /m/unknown has no name in mid_to_display_name.tsv (s9d-2nh_JCQ_30000)" in left_out.lines()
     assert sum(count for reason, count in left_out.counts.items() if reason.startswith("unreadable")) == 1
 
 
@@ -263,7 +263,7 @@ def test_a_plain_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     for name in ("b/yard.wav", "a.flac", "a.wav", ".hidden/x.wav"):
         sound(tmp_path / name, 1.0)
     text(tmp_path / "broken.mp3", "nothing")
-    clips = list(sources.find("folder")(tmp_path))  # the contract: the root alone; then it is told at the end
+    clips = list(sources.read("folder", tmp_path))  # nobody takes the notes, so they are printed at the end
     assert [clip.id for clip in clips] == ["a", "a.wav", "b/yard"]
     assert "folder: 1 left out: unreadable" in capsys.readouterr().err
 
@@ -277,7 +277,7 @@ def test_every_source_says_what_it_is_and_ones_own_needs_no_wiring(tmp_path: Pat
     for about in known.values():
         assert about.what and about.where and about.licence and about.files
     with pytest.raises(ValueError, match="no source 'nothing'; there are audioset_strong"):
-        sources.find("nothing")
+        list(sources.read("nothing", tmp_path))
     own = sources.read(f"{__name__}:own", tmp_path)
     assert [clip.id for clip in own] == ["mine"]
 

@@ -102,11 +102,11 @@ def table(path: Path) -> Any:
 
 
 def read_examples(path: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None) -> list[Example]:
-    """Examples from .jsonl (one a line) or .json (a list) in MMAR's form.
+    """Examples from .jsonl (one a line), .json (a list) or .parquet (one a row) in MMAR's form.
 
-    Audio lies relative to `folder` (None: the file's own).
+    folder: what audio paths are relative to; None: the file's own folder. Raises ValueError that names the place.
     """
-    return examples_from(entries(path), path, folder)
+    return examples_from(((place, _writable(place, record)) for place, record in entries(path)), path, folder)
 
 
 def examples_from(
@@ -144,13 +144,12 @@ def example_from_record(record: Mapping[str, Any], folder: str | os.PathLike[str
     if not isinstance(choices, list | tuple) or not all(isinstance(choice, str) for choice in choices):
         raise ValueError(f"'choices' must be a list of texts, not {_short(choices)}")
     written = [*((key, texts[key]) for key in ("question", "answer", "cot")), *(("choices", c) for c in choices)]
-    if halved := [key for key, text in written if text is not None and _HALF.search(text)]:
+    if halved := [key for key, text in written if text is not None and not text.isascii() and _HALF.search(text)]:
         raise ValueError(f"{halved[0]!r} holds half a character and is no text; write it anew")
     answer = texts["answer"]
     if choices and answer is not None and answer.strip() not in {choice.strip() for choice in choices}:
         raise ValueError(f"the answer {_short(answer)} is not among the choices {_short(choices)}; correct one of them")
     labels = {key: value for key, value in record.items() if key not in (*_FIELDS, *_GOLD)}
-    _check_writable(labels)
     return Example(
         id=texts["id"] or "",
         audio=Path(folder) / (texts["audio_path"] or ""),
@@ -162,11 +161,14 @@ def example_from_record(record: Mapping[str, Any], folder: str | os.PathLike[str
     )
 
 
-def _check_writable(labels: Mapping[str, Any]) -> None:
-    """Raises ValueError if a label cannot be written as JSON, as a date or NaN of a Parquet file cannot."""
-    if _unwritable(labels):
-        key, reason = next((key, reason) for key, value in labels.items() if (reason := _unwritable(value)))
-        raise ValueError(f"{key!r} cannot be written as JSON ({reason}); write a text or null, or leave it out")
+def _writable(place: str, record: dict[str, Any]) -> dict[str, Any]:
+    """The record itself. Raises ValueError if it cannot be written as JSON, as a date in a Parquet file cannot."""
+    if _unwritable(record):
+        key, reason = next((key, reason) for key, value in record.items() if (reason := _unwritable(value)))
+        raise ValueError(
+            f"{place}: {key!r} cannot be written as JSON ({reason}); write a text or null, or leave it out"
+        )
+    return record
 
 
 def _unwritable(value: Any) -> str:

@@ -13,7 +13,6 @@ import pkgutil
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,12 +22,11 @@ from relisten.data import tables
 from relisten.run import resolve
 from relisten.types import Clip, Event
 
-Source = Callable[[Path], Iterator[Clip]]
 AnyRow = TypeVar("AnyRow")
 
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".webm", ".mp4", ".mkv", ".aif", ".aiff")
 MIN_EVENT = 0.05
-"""Seconds; what is marked shorter than this cannot be named by a segment."""
+"""Seconds; a shorter event cannot be named by a segment."""
 JOINED = "its rows are not next to each other in the table; they are joined"
 
 
@@ -41,9 +39,9 @@ class About:
     """Where to get it."""
     licence: str
     files: tuple[str, ...]
-    """Patterns of which one must be under the root for the source to be found there."""
+    """Patterns of file names; the source is found under a root that holds a file of one of them."""
     named: bool = True
-    """Whether events are sounds by name, and all of them; else they are captions of some."""
+    """Whether the events are all sounds of a recording, by name; otherwise they are captions of some of them."""
 
     def found(self, root: Path) -> bool:
         """Whether the root looks like this source."""
@@ -52,24 +50,25 @@ class About:
 
 @dataclass
 class LeftOut:
-    """What a source left out and why: counts, and the first names of each reason. Memory stays flat."""
+    """What a source left out and why: counts, and the first ids for each reason. Memory stays flat."""
 
     record: Callable[[str, str], None] | None = None
-    """Called with (id, reason) for each; to write all of them somewhere."""
+    """Called with (id, reason) for each recording that is left out."""
     counts: Counter[str] = field(default_factory=Counter)
+    """Recordings that are left out, by reason."""
     notes: Counter[str] = field(default_factory=Counter)
-    """What was mended in what is kept, likewise counted."""
+    """Recordings that are kept and have something to be told, by what that is."""
     first: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     """Up to three ids for each reason."""
 
     def __call__(self, id: str, reason: str) -> None:
-        """Leave one out."""
+        """Note that a recording is left out."""
         self._count(self.counts, id, reason)
         if self.record is not None:
             self.record(id, reason)
 
     def note(self, id: str, reason: str) -> None:
-        """Say what was wrong with one that is kept, or what was done to it."""
+        """Note what was wrong with a recording that is kept, or what was done to it."""
         self._count(self.notes, id, reason)
 
     def _count(self, counts: Counter[str], id: str, reason: str) -> None:
@@ -78,59 +77,49 @@ class LeftOut:
             first.append(id)
 
     def lines(self) -> list[str]:
-        """One line for each reason, the most frequent first."""
+        """One line for each reason: first why recordings are left out, then the notes; the most frequent first."""
         return [
             f"{count} {what}: {reason} ({', '.join(self.first[reason])}{', ...' if count > 3 else ''})"
-            for what, counts in (("left out", self.counts), ("kept", self.notes))
+            for what, counts in (("left out", self.counts), ("noted", self.notes))
             for reason, count in counts.most_common()
         ]
 
 
-@contextmanager
-def telling(left_out: LeftOut | None, name: str) -> Iterator[LeftOut]:
-    """The caller's, or one that is told on stderr at the end."""
-    if left_out is not None:
-        yield left_out
-        return
-    own = LeftOut()
+def read(name: str, root: Path, left_out: LeftOut | None = None) -> Iterator[Clip]:
+    """The clips of a source in this folder, or of a function of your own as module:function, which takes only the root.
+
+    left_out: where the source notes what it leaves out; without it, this is printed on stderr at the end. Raises
+    ValueError if there is no such source or folder.
+    """
+    if not root.exists():
+        raise ValueError(f"{root}: no such folder; `relisten data sources` says where to get {name}")
+    leave = left_out or LeftOut()
     try:
-        yield own
+        yield from _of_your_own(name, root) if ":" in name else _module(name).clips(root, leave)
     finally:
-        for line in own.lines():
+        for line in leave.lines() if left_out is None else ():
             print(f"{name}: {line}", file=sys.stderr)
 
 
-def find(name: str) -> Source:
-    """The `clips` of a source in this folder, or of one's own as module:function. ValueError where there is none."""
-    return resolve(name) if ":" in name else _module(name).clips  # type: ignore[no-any-return]
-
-
-def read(name: str, root: Path, left_out: LeftOut | None = None) -> Iterator[Clip]:
-    """The clips of a source; one's own function takes the root alone."""
-    if not root.exists():
-        raise ValueError(f"{root}: no such folder; `relisten data sources` says where to get {name}")
-    source: Callable[..., Iterator[Clip]] = find(name)
-    return _ones_own(name, source, root) if ":" in name else source(root, left_out)
-
-
-def _ones_own(name: str, source: Callable[..., Iterator[Clip]], root: Path) -> Iterator[Clip]:
-    """The clips of somebody's own function; whatever is wrong with it is a ValueError that names it."""
+def _of_your_own(name: str, root: Path) -> Iterator[Clip]:
+    """The clips of a user's function; whatever is wrong with it becomes a ValueError that names it."""
+    source = resolve(name)
     try:
         for clip in source(root):
             if not isinstance(clip, Clip):
                 raise TypeError(f"gives {type(clip).__name__}, not relisten.types.Clip")
             yield clip
     except Exception as error:
-        raise ValueError(f"source {name}: {type(error).__name__}: {error}; mend it") from error
+        raise ValueError(f"source {name}: {type(error).__name__}: {error}; correct that function") from error
 
 
 def about() -> dict[str, About]:
-    """What each source is, by name."""
+    """What each source is, by its name."""
     return {name: _module(name).ABOUT for name in names()}
 
 
 def named(name: str) -> bool:
-    """Whether a source's events are sounds by name, all of them; ValueError where there is no such source."""
+    """Whether the events of a source are all its sounds, by name. Raises ValueError if there is no such source."""
     return bool(_module(name).ABOUT.named)
 
 
@@ -141,7 +130,7 @@ def names() -> list[str]:
 
 def _module(name: str) -> Any:
     if name not in names():
-        raise ValueError(f"no source {name!r}; there are {', '.join(names())}, or one's own as module:function")
+        raise ValueError(f"no source {name!r}; there are {', '.join(names())}, or your own as module:function")
     return importlib.import_module(f"{__name__}.{name}")
 
 
@@ -170,7 +159,7 @@ def together(
 
 
 def required(root: Path, *patterns: str) -> Path:
-    """The first file under the root that fits a pattern; ValueError names them all."""
+    """The first file under the root that fits one of the patterns. Raises ValueError if there is none."""
     for pattern in patterns:
         for path in sorted(root.glob(pattern)):
             return path
@@ -186,7 +175,7 @@ def loaded(path: Path) -> Any:
 
 
 def objects(entries: Any, path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a list; ValueError where it is none."""
+    """The objects of a list. Raises ValueError if it is anything else."""
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError(f"{path}: is not a list of objects; copy it again")
     yield from entries
@@ -229,7 +218,7 @@ def _fault(label: str, start: float | None, end: float | None, duration: float) 
 
 
 class Recordings:
-    """Finds recordings by name, in the root and in the folders under it that hold any."""
+    """Finds recordings by name, in the root and in those folders under it that hold recordings."""
 
     def __init__(self, root: Path, left_out: LeftOut, depth: int = 3) -> None:
         self.folders = [folder for folder in _folders(root, depth) if _has_recordings(folder)]
@@ -237,14 +226,14 @@ class Recordings:
         self._last: tuple[Path, str] | None = None
 
     def find(self, id: str, stems: Iterable[str]) -> tuple[Path, float] | None:
-        """Path and seconds of the first that is there and opens, else None, and the reason is left out."""
+        """Path and seconds of the first recording that is there; None, with the reason noted, if it cannot be used."""
         for path in self._candidates(stems):
             return self.opened(id, path)
         self.left_out(id, "no recording")
         return None
 
     def opened(self, id: str, path: Path) -> tuple[Path, float] | None:
-        """Path and seconds of a recording that opens, else None, and the reason is left out."""
+        """Path and seconds of a recording; None, with the reason noted, if it cannot be used."""
         try:
             seconds = audio.duration(path)
         except ValueError as error:
@@ -258,7 +247,7 @@ class Recordings:
         return path, seconds
 
     def _candidates(self, stems: Iterable[str]) -> Iterator[Path]:
-        """Where the last one lay is looked at first: a corpus has one folder and one format, mostly."""
+        """The folder and format of the last recording are tried first, since most corpora have one of each."""
         stems = list(stems)
         if self._last is not None:
             folder, suffix = self._last

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from relisten.data.sources import About, LeftOut, Recordings, events_of, loaded, objects, required, telling, together
+from relisten.data.sources import About, LeftOut, Recordings, events_of, loaded, objects, required, together
 from relisten.data.tables import Columns, lines, marked, table
 from relisten.types import Clip, Event
 
@@ -31,32 +31,31 @@ COVERED = 0.5
 """A label is dropped when this much of it lies under a more specific one."""
 
 
-def clips(root: Path, left_out: LeftOut | None = None) -> Iterator[Clip]:
+def clips(root: Path, leave: LeftOut) -> Iterator[Clip]:
     """Clips with named events. Recordings: <id>_<start ms>, <id>, Y<id>, ... in any folder under the root."""
     path = required(root, "audioset_train_strong.tsv", "**/audioset_train_strong.tsv")
     known, above = names(root), ancestors(root)
-    with telling(left_out, "audioset_strong") as leave:
-        recordings = Recordings(root, leave)
-        for segment, rows in together(marked(path, COLUMNS)[1], leave):
-            found = recordings.find(segment, stems(segment))
-            if found is None:
-                continue
-            if found[1] > LONGEST:
-                leave(segment, "the recording is longer than the clip; cut the clip's ten seconds out of it")
-                continue
-            for label, *_ in rows:
-                if label not in known:
-                    leave.note(segment, f"label {label} has no name in mid_to_display_name.tsv")
-            events = events_of(rows, found[1], partial(leave.note, segment))
-            named = [
-                Event(known[event.label], event.start, event.end, kinds(event.label, known, above))
-                for event in most_specific(events, above)
-                if event.label in known
-            ]
-            if named:
-                yield Clip(f"audioset-{segment}", found[0], found[1], tuple(named))
-            else:
-                leave(segment, "no event has a name and a length")
+    recordings = Recordings(root, leave)
+    for segment, rows in together(marked(path, COLUMNS)[1], leave):
+        found = recordings.find(segment, stems(segment))
+        if found is None:
+            continue
+        if found[1] > LONGEST:
+            leave(segment, "the recording is longer than the clip; cut the clip's ten seconds out of it")
+            continue
+        for label, *_ in rows:
+            if label not in known:
+                leave.note(segment, f"label {label} has no name in mid_to_display_name.tsv")
+        events = events_of(rows, found[1], partial(leave.note, segment))
+        named = [
+            Event(known[event.label], event.start, event.end, kinds(event.label, known, above))
+            for event in most_specific(events, above)
+            if event.label in known
+        ]
+        if named:
+            yield Clip(f"audioset-{segment}", found[0], found[1], tuple(named))
+        else:
+            leave(segment, "no event has a name and a length")
 
 
 def stems(segment: str) -> list[str]:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from relisten.data.sources import About, LeftOut, Recordings, events_of, loaded, required, telling
+from relisten.data.sources import About, LeftOut, Recordings, events_of, loaded, required
 from relisten.types import Clip
 
 ABOUT = About(
@@ -22,29 +22,28 @@ ABOUT = About(
 )
 
 
-def clips(root: Path, left_out: LeftOut | None = None) -> Iterator[Clip]:
+def clips(root: Path, leave: LeftOut) -> Iterator[Clip]:
     """Clips of the training folders; a folder called test is left alone."""
     required(root, "**/*_captions.json")
-    with telling(left_out, "audiotime") as leave:
-        for path in sorted(root.glob("**/*_captions.json")):
-            if "test" in path.relative_to(root).parts:
+    for path in sorted(root.glob("**/*_captions.json")):
+        if "test" in path.relative_to(root).parts:
+            continue
+        kind = path.stem.removesuffix("_captions")
+        recordings = Recordings(path.parent, leave, depth=1)
+        entries = loaded(path)
+        if not isinstance(entries, dict):
+            raise ValueError(f"{path}: is not an object of clips; copy it again")
+        for name, entry in entries.items():
+            id = f"{kind}-{name}"
+            found = recordings.find(id, (name, f"{kind}_{name}"))
+            if found is None:
                 continue
-            kind = path.stem.removesuffix("_captions")
-            recordings = Recordings(path.parent, leave, depth=1)
-            entries = loaded(path)
-            if not isinstance(entries, dict):
-                raise ValueError(f"{path}: is not an object of clips; copy it again")
-            for name, entry in entries.items():
-                id = f"{kind}-{name}"
-                found = recordings.find(id, (name, f"{kind}_{name}"))
-                if found is None:
-                    continue
-                if not isinstance(entry, dict) or not isinstance(entry.get("event"), dict):
-                    leave(id, "entry has no events")
-                    continue
-                events = events_of(timed(entry["event"]), found[1], partial(leave.note, id))
-                said = caption(entry)
-                yield Clip(f"audiotime-{id}", *found, events, {"sound": said} if said else {})
+            if not isinstance(entry, dict) or not isinstance(entry.get("event"), dict):
+                leave(id, "entry has no events")
+                continue
+            events = events_of(timed(entry["event"]), found[1], partial(leave.note, id))
+            said = caption(entry)
+            yield Clip(f"audiotime-{id}", *found, events, {"sound": said} if said else {})
 
 
 def timed(events: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from relisten import records
-from relisten.data.sources import About, LeftOut, Recordings, loaded, objects, required, telling, together
+from relisten.data.sources import About, LeftOut, Recordings, loaded, objects, required, together
 from relisten.types import Clip, Example
 
 ABOUT = About(
@@ -26,35 +26,33 @@ RELATIONS = ("Sound", "Both")
 used them as well."""
 
 
-def clips(root: Path, left_out: LeftOut | None = None) -> Iterator[Clip]:
+def clips(root: Path, leave: LeftOut) -> Iterator[Clip]:
     """Each recording once, its answered questions as a description."""
-    with telling(left_out, "avqa") as leave:
-        for name, asked in together(((str(one.audio), one) for one in examples(root, leave)), leave, _shown):
-            said = " ".join(f"{example.question} {example.answer}." for example in asked)
-            yield Clip(f"avqa-{Path(name).stem}", Path(name), asked[0].labels["duration"], (), {"sound": said})
+    for name, asked in together(((str(one.audio), one) for one in examples(root, leave)), leave, _shown):
+        said = " ".join(f"{example.question} {example.answer}." for example in asked)
+        yield Clip(f"avqa-{Path(name).stem}", Path(name), asked[0].labels["duration"], (), {"sound": said})
 
 
 def _shown(path: str) -> str:
     return Path(path).name
 
 
-def examples(root: Path, left_out: LeftOut | None = None, relations: tuple[str, ...] = RELATIONS) -> Iterator[Example]:
+def examples(root: Path, leave: LeftOut, relations: tuple[str, ...] = RELATIONS) -> Iterator[Example]:
     """The training questions as RL examples, from train_qa.json or a JSONL in R1-AQA's form."""
     path = required(root, "train_qa.json", "**/train_qa.json", "**/AVQA*.jsonl")
     rows = records.read(path) if path.suffix == ".jsonl" else objects(loaded(path), path)
-    with telling(left_out, "avqa") as leave:
-        recordings = Recordings(root, leave)
-        for row in rows:
-            id = str(row.get("id", ""))
-            if (reason := refused(row, relations)) is not None:
-                leave(id, reason)
-                continue
-            found = recordings.find(id, stems(row))
-            if found is not None:
-                choices = tuple(choice.strip() for choice in row["multi_choice"])
-                labels = {"source": "avqa", "relation": row["question_relation"], "duration": found[1]}
-                question = heard(row["question_text"])
-                yield Example(f"avqa-{id}", found[0], question, choices, choices[row["answer"]], labels=labels)
+    recordings = Recordings(root, leave)
+    for row in rows:
+        id = str(row.get("id", ""))
+        if (reason := refused(row, relations)) is not None:
+            leave(id, reason)
+            continue
+        found = recordings.find(id, stems(row))
+        if found is not None:
+            choices = tuple(choice.strip() for choice in row["multi_choice"])
+            labels = {"source": "avqa", "relation": row["question_relation"], "duration": found[1]}
+            question = heard(row["question_text"])
+            yield Example(f"avqa-{id}", found[0], question, choices, choices[row["answer"]], labels=labels)
 
 
 def refused(row: Mapping[str, Any], relations: tuple[str, ...]) -> str | None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from relisten.data.sources import SUFFIXES, About, LeftOut, Recordings, telling
+from relisten.data.sources import SUFFIXES, About, LeftOut, Recordings
 from relisten.types import Clip
 
 ABOUT = About(
@@ -17,20 +17,19 @@ ABOUT = About(
 )
 
 
-def clips(root: Path, left_out: LeftOut | None = None) -> Iterator[Clip]:
+def clips(root: Path, leave: LeftOut) -> Iterator[Clip]:
     """Every recording under the root, in order of names; ids are paths without their ending."""
     if not root.is_dir():
         raise ValueError(f"{root}: is not a folder; name a folder of recordings")
-    with telling(left_out, "folder") as leave:
-        recordings = Recordings(root, leave, depth=0)
-        taken: set[int] = set()
-        for path in walk(root):
-            id = path.relative_to(root).with_suffix("").as_posix()
-            if hash(id) in taken:  # bark.wav and bark.mp3
-                id = path.relative_to(root).as_posix()
-            taken.add(hash(id))
-            if (found := recordings.opened(id, path)) is not None:
-                yield Clip(id, *found)
+    recordings = Recordings(root, leave, depth=0)
+    taken: set[int] = set()
+    for path in walk(root):
+        id = path.relative_to(root).with_suffix("").as_posix()
+        if hash(id) in taken:  # bark.wav and bark.mp3
+            id = path.relative_to(root).as_posix()
+        taken.add(hash(id))
+        if (found := recordings.opened(id, path)) is not None:
+            yield Clip(id, *found)
 
 
 def walk(root: Path) -> Iterator[Path]:

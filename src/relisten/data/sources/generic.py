@@ -17,7 +17,7 @@ from typing import Any
 
 from relisten import records
 from relisten.data import tables
-from relisten.data.sources import JOINED, SUFFIXES, About, LeftOut, Recordings, events_of, required, telling, together
+from relisten.data.sources import JOINED, SUFFIXES, About, LeftOut, Recordings, events_of, required, together
 from relisten.types import Clip
 
 ABOUT = About(
@@ -43,11 +43,10 @@ class Found:
     descriptions: dict[str, str] = field(default_factory=dict)
 
 
-def clips(root: Path, left_out: LeftOut | None = None) -> Iterator[Clip]:
+def clips(root: Path, leave: LeftOut) -> Iterator[Clip]:
     """Clips of a file, or of the one that a folder holds. Raises ValueError if a folder holds several."""
-    with telling(left_out, "generic") as leave:
-        for path in [root] if root.is_file() else files(root):
-            yield from from_jsonl(path, leave) if path.suffix.lower() == ".jsonl" else from_table(path, leave)
+    for path in [root] if root.is_file() else files(root):
+        yield from from_jsonl(path, leave) if path.suffix.lower() == ".jsonl" else from_table(path, leave)
 
 
 def files(root: Path) -> list[Path]:

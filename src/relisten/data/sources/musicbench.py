@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from relisten import records
-from relisten.data.sources import About, LeftOut, Recordings, events_of, required, telling
+from relisten.data.sources import About, LeftOut, Recordings, events_of, required
 from relisten.data.tables import Row
 from relisten.types import Clip
 
@@ -31,23 +31,22 @@ QUALITIES = {
 }  # fmt: skip
 
 
-def clips(root: Path, left_out: LeftOut | None = None) -> Iterator[Clip]:
+def clips(root: Path, leave: LeftOut) -> Iterator[Clip]:
     """Clips with chords as events; `location` is relative to the list's folder or, as in the archive, to datashare/."""
     path = required(root, "MusicBench_train.json", "**/MusicBench_train.json")
-    with telling(left_out, "musicbench") as leave:
-        recordings = Recordings(root, leave, depth=0)
-        for row in records.read(path):
-            location = str(row.get("location") or "")
-            id = Path(location).stem
-            if reason := refused(row):
-                leave(id, reason)
-                continue
-            places = [folder / location for folder in (path.parent / "datashare", path.parent, root / "MusicBench")]
-            found = recordings.opened(id, next((place for place in places if place.is_file()), places[0]))
-            if found is not None:
-                captions = {"sound": str(row.get("main_caption") or ""), "music": music(row)}
-                events = events_of(chords(row, found[1]), found[1], partial(leave.note, id))
-                yield Clip(f"musicbench-{id}", *found, events, {key: text for key, text in captions.items() if text})
+    recordings = Recordings(root, leave, depth=0)
+    for row in records.read(path):
+        location = str(row.get("location") or "")
+        id = Path(location).stem
+        if reason := refused(row):
+            leave(id, reason)
+            continue
+        places = [folder / location for folder in (path.parent / "datashare", path.parent, root / "MusicBench")]
+        found = recordings.opened(id, next((place for place in places if place.is_file()), places[0]))
+        if found is not None:
+            captions = {"sound": str(row.get("main_caption") or ""), "music": music(row)}
+            events = events_of(chords(row, found[1]), found[1], partial(leave.note, id))
+            yield Clip(f"musicbench-{id}", *found, events, {key: text for key, text in captions.items() if text})
 
 
 def refused(row: Mapping[str, Any]) -> str | None:

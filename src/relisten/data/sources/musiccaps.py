@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from relisten.data.sources import About, LeftOut, Recordings, required, telling
+from relisten.data.sources import About, LeftOut, Recordings, required
 from relisten.data.tables import table
 from relisten.types import Clip
 
@@ -19,21 +19,20 @@ ABOUT = About(
 COLUMNS = ("ytid", "start_s", "end_s", "aspect_list", "caption", "is_audioset_eval")
 
 
-def clips(root: Path, left_out: LeftOut | None = None) -> Iterator[Clip]:
+def clips(root: Path, leave: LeftOut) -> Iterator[Clip]:
     """Clips that are not in AudioSet's evaluation set, with caption and aspects as descriptions."""
     path = required(root, "musiccaps-public.csv", "**/musiccaps-public.csv")
-    with telling(left_out, "musiccaps") as leave:
-        recordings = Recordings(root, leave)
-        for row in table(path, COLUMNS):
-            id, start, end = row["ytid"], row["start_s"], row["end_s"]
-            if row["is_audioset_eval"].strip().lower() == "true":
-                leave(id, "comes from AudioSet's evaluation set")
-                continue
-            found = recordings.find(id, (id, f"{id}_{start}", f"{id}_{start}_{end}", f"[{id}]-[{start}-{end}]"))
-            if found is None:
-                continue
-            said = {"sound": row["caption"].strip(), "music": aspects(row["aspect_list"])}
-            yield Clip(f"musiccaps-{id}", *found, (), {key: text for key, text in said.items() if text})
+    recordings = Recordings(root, leave)
+    for row in table(path, COLUMNS):
+        id, start, end = row["ytid"], row["start_s"], row["end_s"]
+        if row["is_audioset_eval"].strip().lower() == "true":
+            leave(id, "comes from AudioSet's evaluation set")
+            continue
+        found = recordings.find(id, (id, f"{id}_{start}", f"{id}_{start}_{end}", f"[{id}]-[{start}-{end}]"))
+        if found is None:
+            continue
+        said = {"sound": row["caption"].strip(), "music": aspects(row["aspect_list"])}
+        yield Clip(f"musiccaps-{id}", *found, (), {key: text for key, text in said.items() if text})
 
 
 def aspects(text: str) -> str:

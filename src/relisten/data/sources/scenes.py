@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from relisten.data.sources import About, LeftOut, generic, required, telling
+from relisten.data.sources import About, LeftOut, generic, required
 from relisten.types import Clip
 
 ABOUT = About(
@@ -16,7 +16,6 @@ ABOUT = About(
 )
 
 
-def clips(root: Path, left_out: LeftOut | None = None) -> Iterator[Clip]:
+def clips(root: Path, leave: LeftOut) -> Iterator[Clip]:
     """Scenes with their events; attributes (pitch, direction, level and so on) stay in the events' labels."""
-    with telling(left_out, "scenes") as leave:
-        yield from generic.from_jsonl(required(root, "events.jsonl", "*/events.jsonl"), leave)
+    yield from generic.from_jsonl(required(root, "events.jsonl", "*/events.jsonl"), leave)
