@@ -1,28 +1,19 @@
-"""`python -m benchmarks.engine`: what the engine costs beside the naive loop, beside itself, and beside the machine.
+"""`python -m benchmarks.engine`: what the engine costs beside the naive loop, and beside itself.
 
-Everything runs in one process, one repeat after another, so that a ratio compares neighbours in time. The model has
-random weights; what it writes is scripted, so that every side does equal work.
+The model has random weights, and what it writes is scripted, so that every side does equal work.
 """
 
 from __future__ import annotations
 
-import json as json_module
-import platform
-import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
-from tqdm import tqdm
 
-from relisten import records
+from benchmarks.timing import measure, median, noise, ratio, scripted, show, spread, with_threads
 from relisten.cli import main, standalone
 from relisten.engine.engine import Engine, GenerationConfig
 from relisten.engine.naive import Script, naive
@@ -31,14 +22,14 @@ from relisten.engine.sampling import token_logprobs
 from relisten.models import nano
 from relisten.models.base import AudioLM, lay_out_for_cpu
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
-from relisten.types import Audio, Example, Trace
+from relisten.reports.table import Table
+from relisten.types import Audio, Trace
 
 SECONDS = 30.0
-"""Of the recording."""
+"""Length of the recording."""
 NUM_SAMPLED = 110
-"""Tokens the model writes, the end token and three tags among them."""
+"""Tokens that the model writes, the end token and three tags among them."""
 TAGS = ("<seg>03.0, 06.0</seg", "<seg>13.0, 16.0</seg", "<seg>23.0, 26.0</seg")
-"""As far as the model writes them: the engine and the naive loop both force the `>`."""
 ROWS = 8
 RATIOS = {
     "naive loop / engine, one row": ("naive", "one"),
@@ -89,103 +80,47 @@ def engine(*, repeats: int = 3, threads: int = 1, out: Path | None = None) -> in
     Parameters
     ----------
     repeats
-        How often every side is run; a table shows the median, the lowest and the highest ratio.
+        How often every side is run. The table shows the median ratio, the lowest and the highest.
     threads
-        Threads of torch; more than the free cores make every figure worse.
+        Threads of torch. More threads than free cores make every figure worse.
     out
         A JSON file for all figures.
     """
     if repeats < 1 or threads < 1:
         raise ValueError(f"repeats and threads must be at least 1, not {repeats} and {threads}")
-    result = measure(repeats, threads)
-    for table in _tables(result):
-        Console().print(table)
-    if out is not None:
-        records.write_atomic(out, (json_module.dumps(result, indent=2) + "\n").encode(), follow=True)
+    model = random_model()
+    with with_threads(threads):
+        times, traces = measure(sides(model), repeats)
+    table, result = report(times, traces)
+    millions = sum(p.numel() for p in model.module.parameters()) / 1e6
+    show([table], result | {"repeats": repeats, "threads": threads, "parameters": millions}, out)
     return 0
 
 
-def measure(repeats: int = 3, threads: int = 1, model: Qwen2_5Omni | None = None) -> dict[str, Any]:
-    """Every figure, ready for JSON. `model` may be a smaller one, for a test of this function."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        model = model or random_model()
-        rates = machine_rates()
-        sides = _sides(model)
-        times: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
-        traces: dict[str, Trace] = {}
-        for name, run in tqdm([*sides.items()] * repeats, desc="bench", unit="run"):
-            cpu, wall = process_time(), perf_counter()
-            traces[name] = run()
-            times[name].append({"cpu": process_time() - cpu, "wall": perf_counter() - wall})
-        assert all(len(t.token_ids) == len(traces["one"].token_ids) for n, t in traces.items() if n != "no pause")
-        floors = {name: _floor(model, rates, traces[name], rows, name == "naive") for name, rows in _FLOORS.items()}
-    finally:
-        torch.set_num_threads(before)
-    return {
-        "repeats": repeats,
-        "threads": threads,
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "processor": platform.processor() or platform.machine(),
-        "parameters": sum(p.numel() for p in model.module.parameters()),
-        "tokens": _counts(traces["one"]),
-        "rates": rates,
-        "times": times,
-        "ratios": {label: _ratios(times, *pair) for label, pair in RATIOS.items()},
-        "floors": {
-            name: {**floor, "cpu / floor": statistics.median(t["cpu"] for t in times[name]) / sum(floor.values())}
-            for name, floor in floors.items()
-        },
-    }
+def random_model(texts: Sequence[str] = (), **changes: Any) -> Qwen2_5Omni:
+    """About 100 M parameters of the real class, 8 M of them its audio tower, in the proportions of the 7B.
 
-
-def random_model(texts: Sequence[str] = ()) -> Qwen2_5Omni:
-    """About 100 M parameters of the real class, 8 M of them its audio tower, as many in proportion as the 7B has.
-
-    It hears as Qwen does (128 mel bins, 25 tokens a second, blocks of 2 s) and its vocabulary is bytes and the words of
-    `texts`, so that the projection onto the vocabulary, which a naive loop may or may not repeat for a whole prompt,
-    counts for nothing.
+    It hears as Qwen does (128 mel bins, 25 tokens a second, blocks of 2 s). Its vocabulary is bytes and the words of
+    `texts`, so that the projection onto the vocabulary counts for nothing. changes: other sizes.
     """
-    size = nano.NanoConfig(
-        hidden_size=768, num_layers=16, num_heads=12, num_key_value_heads=4, intermediate_size=2048,
-        audio_width=320, audio_layers=6, audio_heads=5, audio_intermediate_size=1280, audio_block=100,
-        num_mel_bins=128, hop_length=160, n_fft=400, context=8192,
-    )  # fmt: skip
-    model = nano.create(texts, size)
+    size = {
+        "hidden_size": 768, "num_layers": 16, "num_heads": 12, "num_key_value_heads": 4, "intermediate_size": 2048,
+        "audio_width": 320, "audio_layers": 6, "audio_heads": 5, "audio_intermediate_size": 1280, "audio_block": 100,
+        "num_mel_bins": 128, "hop_length": 160, "n_fft": 400, "context": 8192,
+    }  # fmt: skip
+    model = nano.create(texts, nano.NanoConfig(**(size | changes)))
     lay_out_for_cpu(model.module)  # as `relisten.load` does
     return model
 
 
-def machine_rates() -> dict[str, float]:
-    """What this machine reaches in this process: bytes a second through a matrix, and floating-point operations."""
-    matrix, vector = torch.randn(16_384, 6_144), torch.randn(1, 6_144)
-    read = min(_cpu(lambda: torch.nn.functional.linear(vector, matrix)) for _ in range(7))
-    left, right = torch.randn(800, 768), torch.randn(2048, 768)
-    product = min(_cpu(lambda: torch.nn.functional.linear(left, right), 8) for _ in range(7))
-    return {"bytes": matrix.numel() * 4 / read, "flop": 2 * 800 * 768 * 2048 / product}
-
-
-def _cpu(call: Callable[[], object], times: int = 1) -> float:
-    started = process_time()
-    for _ in range(times):
-        call()
-    return (process_time() - started) / times
-
-
-def _sides(model: Qwen2_5Omni) -> dict[str, Callable[[], Trace]]:
-    """What is timed; those that are compared stand beside each other."""
-    noise = np.random.default_rng(0).standard_normal(round(SECONDS * model.rate)) * 0.1
-    example = Example("noise", Audio(noise.astype(np.float32), model.rate), "What is it?")
+def sides(model: Qwen2_5Omni) -> dict[str, Callable[[], Trace]]:
+    """What is timed; sides that are compared stand beside each other."""
+    [example] = noise(model, SECONDS)
     config = GenerationConfig(max_new_tokens=NUM_SAMPLED + 1)
-    paused, plain = _script(model, TAGS), _script(model, ())
+    paused, plain = scripted(model, TAGS, NUM_SAMPLED), scripted(model, (), NUM_SAMPLED)
 
     def run(script: Script, rows: int) -> Trace:
         return ScriptedEngine(model, lambda i, s: script, rows).generate([example], config, rows)[0][0]
-
-    def one_after_another() -> Trace:
-        traces = [run(paused, 1) for _ in range(ROWS)]
-        return traces[0]
 
     def loop(seconds: float | None) -> Trace:
         features = None if seconds is None else lambda audio: _padded_mel(model, audio, seconds)
@@ -198,116 +133,30 @@ def _sides(model: Qwen2_5Omni) -> dict[str, Callable[[], Trace]]:
         "naive, 300 s mel": lambda: loop(300.0),
         "no pause": lambda: run(plain, 1),
         "together": lambda: run(paused, ROWS),
-        "singles": one_after_another,
+        "singles": lambda: [run(paused, 1) for _ in range(ROWS)][-1],
     }
 
 
-def _script(model: Qwen2_5Omni, tags: Sequence[str]) -> Script:
-    """As many tokens whatever the tags: filler before, between and after them, and the end token."""
-    filler = model.encode("a")
-    written = [model.encode(tag) for tag in tags]
-    left = NUM_SAMPLED - 1 - sum(map(len, written))
-    stretch = left // (len(tags) + 1)
-    ids = [token_id for tag in written for token_id in [*filler * stretch, *tag]]
-    ids += filler * (NUM_SAMPLED - 1 - len(ids))
-    return dict(enumerate([*ids, model.end_token_id])).get
-
-
 def _padded_mel(model: Qwen2_5Omni, audio: Audio, seconds: float) -> Tensor:
-    """As the processor does it: the mel of the piece and of the silence up to `seconds`, then cut."""
+    """The mel as the processor makes it: of the piece and of silence up to `seconds`, then cut."""
     padded = np.zeros(max(len(audio.samples), round(seconds * audio.rate)), np.float32)
     padded[: len(audio.samples)] = audio.samples
     return model.features(Audio(padded, audio.rate))[:, : model.num_frames(len(audio.samples))]
 
 
-# --- what the machine could do at best ------------------------------------------------------------------------------
-
-_FLOORS = {"naive": 1, "one": 1, "no pause": 1, "together": ROWS}
-
-
-def _counts(trace: Trace) -> dict[str, int]:
-    return {
-        "prompt": trace.num_prompt,
-        "sampled": sum(trace.sampled),
-        "inserted": sum(listen.num_tokens + 2 for listen in trace.listens[1:]),
-        "all": len(trace.token_ids),
-    }
-
-
-def _floor(model: Qwen2_5Omni, rates: dict[str, float], trace: Trace, rows: int, anew: bool) -> dict[str, float]:
-    """Seconds that the arithmetic of prompt and insertions, and the reading of each step's weights and cache, take.
-
-    anew: a pause costs everything before it, as in the naive loop; the ratio of two floors is the best a loop can win.
-    """
-    config = model.module.config
-    text, audio = config.text_config, config.audio_config
-    counts = _counts(trace)
-    width = text.hidden_size // text.num_attention_heads
-    weights: int = text.num_hidden_layers * (
-        2 * text.hidden_size**2 + 2 * text.hidden_size * text.num_key_value_heads * width
-        + 3 * text.hidden_size * text.intermediate_size
-    )  # fmt: skip
-
-    def read(new: int, length: float) -> float:
-        """Operations to forward new tokens which look back on `length` tokens on average."""
-        per_pair: int = 4 * text.num_hidden_layers * text.hidden_size
-        return 2.0 * weights * new + per_pair * new * length
-
-    def heard(num_tokens: int) -> float:
-        """Operations to encode audio: convolutions, layers (blocks of 2 s look at themselves), projection."""
-        frames, positions, wide = 4 * num_tokens, 2 * num_tokens, audio.d_model
-        convolutions = 6 * frames * audio.num_mel_bins * wide + 6 * positions * wide**2
-        layer = 8 * wide**2 + 4 * wide * audio.encoder_ffn_dim + 4 * audio.n_window * wide
-        return float(convolutions + positions * audio.encoder_layers * layer + 2 * num_tokens * wide * text.hidden_size)
-
-    prompt = read(counts["prompt"], counts["prompt"] / 2) + heard(trace.listens[0].num_tokens)
-    inserted = 0.0
-    for index, listen in enumerate(trace.listens[1:], 2):
-        end = listen.at + listen.num_tokens + 1
-        again = sum(heard(h.num_tokens) for h in trace.listens[:index]) if anew else heard(listen.num_tokens)
-        inserted += again + (read(end, end / 2) if anew else read(listen.num_tokens + 2, listen.at))
-    steps = counts["sampled"] - 1 - len(trace.listens[1:])
-    cache = 2 * text.num_hidden_layers * text.num_key_value_heads * width * (counts["prompt"] + counts["all"]) / 2
-    return {
-        "prefill": prompt / rates["flop"],
-        "listen": rows * inserted / rates["flop"],
-        "decode": steps * max((weights + rows * cache) * 4 / rates["bytes"], 2.0 * rows * weights / rates["flop"]),
-    }
-
-
-# --- the report -----------------------------------------------------------------------------------------------------
-
-
-def _ratios(times: dict[str, list[dict[str, float]]], first: str, second: str) -> dict[str, dict[str, float]]:
-    """Of neighbours in time: median, lowest, highest."""
-    found = {}
-    for clock in ("cpu", "wall"):
-        each = [a[clock] / b[clock] for a, b in zip(times[first], times[second], strict=True)]
-        found[clock] = {"median": statistics.median(each), "low": min(each), "high": max(each)}
-    return found
-
-
-def _tables(result: dict[str, Any]) -> list[Table]:
-    rates, tokens = result["rates"], result["tokens"]
-    title = f"{result['parameters'] / 1e6:.0f} M parameters, {result['repeats']} repeats"
-    ratios = Table(title=title, title_justify="left")
-    for name in ("", "CPU time", "lowest to highest", "wall time"):
-        ratios.add_column(name, justify="left" if not name else "right")
-    for label, found in result["ratios"].items():
-        cpu = found["cpu"]
-        spread = f"{cpu['low']:.2f} to {cpu['high']:.2f}"
-        ratios.add_row(label, f"{cpu['median']:.2f}", spread, f"{found['wall']['median']:.2f}")
-    floors = Table(
-        title=f"{tokens['prompt']} tokens of prompt, {tokens['sampled']} sampled, {tokens['inserted']} inserted;"
-        f" {rates['bytes'] / 1e9:.1f} GB/s, {rates['flop'] / 1e9:.0f} GFLOP/s",
-        title_justify="left",
+def report(times: dict[str, list[dict[str, float]]], traces: dict[str, Trace]) -> tuple[Table, dict[str, Any]]:
+    """The table, and every figure. AssertionError where sides did unequal work."""
+    one = traces["one"]
+    assert all(t.token_ids == one.token_ids for name, t in traces.items() if name != "no pause"), "unequal work"
+    counts = {"prompt": one.num_prompt, "sampled": sum(one.sampled), "all": len(one.token_ids)}
+    ratios = {label: {clock: ratio(times, *pair, clock) for clock in ("cpu", "wall")} for label, pair in RATIOS.items()}
+    rows = [[label, *spread(found["cpu"]), f"{found['wall']['median']:.2f}"] for label, found in ratios.items()]
+    seconds = ", ".join(f"{name} {median(found):.2f}" for name, found in times.items())
+    note = (
+        f"{counts['prompt']} tokens of prompt, {counts['sampled']} sampled, {counts['all']} in all. CPU s: {seconds}."
     )
-    for name in ("engine", "CPU s", "floor s", "CPU / floor"):
-        floors.add_column(name, justify="left" if name == "engine" else "right")
-    for name, floor in result["floors"].items():
-        cpu = statistics.median(t["cpu"] for t in result["times"][name])
-        floors.add_row(name, f"{cpu:.2f}", f"{cpu / floor['cpu / floor']:.2f}", f"{floor['cpu / floor']:.2f}")
-    return [ratios, floors]
+    table = Table(["", "CPU time", "lowest to highest", "wall time"], rows, note, "ratios, median of all repeats")
+    return table, {"tokens": counts, "times": times, "ratios": ratios}
 
 
 commands = standalone(engine, "python -m benchmarks.engine")

@@ -1,32 +1,28 @@
-"""`python -m benchmarks.evaluation`: questions answered a second, by the engine and by a usual evaluation loop.
+"""`python -m benchmarks.evaluation`: questions answered per second, by the engine and by a usual evaluation loop.
 
-That loop asks one question after another, and at every pause reads everything anew. Both sides have the same model,
+That loop asks one question after another, and at every pause reads everything again. Both sides have the same model,
 the same recordings in memory and greedy decoding, so they write the same; how often they do is part of the result.
 """
 
 from __future__ import annotations
 
-import json
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from time import perf_counter, process_time
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from tqdm import tqdm
-
+from benchmarks.timing import measure, median, ratio, show
 from relisten import models, records
 from relisten.audio import load
 from relisten.cli import main, standalone
 from relisten.engine.engine import Engine, GenerationConfig
 from relisten.engine.naive import naive
 from relisten.models.base import AudioLM
+from relisten.reports.table import Table
 from relisten.types import Audio, Example, Format, Trace
 
-Side = Callable[[], list[Trace]]
+LOOP = "one by one, all read anew at a pause"
 
 
 def evaluation(
@@ -52,7 +48,7 @@ def evaluation(
     model
         nano (built in), a folder, or a hub name.
     num
-        Questions of the file that are asked, from its start.
+        How many questions are asked, from the start of the file.
     format
         conditioned, grounded or interleaved.
     max_rows
@@ -73,61 +69,36 @@ def evaluation(
     loaded = models.load(model, device=device, dtype=dtype)
     given = records.read_examples(questions)[:num]
     examples = [replace(e, audio=e.audio if isinstance(e.audio, Audio) else load(e.audio, loaded.rate)) for e in given]
-    result = measure(loaded, examples, GenerationConfig(format, max_new_tokens=max_new_tokens), max_rows, repeats)
-    Console().print(_table(result))
-    if out is not None:
-        records.write_atomic(out, json.dumps(result, indent=2) + "\n", follow=True)
+    show(*compare(loaded, examples, GenerationConfig(format, max_new_tokens=max_new_tokens), max_rows, repeats), out)
     return 0
 
 
-def measure(
+def compare(
     model: AudioLM, examples: Sequence[Example], config: GenerationConfig, max_rows: int = 32, repeats: int = 3
-) -> dict[str, Any]:
-    """CPU and wall seconds of every side and repeat, and what share of the answers is that of the loop."""
-
-    def engine(rows: int) -> Side:
-        return lambda: [traces[0] for traces in Engine(model, max_rows=rows).generate(examples, config)]
-
-    sides: dict[str, Side] = {
-        "one by one, all read anew at a pause": lambda: [naive(model, e, config) for e in examples],
-        "engine, one by one": engine(1),
-        f"engine, {max_rows} side by side": engine(max_rows),
-    }
-    times: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
-    traces: dict[str, list[Trace]] = {}
-    for _ in tqdm(range(repeats), desc="repeats"):
-        for name, run in sides.items():
-            cpu, wall = process_time(), perf_counter()
-            traces[name] = run()
-            times[name].append({"cpu": process_time() - cpu, "wall": perf_counter() - wall})
-    loop = next(iter(traces.values()))
+) -> tuple[list[Table], dict[str, Any]]:
+    """The table, and CPU and wall seconds of every side and repeat with how many answers are those of the loop."""
+    sides: dict[str, Callable[[], list[Trace]]] = {LOOP: lambda: [naive(model, e, config) for e in examples]}
+    for name, most in (("engine, one by one", 1), (f"engine, {max_rows} side by side", max_rows)):
+        sides[name] = partial(_by_engine, Engine(model, max_rows=most), examples, config)
+    times, traces = measure(sides, repeats)
     # At the limit the engine goes on to force an answer and the loop stops: what the loop has is what is compared.
     same = {
-        name: sum(a.token_ids == b.token_ids[: len(a.token_ids)] for a, b in zip(loop, found, strict=True))
+        name: sum(a.token_ids == b.token_ids[: len(a.token_ids)] for a, b in zip(traces[LOOP], found, strict=True))
         for name, found in traces.items()
     }
-    pauses = sum(len(trace.listens) - 1 for trace in loop)
-    return {"num": len(examples), "repeats": repeats, "pauses": pauses, "times": times, "same": same}
+    num, pauses = len(examples), sum(len(trace.listens) - 1 for trace in traces[LOOP])
+    rows = [
+        [name, f"{num / median(found, 'wall'):.2f}", f"{median(found):.2f}",
+         *(f"{ratio(times, LOOP, name, clock)['median']:.2f}" for clock in ("cpu", "wall")), f"{same[name]}/{num}"]
+        for name, found in times.items()
+    ]  # fmt: skip
+    title = f"{num} questions, {pauses} pauses, median of {repeats} repeats"
+    table = Table(["", "answers/s", "CPU s", "ratio of CPU", "of wall time", "same tokens"], rows, title=title)
+    return [table], {"num": num, "repeats": repeats, "pauses": pauses, "times": times, "same": same}
 
 
-def _table(result: dict[str, Any]) -> Table:
-    num = result["num"]
-    title = f"{num} questions, {result['pauses']} pauses, median of {result['repeats']} repeats"
-    table = Table(title=title, title_justify="left")
-    for name in ("", "answers/s", "CPU s", "ratio of CPU", "of wall time", "same tokens"):
-        table.add_column(name, justify="left" if not name else "right")
-    first = next(iter(result["times"].values()))
-    for name, times in result["times"].items():
-        ratios = {
-            clock: statistics.median(a[clock] / b[clock] for a, b in zip(first, times, strict=True))
-            for clock in ("cpu", "wall")
-        }
-        cpu, wall = (statistics.median(t[clock] for t in times) for clock in ("cpu", "wall"))
-        table.add_row(
-            name, f"{num / wall:.2f}", f"{cpu:.2f}", f"{ratios['cpu']:.2f}", f"{ratios['wall']:.2f}",
-            f"{result['same'][name]}/{num}",
-        )  # fmt: skip
-    return table
+def _by_engine(engine: Engine, examples: Sequence[Example], config: GenerationConfig) -> list[Trace]:
+    return [traces[0] for traces in engine.generate(examples, config)]
 
 
 commands = standalone(evaluation, "python -m benchmarks.evaluation")

@@ -1,260 +1,385 @@
 """`python -m benchmarks.training`: what a step of GRPO and one of SFT cost, beside the usual ways to make them.
 
-Every side has the same model (random weights) and the same work (what an answer says is scripted), and stands in one
-process with the side it is compared with, one repeat after another, so that a ratio compares neighbours in time.
+The model has random weights, and the answers are scripted, so that every side does equal work in one process.
 
-- GRPO: our trainer, and the same trainer whose answers come one at a time, everything encoded and read anew for each
-  answer and at each pause. Both have our update, so a step gains only what its rollout gains.
+- GRPO: our trainer, and the same trainer with the loop of the paper's release: one answer at a time, everything encoded
+  and read again for each answer and at each pause. The update is ours on both sides.
 - SFT: our trainer, and transformers' own with the model's own forward and loss, on the same rows.
 """
 
 from __future__ import annotations
 
-import json as json_module
-import platform
-import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
-from rich.console import Console
-from rich.table import Table
-from tqdm import tqdm
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
-from benchmarks.training_steps import LOOP, MEMORY, PLAIN, Figures, Size, Steps, Work
-from relisten import records
+from benchmarks.engine import ScriptedEngine, random_model
+from benchmarks.timing import clocks, median, noise, ratio, scripted, show, spread, with_threads
+from relisten import plotting
 from relisten.cli import main, standalone
-from relisten.types import Trace
+from relisten.engine.engine import GenerationConfig
+from relisten.engine.naive import Script, naive
+from relisten.engine.operations import crop
+from relisten.models.base import AudioLM
+from relisten.models.qwen2_5_omni import Qwen2_5Omni
+from relisten.reports.table import Table
+from relisten.training import trainer as training
+from relisten.training.batch import Encoded, replay
+from relisten.training.grpo import GrpoConfig, GrpoTrainer
+from relisten.training.questions import together
+from relisten.training.sft import SftConfig, SftTrainer, collate
+from relisten.types import Audio, Example, Trace
 
-WORK = Work()
-GROWTH: dict[str, tuple[Any, ...]] = {
-    "group_size": (2, 4, 8),
-    "questions": (1, 2, 4),
-    "seconds": (5.0, 10.0, 20.0, 40.0),
-    "segments": (0, 2, 4),
+Size = Literal["tiny", "small", "large"]
+LOOP, ENGINE = "one at a time", "engine"
+PLAIN, OURS, SHARED = "plain Trainer", "SFT, every answer a row", "SFT, answers share their recording"
+TAGS = [f"<seg>{tenth / 10}, {tenth / 10}</seg>" for tenth in range(600)]
+"""Words of the models' vocabularies; they make a tag five tokens, with its `>` in the last."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a step of GRPO has to do: answers as long as the paper's, with as many segments."""
+
+    questions: int = 1
+    group_size: int = 8
+    seconds: float = 10.0
+    """Length of each recording."""
+    segments: int = 2
+    """Segments of 3 s heard again in each answer."""
+    sampled: int = 128
+    """Tokens of an answer, on average: the shortest of a group has 3/4 of that, the longest 5/4."""
+
+
+QUICK = Work(group_size=2, seconds=4.0, segments=1, sampled=24)
+GROWTH: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "group_size": ("answers per question (G)", (2, 4, 8)),
+    "questions": ("questions per step", (1, 2, 4)),
+    "seconds": ("seconds of a recording", (5.0, 10.0, 20.0, 40.0)),
+    "segments": ("segments heard per answer", (0, 2, 4)),
 }
-"""What of a step's work is varied, all else as in `WORK` with one question, half a group and answers half as long."""
-WORDS = {"group_size": "answers a question (G)", "questions": "questions a step", "seconds": "seconds of a recording",
-         "segments": "segments heard an answer"}  # fmt: skip
+"""What of a step is varied. All else is as in `Work`, with half the group and answers half as long."""
 
 
 def train(
-    *,
-    repeats: int = 3,
-    threads: int = 1,
-    size: Size = "small",
-    questions: int = WORK.questions,
-    quick: bool = False,
-    out: Path | None = None,
-    plot: Path | None = None,
-) -> int:
+    *, repeats: int = 3, threads: int = 1, size: Size = "small", questions: int = 4, quick: bool = False,
+    out: Path | None = None, plot: Path | None = None,
+) -> int:  # fmt: skip
     """Measure training on this machine's CPU, with a random model and scripted answers; about five minutes.
 
     Parameters
     ----------
     repeats
-        How often every side is run; tables show the median, the lowest and the highest ratio.
+        How often every side is run. Tables show the median ratio, the lowest and the highest.
     threads
-        Threads of torch; more than the free cores make every figure worse.
+        Threads of torch. More threads than free cores make every figure worse.
     size
-        Of the random model: tiny, small (about 7 M parameters) or large (about 110 M; takes twenty times as long).
+        Size of the random model: tiny, small (about 7 M parameters) or large (about 110 M, twenty times as slow).
     questions
-        How many are rolled out side by side, 8 answers each, beside the rollout of one.
+        How many questions are rolled out side by side, 8 answers each, beside the rollout of one.
     quick
-        A tiny model, little work, one repeat: shows that it runs, and measures nothing.
+        A tiny model, little work, one repeat. It shows that the benchmark runs, and measures nothing.
     out
         A JSON file for all figures.
     plot
-        A PNG of how a step's cost grows.
+        A picture (.png or .svg) of how the cost of a step grows.
     """
     if min(repeats, threads, questions) < 1:
         raise ValueError(f"repeats ({repeats}), threads ({threads}) and questions ({questions}) must be at least 1")
-    if quick:
-        small = Work(questions=2, group_size=2, seconds=3.0, segments=1, sampled=24)
-        result = measure(1, threads, "tiny", small, {name: GROWTH[name][:2] for name in ("group_size", "segments")})
-    else:
-        result = measure(repeats, threads, size, replace(WORK, questions=questions))
-    for table in tables(result):
-        Console().print(table)
-    if out is not None:
-        records.write_atomic(out, json_module.dumps(result, indent=2) + "\n", follow=True)
+    work, repeats, size = (QUICK, 1, "tiny") if quick else (Work(), repeats, size)
+    transformers.logging.set_verbosity_error()
+    with with_threads(threads), tempfile.TemporaryDirectory() as folder:
+        steps = Steps(size, Path(folder))
+        found = measure(steps, work, repeats, questions, list(GROWTH)[: 1 if quick else None])
+    result: dict[str, Any] = {"repeats": repeats, "threads": threads, "parameters": steps.parameters}
+    result |= {"work": asdict(work)} | found
+    show(tables(result), result, out)
     if plot is not None:
-        draw(result["growth"], plot)
+        plotting.save(growth_figure(result["growth"]), plot)
     return 0
 
 
-def measure(
-    repeats: int = 3,
-    threads: int = 1,
-    size: Size = "small",
-    work: Work = WORK,
-    growth: Mapping[str, Sequence[Any]] = GROWTH,
-) -> dict[str, Any]:
-    """Every figure, ready for JSON."""
-    before, verbosity = torch.get_num_threads(), transformers.logging.get_verbosity()
-    torch.set_num_threads(threads)
-    transformers.logging.set_verbosity_error()
-    one = replace(work, questions=1)
-    base = replace(one, group_size=max(2, work.group_size // 2), sampled=work.sampled // 2)
-    points = [(name, value, replace(base, **{name: value})) for name, values in growth.items() for value in values]
-    grown: dict[Work, list[Figures]] = {point: [] for _, _, point in points}
-    grpo: dict[str, list[Figures]] = {LOOP: [], "engine": []}
-    together = f"engine, {work.questions} questions"
-    rollout: dict[str, list[Figures]] = {**grpo, together: []}  # the lists of `grpo`, and one more
-    sft: dict[str, list[Figures]] = {PLAIN: [], "ours": []}
-    try:
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            tqdm(total=repeats * (5 + len(grown)) + len(MEMORY) + 1, desc="bench") as bar,
-        ):
-            steps = Steps(size, Path(folder), bar)
-            steps.grpo(Work(1, 2, 4.0, 1, 16), "engine")  # what is done once in a process is done
-            for _ in range(repeats):
-                for name in grpo:
-                    grpo[name].append(steps.grpo(one, name))
-                rollout[together].append(steps.rollout(work))
-                for name in sft:
-                    sft[name].append(steps.sft(base, name))
-            num_tokens = steps.tokens
-            memory = {name: steps.memory(one, name) for name in MEMORY}
-            for _ in range(repeats):
-                for point in grown:
-                    grown[point].append(steps.grpo(point, "engine"))
-    finally:
-        torch.set_num_threads(before)
-        transformers.logging.set_verbosity(verbosity)
+def measure(steps: Steps, work: Work, repeats: int, questions: int, varied: Sequence[str]) -> dict[str, Any]:
+    """Every figure, ready for JSON. AssertionError where both rollouts did not do the same."""
+    half = replace(work, group_size=max(2, work.group_size // 2), sampled=work.sampled // 2)
+    more = f"engine, {questions} questions"
+    grpo: dict[str, list[dict[str, float]]] = {LOOP: [], ENGINE: []}
+    rollout: dict[str, list[dict[str, float]]] = {LOOP: grpo[LOOP], ENGINE: grpo[ENGINE], more: []}
+    sft: dict[str, list[dict[str, float]]] = {PLAIN: [], OURS: []}
+    steps.grpo(replace(work, group_size=2, sampled=16), ENGINE)  # what is done once in a process is done now
+    for _ in range(repeats):
+        for side in grpo:
+            grpo[side].append(steps.grpo(work, side))
+        rollout[more].append(steps.rollout(replace(work, questions=questions)))
+        for side in sft:
+            sft[side].append(steps.sft(half, side))
+    points = [(name, value, replace(half, **{name: value})) for name in varied for value in GROWTH[name][1]]
+    growth = [{"what": name, "value": value, "times": [steps.grpo(point, ENGINE) for _ in range(repeats)]}
+              for name, value, point in points]  # fmt: skip
+    loop, engine = ([t for group in steps.traces[side, work] for t in group] for side in (LOOP, ENGINE))
+    assert [(t.token_ids, t.sampled) for t in loop] == [(t.token_ids, t.sampled) for t in engine], "unequal work"
     return {
-        "repeats": repeats,
-        "threads": threads,
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "processor": platform.processor() or platform.machine(),
-        "parameters": steps.parameters,
-        "work": asdict(work),
-        "tokens": _counts(steps.traces[LOOP, one], steps.traces["engine", one]) | {"SFT": num_tokens},
-        "rollout": rollout,
-        "grpo": grpo,
-        "sft": sft,
-        "losses": {name: steps.losses[name] for name in sft},
-        "ratios": {
-            "rollout": _ratios(rollout, "rollout cpu"),
-            "step": _ratios(grpo, "cpu"),
-            "sft": _ratios(sft, "cpu"),
-        },
-        "memory": memory,
-        "growth": [{"what": name, "value": value, "times": grown[point]} for name, value, point in points],
+        "answers": len(engine), "sampled": sum(sum(t.sampled) for t in engine),
+        "heard": sum(len(t.listens) - 1 for t in engine), "rollout": rollout, "grpo": grpo, "sft": sft,
+        "sft tokens": steps.tokens, "losses": steps.losses, "growth": growth,
+        "memory": {side: steps.memory(work, side) for side in (PLAIN, OURS, SHARED, "GRPO")},
+    }  # fmt: skip
+
+
+class Steps:
+    """Makes steps of training, and keeps what they did."""
+
+    def __init__(self, size: Size, folder: Path) -> None:
+        self.size, self.folder = size, folder
+        self.num_runs = self.parameters = self.tokens = 0
+        self.losses: dict[str, float] = {}
+        """The loss of each side's first step of SFT."""
+        self.traces: dict[tuple[str, Work], list[list[Trace]]] = {}
+
+    def grpo(self, work: Work, side: str, watch: Watch | None = None) -> dict[str, float]:
+        """The seconds of one step of GRPO and of its rollout, by the engine or one answer at a time."""
+        config = GrpoConfig(
+            **self._settings(), steps=1, batch_size=work.questions, mini_batch_size=work.questions,
+            group_size=work.group_size, device_batch_size=work.group_size, max_new_tokens=4 * work.sampled,
+            rewards=("benchmarks.training:shortness",), log_steps=1,
+        )  # fmt: skip
+        model, watch, rollout = training.prepare(config), watch or Watch(), dict[str, float]()
+        self.parameters = sum(p.numel() for p in model.module.parameters())
+        given = {"args": self._arguments(config, model, work.questions), "callbacks": [watch]}
+        data = noise(model, work.seconds, work.questions)
+        trainer = GrpoTrainer(model, config, train_dataset=data, data_collator=together, **given)
+        kind = OneAtATime if side == LOOP else ScriptedEngine
+        trainer.engine = engine = kind(model, partial(script, model, work), max_rows=config.rollout_rows)
+        generate = engine.generate
+
+        def timed(*asked: Any, **options: Any) -> list[list[Trace]]:
+            with clocks(rollout, "rollout "):
+                self.traces[side, work] = groups = generate(*asked, **options)
+            return groups
+
+        engine.generate = timed  # type: ignore[method-assign, assignment]
+        _run(trainer)
+        return watch.steps[0] | rollout
+
+    def rollout(self, work: Work) -> dict[str, float]:
+        """The engine's answers alone; seconds for each question."""
+        model, found = MODELS[self.size](), dict[str, float]()
+        engine = ScriptedEngine(model, partial(script, model, work), max_rows=GrpoConfig.rollout_rows)
+        config = GenerationConfig(max_new_tokens=4 * work.sampled)
+        with clocks(found, "rollout "):
+            engine.generate(noise(model, work.seconds, work.questions), config, work.group_size)
+        return {clock: value / work.questions for clock, value in found.items()}
+
+    def sft(self, work: Work, side: str, watch: Watch | None = None) -> dict[str, float]:
+        """The seconds of the second of two steps of SFT on scripted traces; memory is claimed in the first."""
+        steps = 1 if watch else 2
+        config = SftConfig(**self._settings(), steps=steps, batch_size=64, log_steps=1, format="interleaved")
+        model, watch = training.prepare(config), watch or Watch()
+        rows = encoded(model, work)
+        self.tokens = sum(len(one.trace.token_ids) for row in rows for one in row)
+        rows = rows if side == SHARED else [[one] for row in rows for one in row]
+        given = {"args": self._arguments(config, model, len(rows)), "callbacks": [watch], "train_dataset": rows}
+        if side == PLAIN:
+            trainer = Trainer(model.module, data_collator=plain, **given)
+        else:
+            trainer = SftTrainer(model, config, data_collator=collate, **given)
+        _run(trainer)
+        self.losses.setdefault(side, trainer.state.log_history[0]["loss"])
+        return watch.steps[-1]
+
+    def memory(self, work: Work, side: str) -> float:
+        """The most bytes that torch held within a step, above those it held before it (weights, the reference)."""
+        watch = Watch(memory=True)
+        self.grpo(work, ENGINE, watch) if side == "GRPO" else self.sft(work, side, watch)
+        return watch.steps[0]["peak"]
+
+    def _settings(self) -> dict[str, Any]:
+        self.num_runs += 1
+        model, output = f"benchmarks.training:{self.size}", self.folder / str(self.num_runs)
+        return {"data": "scripted", "output": output, "model": model, "bf16": False, "workers": 0}
+
+    def _arguments(self, config: training.TrainingConfig, model: AudioLM, batch_size: int) -> Any:
+        return training.arguments(config, model, per_device_train_batch_size=batch_size, save_strategy="no")
+
+
+def _run(trainer: Trainer) -> None:
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+
+
+class OneAtATime(ScriptedEngine):
+    """An engine's `generate` as the usual loop has it: one answer after another, all read again at each pause."""
+
+    def generate(
+        self, examples: Sequence[Example], config: GenerationConfig | None = None, num_samples: int = 1,
+        failed: Callable[[int, str], None] | None = None,
+    ) -> list[list[Trace]]:  # fmt: skip
+        """`num_samples` answers to each example; an example that cannot be asked raises ValueError."""
+        module, settings = self.model.module, config or GenerationConfig()
+        learning = module.training
+        module.eval()
+        try:
+            return [[naive(self.model, e, settings, script=self.scripts(i, s)) for s in range(num_samples)]
+                    for i, e in enumerate(examples)]  # fmt: skip
+        finally:
+            module.train(learning)
+
+
+class Watch(TrainerCallback):
+    """The seconds of each step, with the making of its batch; or the most bytes within it (`peak`)."""
+
+    def __init__(self, memory: bool = False) -> None:
+        self.steps: list[dict[str, float]] = []
+        self._memory = memory
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._found: dict[str, float] = {}
+        self._within: Any = peak_bytes(self._found) if self._memory else clocks(self._found)
+        self._within.__enter__()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self._within.__exit__(None, None, None)
+        self.steps.append(self._found)
+        self.on_train_begin()
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self._within.__exit__(None, None, None)
+
+
+@contextmanager
+def peak_bytes(found: dict[str, float]) -> Iterator[None]:
+    """Puts into `found` the most bytes that torch held within the block above those at its start (CPU tensors).
+
+    torch.profiler tells every allocation and release, so what the C library keeps for later does not count.
+    """
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        yield
+    events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
+    held = found["peak"] = 0
+    for _, change in sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"):
+        held += change
+        found["peak"] = max(found["peak"], held)
+
+
+# --- the work ---------------------------------------------------------------------------------------------------------
+
+
+def tiny() -> Qwen2_5Omni:
+    """For a test."""
+    return random_model(TAGS, hidden_size=64, num_layers=2, num_heads=2, num_key_value_heads=1, intermediate_size=64,
+                        audio_width=32, audio_layers=1, audio_heads=2, audio_intermediate_size=64,
+                        num_mel_bins=32)  # fmt: skip
+
+
+def small() -> Qwen2_5Omni:
+    """About 7 M parameters."""
+    return random_model(TAGS, hidden_size=256, num_layers=8, num_heads=4, num_key_value_heads=2, intermediate_size=688,
+                        audio_width=128, audio_layers=4, audio_heads=2, audio_intermediate_size=512)  # fmt: skip
+
+
+def large() -> Qwen2_5Omni:
+    """The model of `python -m benchmarks.engine`."""
+    return random_model(TAGS)
+
+
+MODELS: dict[str, Callable[[], Qwen2_5Omni]] = {"tiny": tiny, "small": small, "large": large}
+
+
+def shortness(response: Any, example: Example) -> float:
+    """A reward that differs within a group."""
+    return -0.001 * len(response.text)
+
+
+def script(model: AudioLM, work: Work, index: int, sample: int) -> Script:
+    """One answer of a group, with a length, and with tags and times, of its own."""
+    share = sample / max(1, work.group_size - 1)
+    room = (work.seconds - 3.0) / max(1, work.segments)
+    starts = [round(room * (number + share), 1) for number in range(work.segments)]
+    tags = [f"<seg>{start}, {round(start + 3.0, 1)}</seg>" for start in starts]
+    return scripted(model, tags, round(work.sampled * (0.75 + 0.5 * share)), 0.5 + 0.5 * share)
+
+
+def encoded(model: AudioLM, work: Work) -> list[list[Encoded]]:
+    """The traces that the engine makes of this work, ready for SFT; those of a question in one list."""
+    asked = noise(model, work.seconds, work.questions)
+    engine = ScriptedEngine(model, partial(script, model, work))
+    groups = engine.generate(asked, GenerationConfig(max_new_tokens=4 * work.sampled), work.group_size)
+    audio = [example.audio for example in asked if isinstance(example.audio, Audio)]
+    return [replay(model, one, traces, {"seg": crop}) for one, traces in zip(audio, groups, strict=True)]
+
+
+def plain(rows: Sequence[Sequence[Encoded]]) -> dict[str, Any]:
+    """What the model's own forward takes for rows of one trace each: padded at the right, labels where it learns."""
+    pad = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
+    traces, mel = [row[0].trace for row in rows], [feature for row in rows for feature in row[0].features]
+    token_ids = [torch.tensor(trace.token_ids) for trace in traces]
+    learnt = [torch.where(torch.tensor(t.sampled), ids, -100) for t, ids in zip(traces, token_ids, strict=True)]
+    return {
+        "input_ids": pad(token_ids),
+        "attention_mask": pad([torch.ones_like(ids) for ids in token_ids]),
+        "labels": pad(learnt, padding_value=-100),
+        "input_features": pad([feature.T for feature in mel]).transpose(1, 2),
+        "feature_attention_mask": pad([torch.ones(feature.shape[1], dtype=torch.long) for feature in mel]),
     }
 
 
-# --- the report -----------------------------------------------------------------------------------------------------
+# --- the report -------------------------------------------------------------------------------------------------------
 
 
-def _counts(loop: Sequence[Sequence[Trace]], engine: Sequence[Sequence[Trace]]) -> dict[str, int]:
-    """Of a rollout's tokens; both sides must have done the same."""
-    pairs = [pair for one, other in zip(loop, engine, strict=True) for pair in zip(one, other, strict=True)]
-    assert all((a.token_ids, a.sampled) == (b.token_ids, b.sampled) for a, b in pairs), "the sides did other work"
-    traces = [trace for _, trace in pairs]
-    return {
-        "answers": len(traces),
-        "all": sum(len(trace.token_ids) for trace in traces),
-        "sampled": sum(sum(trace.sampled) for trace in traces),
-        "heard again": sum(len(trace.listens) - 1 for trace in traces),
-    }
-
-
-def _ratios(times: Mapping[str, Sequence[Figures]], clock: str) -> dict[str, Figures]:
-    """First side / each other side, of neighbours in time."""
-    first, *others = times
-    ratios = {}
-    for other in others:
-        each = [a[clock] / b[clock] for a, b in zip(times[first], times[other], strict=True)]
-        ratios[other] = {"median": statistics.median(each), "low": min(each), "high": max(each)}
-    return ratios
-
-
-def _median(times: Sequence[Figures], name: str) -> float:
-    return statistics.median(one[name] for one in times)
-
-
-def tables(result: dict[str, Any]) -> list[Table]:
-    """What a person reads."""
-    return [_rates(result), _memory(result), _growth(result)]
-
-
-def _rates(result: dict[str, Any]) -> Table:
-    tokens = result["tokens"]
-    table = _table(
-        f"{result['parameters'] / 1e6:.1f} M parameters, {result['repeats']} repeats, rates by CPU time\na step: 1"
-        f" question, {tokens['answers']} answers, {tokens['sampled']} sampled tokens, {tokens['heard again']} segments",
-        ("", "side", "rate", "ratio", "spread"),
-    )
-    table.columns[1].justify = "left"
-    for label, kind, times, clock, scale in (
-        ("traces a minute", "rollout", result["rollout"], "rollout cpu", 60 * tokens["answers"]),
-        ("GRPO steps an hour", "step", result["grpo"], "cpu", 3600),
-        ("SFT tokens a second", "sft", result["sft"], "cpu", tokens["SFT"]),
+def tables(result: Mapping[str, Any]) -> list[Table]:
+    """Rates, memory, and how a step grows."""
+    rows: list[list[str]] = []
+    rules = []
+    for label, times, clock, scale in (
+        ("traces per minute", result["rollout"], "rollout cpu", 60 * result["answers"]),
+        ("GRPO steps per hour", result["grpo"], "cpu", 3600),
+        ("SFT tokens per second", result["sft"], "cpu", result["sft tokens"]),
     ):
-        for index, (side, found) in enumerate(times.items()):
-            ratio = result["ratios"][kind].get(side)
-            cells = (f"{ratio['median']:.2f}", f"{ratio['low']:.2f} to {ratio['high']:.2f}") if ratio else ("", "")
-            table.add_row("" if index else label, side, f"{scale / _median(found, clock):,.0f}", *cells)
-        table.add_section()
-    return table
+        rules.append(len(rows))
+        for place, (side, found) in enumerate(times.items()):
+            compared = spread(ratio(times, next(iter(times)), side, clock)) if place else ["", ""]
+            rows.append(["" if place else label, side, f"{scale / median(found, clock):,.0f}", *compared])
+    title = f"{result['parameters'] / 1e6:.1f} M parameters, {result['repeats']} repeats, rates by CPU time"
+    note = f"a step: {result['answers']} answers to 1 question, {result['sampled']} tokens, {result['heard']} segments"
+    rates = Table(["", "side", "rate", "ratio", "lowest to highest"], rows, note, title, rules)
+    peaks = [[side, f"{n / 1e6:,.0f}", f"{n / result['memory'][PLAIN]:.2f}"] for side, n in result["memory"].items()]
+    memory = Table(["", "MB", "ratio"], peaks, "The most within a step, weights not counted, on the same answers.")
+    grown = [[GROWTH[point["what"]][0], f"{point['value']:g}", *(f"{x:.2f}" for x in _parts(point))]
+             for point in result["growth"]]  # fmt: skip
+    growth = Table(["", "value", "rollout", "rest of the step"], grown, title="how a step of GRPO grows, CPU seconds")
+    return [rates, memory, growth]
 
 
-def _memory(result: dict[str, Any]) -> Table:
-    table = _table("The most memory within a step, weights not counted, on the same answers", ("", "MB", "ratio"))
-    first = result["memory"][PLAIN]
-    for name, peak in result["memory"].items():
-        table.add_row(name, f"{peak / 1e6:,.0f}", f"{peak / first:.2f}")
-    return table
+def _parts(point: Mapping[str, Any]) -> tuple[float, float]:
+    """CPU seconds of the rollout and of the rest of a step."""
+    rollout = median(point["times"], "rollout cpu")
+    return rollout, median(point["times"]) - rollout
 
 
-def _growth(result: dict[str, Any]) -> Table:
-    table = _table("How a step of GRPO grows, CPU seconds", ("", "", "rollout", "rest of the step", "step"))
-    before = None
-    for point in result["growth"]:
-        if before not in (None, point["what"]):
-            table.add_section()
-        rollout, step = _median(point["times"], "rollout cpu"), _median(point["times"], "cpu")
-        label = WORDS[point["what"]] if before != point["what"] else ""
-        table.add_row(label, f"{point['value']:g}", f"{rollout:.2f}", f"{step - rollout:.2f}", f"{step:.2f}")
-        before = point["what"]
-    return table
-
-
-def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for index, name in enumerate(columns):
-        table.add_column(name, justify="right" if index else "left")
-    return table
-
-
-def draw(growth: Sequence[dict[str, Any]], picture: Path) -> None:
+def growth_figure(growth: Sequence[Mapping[str, Any]]) -> Any:
     """A panel for each thing that is varied: CPU seconds of the rollout and of the rest of a step."""
-    from matplotlib import pyplot
-
-    from relisten.plotting import COLOURS
-
     names = list(dict.fromkeys(point["what"] for point in growth))
-    figure, axes = pyplot.subplots(1, len(names), figsize=(3.2 * len(names), 3), sharey=True, squeeze=False)
-    for axis, name in zip(axes[0], names, strict=True):
+    figure, axes = plotting.axes(3.0, 1, len(names), width=3.0 * len(names), sharey=True, squeeze=False)
+    for axis, name in zip(axes, names, strict=True):
         points = [point for point in growth if point["what"] == name]
-        rollout = [_median(point["times"], "rollout cpu") for point in points]
-        rest = [_median(point["times"], "cpu") - r for point, r in zip(points, rollout, strict=True)]
+        rollout, rest = zip(*map(_parts, points), strict=True)
         at = range(len(points))
-        axis.bar(at, rollout, color=COLOURS[0], label="rollout")
-        axis.bar(at, rest, bottom=rollout, color=COLOURS[4], label="rewards and update")
+        axis.bar(at, rollout, color=plotting.COLOURS[0], label="rollout")
+        axis.bar(at, rest, bottom=rollout, color=plotting.COLOURS[4], label="rewards and update")
         axis.set_xticks(at, [f"{point['value']:g}" for point in points])
-        axis.set_xlabel(WORDS[name])
-    axes[0][0].set_ylabel("CPU seconds a step")
-    axes[0][0].legend(frameon=False, fontsize=8)
-    figure.tight_layout()
-    figure.savefig(picture, dpi=120)
-    pyplot.close(figure)
+        axis.set_xlabel(GROWTH[name][0])
+    axes[0].set_ylabel("CPU seconds per step")
+    plotting.legend(axes[0], 1)
+    return figure
 
 
 commands = standalone(train, "python -m benchmarks.training")

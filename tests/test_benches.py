@@ -1,0 +1,95 @@
+"""The benchmarks: every side does equal work, and every figure is there; the figures themselves are not asserted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_example
+
+from benchmarks import data_build, engine, evaluation, training
+from benchmarks.timing import measure, noise
+from relisten.cli import run
+from relisten.engine.engine import GenerationConfig
+from relisten.models.qwen2_5_omni import Qwen2_5Omni
+from relisten.training.sft import collate
+from relisten.training.trainer import token_logprobs_of
+
+WORK = training.Work(group_size=3, seconds=5.0, segments=2, sampled=24)
+
+
+def test_every_side_of_the_engine_does_equal_work() -> None:
+    model = engine.random_model(
+        hidden_size=32, num_layers=1, num_heads=1, num_key_value_heads=1, intermediate_size=32, audio_width=16,
+        audio_layers=1, audio_heads=1, audio_intermediate_size=16, num_mel_bins=16,
+    )  # fmt: skip
+    times, traces = measure(engine.sides(model), 1)
+    table, result = engine.report(times, traces)
+    assert len(traces["no pause"].listens) == 1 and len(traces["one"].listens) == 4
+    assert all(sum(trace.sampled) == engine.NUM_SAMPLED for trace in traces.values())
+    assert len(table.rows) == len(result["ratios"]) == len(engine.RATIOS) and json.dumps(result)
+    traces["naive"] = traces["no pause"]
+    with pytest.raises(AssertionError, match="unequal work"):
+        engine.report(times, traces)
+
+
+def test_engine_and_usual_loop_write_the_same(build_model: Callable[..., Qwen2_5Omni]) -> None:
+    model = build_model(layers=2)
+    examples = [make_example(1.0, seed) for seed in range(2)]
+    [table], result = evaluation.compare(model, examples, GenerationConfig(max_new_tokens=5), 2, 1)
+    assert set(result["same"].values()) == {2} and len(table.rows) == 3
+
+
+def test_answers_are_as_long_as_said_and_hear_as_much_at_places_of_their_own() -> None:
+    [row] = training.encoded(training.tiny(), WORK)
+    traces = [one.trace for one in row]
+    assert [sum(trace.sampled) for trace in traces] == [18, 24, 30]
+    assert all(len(trace.listens) == 3 and not trace.refusals for trace in traces)
+    assert len({trace.listens[1].segment for trace in traces}) == len({trace.listens[1].at for trace in traces}) == 3
+
+
+def test_the_plain_trainer_is_given_the_same_rows() -> None:
+    """Its forward gives our log-probabilities, once placeholders are left out of them as we do."""
+    model = training.tiny()
+    rows = [[one] for row in training.encoded(model, WORK) for one in row]
+    batch = training.plain(rows)
+    labels = batch.pop("labels")[:, 1:]
+    with torch.no_grad():
+        logits = model.module(**batch).logits[:, :-1][labels != -100]
+        packed = collate(rows)
+        ours, _ = token_logprobs_of(model, packed | {"token_ids": packed["labels"][1:]})
+    logits[:, model.banned_token_ids] = -torch.inf
+    theirs = logits.log_softmax(-1).gather(1, labels[labels != -100][:, None])[:, 0]
+    torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=0)
+
+
+def test_the_peak_is_what_was_held_at_once() -> None:
+    found: dict[str, float] = {}
+    with training.peak_bytes(found):
+        for _ in range(3):
+            one = torch.ones(1000)
+            two = one + 1
+            del one, two
+    assert 8000 <= found["peak"] < 9000
+
+
+def test_training_gives_tables_a_file_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--quick", "--questions", "2", "--out", str(tmp_path / "f.json"), "--plot", str(tmp_path / "f.png")]
+    assert run(command, training.commands) == 0
+    result = json.loads((tmp_path / "f.json").read_text())
+    assert len(result["memory"]) == 4 and min(result["memory"].values()) > 0 and len(result["growth"]) == 3
+    losses = [result["losses"][side] for side in (training.PLAIN, training.OURS)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02), "placeholders are banned in ours alone"
+    assert (tmp_path / "f.png").stat().st_size > 1000
+    said = capsys.readouterr().out
+    assert "traces per minute" in said and "SFT tokens per second" in said and "{'loss'" not in said
+    assert run(["--repeats", "0"], training.commands) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_recordings_of_noise_are_as_long_as_said() -> None:
+    assert [round(e.audio.duration, 3) for e in noise(training.tiny(), 2.0, 3)] == [2.0] * 3  # type: ignore[union-attr]
+    assert next(iter(data_build.clips(1))).duration == 10.0
