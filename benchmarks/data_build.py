@@ -18,8 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from relisten.data import compose
+from relisten.data.budget import Budget
+from relisten.data.caller import Caller
+from relisten.data.job import Plan, fingerprint
 from relisten.data.messages import Messages
-from relisten.data.pipeline import Build, Limits, Plan, fingerprint
+from relisten.data.pipeline import Pipeline
 from relisten.data.store import Call, Store
 from relisten.types import Clip, Event
 
@@ -82,19 +85,19 @@ def overhead(folder: Path, num: int) -> None:
 def flight(folder: Path, num: int) -> None:
     teacher = Instant(0.2)
     with Store(folder / "s.sqlite") as store:
-        build = asyncio.run(_build(teacher, store, folder, clips(num // 2), num // 2))
+        caller = asyncio.run(_build(teacher, store, folder, clips(num // 2), num // 2))
     levels = teacher.levels
     first = next(at for at, level in levels if level == 64)
     last = max(at for at, level in levels if level == 64)
     inside = [(at, level) for at, level in levels if first <= at <= last]
     area = sum((b - a) * level for (a, level), (b, _) in itertools.pairwise(inside))
-    print(f"{num} calls of 0.2 s: mean {area / (last - first):.1f} in flight of 64, most {build.most_in_flight}")
+    print(f"{num} calls of 0.2 s: mean {area / (last - first):.1f} in flight of 64, most {caller.most_in_flight}")
 
 
-async def _build(teacher: Instant, store: Store, folder: Path, found: Iterator[Clip], num: int) -> Build:
-    build = Build(plan(teacher), Limits(), store, folder)
-    await build.run(found, num)
-    return build
+async def _build(teacher: Instant, store: Store, folder: Path, found: Iterator[Clip], num: int) -> Caller:
+    caller = Caller(store, Budget(store.spent()))
+    await Pipeline(plan(teacher), caller, folder).run(found, num)
+    return caller
 
 
 def resume(folder: Path, num: int, times: int = 3) -> None:
@@ -104,8 +107,8 @@ def resume(folder: Path, num: int, times: int = 3) -> None:
     for _ in range(times):
         begun, used = time.perf_counter(), time.process_time()
         with Store(folder / "s.sqlite") as store:
-            build = asyncio.run(_build(Instant(), store, folder, clips(num), num))
-            assert build.calls == 0
+            caller = asyncio.run(_build(Instant(), store, folder, clips(num), num))
+            assert caller.calls == 0
         wall, used = time.perf_counter() - begun, time.process_time() - used
         print(f"{num:,} clips found done in {wall:.1f} s of wall time, {used:.1f} s of CPU", flush=True)
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")

@@ -33,10 +33,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "commands": {VALUES, "models", "engine", "evals", "training", "data", "reports"},
 }
 COMMAND_LINE = {"relisten.cli", "relisten.__main__"}
-KNOWN_CIRCLES: set[frozenset[str]] = {
-    frozenset({"relisten.data.build", "relisten.data.spread"}),
-}
-"""Circles that are being taken apart; this set is to be empty."""
 HEAVY = {"torch", "transformers", "accelerate", "matplotlib"}
 
 
@@ -115,12 +111,9 @@ def test_no_circles() -> None:
 
     reach = {module: reached(module) for module in MODULES}
     circle = sorted(module for module in MODULES if module in reach[module])
-    pairs = {frozenset({a, b}) for a in circle for b in needs[a] if a in needs[b]}
-    known = {module for pair in KNOWN_CIRCLES for module in pair}
-    new = [module for module in circle if not known & (reach[module] | {module})]
-    assert not new and pairs <= KNOWN_CIRCLES, (
-        f"these modules import each other: {new or [sorted(p) for p in pairs - KNOWN_CIRCLES]}; put what both need into"
-        " a module below them, or let the caller pass it in"
+    assert not circle, (
+        f"these modules import each other: {circle}; put what both need into a module below them, or let the caller"
+        " pass it in"
     )
 
 

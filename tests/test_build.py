@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 import soundfile
 from test_describe import needs_ears, serving
 
+from relisten import cli
 from relisten.audio import load
-from relisten.data.build import BuildConfig, build
+from relisten.data.build import build
+from relisten.data.build_config import BuildConfig
 from relisten.data.export import read_set
 from relisten.data.worlds.scene_files import write_scenes
 from relisten.types import Clip, Event
@@ -133,3 +136,38 @@ def test_requests_that_are_sent_again_are_counted(tmp_path: Path, plain: Path) -
 def test_a_describing_server_with_a_wrong_key_stops_the_run(tmp_path: Path, plain: Path) -> None:
     with serving(status=401) as (url, _), pytest.raises(ValueError, match="cannot be asked at all"):
         built(tmp_path, "folder", plain, describer=f"{url}#tiny")
+
+
+def test_a_table_of_wrong_paths_is_told_with_reasons_and_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = [{"label": label, "start": 1.0 + n, "end": 1.6 + n} for n, label in enumerate(("Dog", "Bell", "Horn"))]
+    rows = [{"id": f"clip {n}", "audio_path": f"gone/{n}.wav", "events": events} for n in range(50)]
+    (tmp_path / "broken.wav").write_bytes(b"RIFF....WAVE")
+    rows.append({"id": "odd", "audio_path": "broken.wav", "events": events})
+    table = tmp_path / "clips.jsonl"
+    command = ["data", "build", "--source", "generic", "--root", str(tmp_path), "--out", str(tmp_path / "out")]
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert cli.run(command) == 2
+    told = capsys.readouterr().err
+    assert "50 left out: no recording (clip 0, clip 1, clip 2, ...)" in told and "1 left out: unreadable" in told
+    rows.append({"id": "yard", "audio_path": str(EXAMPLES / "scene-1.flac"), "events": events})
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert cli.run([*command, "--questions", "3"]) == 0
+    told = capsys.readouterr().out
+    assert "left out: no recording" in told and "50" in told and "left out: unreadable" in told
+
+
+def test_a_recording_whose_name_is_not_utf_8_is_used_like_any_other(tmp_path: Path) -> None:
+    """In `--source folder` a Latin-1 file name ended the store's writer, and the build waited for ever."""
+    (tmp_path / "plain").mkdir()
+    for name in (b"caf\xe9.wav", b"caf\xe8.wav"):
+        with open(os.fsencode(tmp_path / "plain") + b"/" + name, "wb") as file:  # noqa: PTH123
+            soundfile.write(file, load(EXAMPLES / "scene-1.flac").samples, 16_000, format="WAV")
+    (tmp_path / "plain" / os.fsdecode(b"none\xff.wav")).write_bytes(b"RIFF....WAVE")
+    made = built(tmp_path, "folder", tmp_path / "plain", describer="test_build:finds")
+    assert made["counts"]["clips"] == 2 and made["files"]["sft.jsonl"] > 0
+    examples = list(read_set(tmp_path / "out/sft.jsonl"))
+    assert {load(example.audio).rate for example in examples} == {16_000}
+    assert {example.id[:10] for example in examples} <= {"caf\\udce9-", "caf\\udce8-"}
+    assert "none" in (tmp_path / "out/rejected.jsonl").read_text(encoding="utf-8")

@@ -23,9 +23,10 @@ from teacher_server import COMPLETION_TOKENS, PROMPT_TOKENS, TeacherServer, serv
 from relisten import records
 from relisten.cli import run
 from relisten.data import export, leakage
-from relisten.data.build import BuildConfig, build
+from relisten.data.build import build
+from relisten.data.build_config import BuildConfig
 from relisten.data.export import SETS
-from relisten.data.pipeline import fingerprint
+from relisten.data.job import fingerprint
 from relisten.data.route import Funnel, route
 from relisten.data.store import Call, Store
 from relisten.reports import data_stats as stats
@@ -452,7 +453,8 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from relisten.data.build import BuildConfig, build
+from relisten.data.build import build
+from relisten.data.build_config import BuildConfig
 settings = json.loads(sys.argv[2])
 build(BuildConfig(**settings | {"root": Path(settings["root"]), "out": Path(settings["out"])}))
 """

@@ -27,7 +27,8 @@ from pathlib import Path
 out, root, most = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 sys.path.insert(0, sys.argv[4])
 from relisten.data import store
-from relisten.data.build import BuildConfig, build
+from relisten.data.build import build
+from relisten.data.build_config import BuildConfig
 kept, num = store.Store.keep_outcome, 0
 
 async def keep_and_die(*given, **more):

@@ -18,7 +18,8 @@ from test_pipeline import config, remote, sets
 
 from relisten import cli, redact
 from relisten.data import describers, servers
-from relisten.data.build import BuildConfig, build
+from relisten.data.build import build
+from relisten.data.build_config import BuildConfig
 from relisten.data.servers import Server
 from relisten.data.store import Call
 from relisten.data.teachers import open_teacher
@@ -212,3 +213,56 @@ def test_a_describing_server_is_bounded_in_the_same_way(monkeypatch: pytest.Monk
     with serving(lambda *_: fault) as server, pytest.raises(ValueError, match="check that it takes audio") as caught:
         describers.find(f"{server.url}#m", limits)(Clip("c", Audio(np.zeros(16_000, np.float32)), 1.0))
     assert KEY not in str(caught.value) and server.sent < 3 * servers.MOST_BYTES
+
+
+@pytest.mark.parametrize("fault", ["500", "400", "401", "cut", "empty"])
+def test_an_estimate_from_a_server_that_fails_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: str
+) -> None:
+    """It said "cost 0.00" with exit code 0."""
+    monkeypatch.setattr("relisten.data.teachers.FIRST_WAIT", 0.01)
+    with serving(lambda *_: fault) as server:
+        code = cli.run([*command(config(tmp_path, 8)), "--teacher", "m", "--url", server.url, "--dry-run"])
+    told = capsys.readouterr()
+    assert code == 2 and "cost" not in told.out and ("no estimate is possible" in told.err or "401" in told.err)
+
+
+def test_an_estimate_from_no_server_is_an_error_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("relisten.data.teachers.FIRST_WAIT", 0.01)
+    with serving() as server:
+        url = server.url
+    assert cli.run([*command(config(tmp_path, 8)), "--teacher", "m", "--url", url, "--dry-run"]) == 2
+    assert "5 x compose: teacher: ConnectError" in capsys.readouterr().err
+
+
+def test_an_estimate_leaves_out_the_clips_for_which_the_server_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [*command(config(tmp_path, 8)), "--teacher", "m", "--dry-run", "--retries", "0"]
+    with serving(lambda number, _: "500" if number == 1 else "") as server:
+        assert cli.run([*given, "--url", server.url]) == 1
+    told = capsys.readouterr()
+    assert "from 4 clips" in told.out and "failed for 1 clips of the sample" in told.err and "500" in told.err
+
+
+def test_calls_that_wait_to_be_sent_again_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("relisten.data.pipeline.LOOK", 0.02)
+    monkeypatch.setattr("relisten.data.teachers.FIRST_WAIT", 0.2)
+    with serving(lambda number, _: "503" if number <= 4 else "") as server:
+        build(config(tmp_path, 4, **remote(server)))
+    assert "wait to be sent again (503: slow down)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"), [("--in-flight", "at least 1 and at most 1,000"), ("--workers", "at most 1,000")]
+)
+def test_more_calls_than_a_process_can_make_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str, said: str
+) -> None:
+    settings = config(tmp_path, 4)
+    assert cli.run([*command(settings), flag, "100000000"]) == 2
+    assert said in capsys.readouterr().err and not settings.out.exists()

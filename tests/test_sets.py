@@ -12,7 +12,8 @@ from tiny import TINY
 
 from relisten import cli, records
 from relisten.data import export
-from relisten.data.build import BuildConfig, build
+from relisten.data.build import build
+from relisten.data.build_config import BuildConfig
 from relisten.data.join import JoinConfig, join, largest
 from relisten.data.worlds.scene_files import write_scenes
 from relisten.models import nano

@@ -13,7 +13,8 @@ import soundfile
 
 from relisten import cli
 from relisten.data import sources
-from relisten.data.build import BuildConfig, build
+from relisten.data.build import build
+from relisten.data.build_config import BuildConfig
 from relisten.data.sources import LeftOut, audioset_strong, audiotime, avqa, castella, musicbench
 from relisten.types import Clip, Event
 

@@ -16,7 +16,8 @@ from test_pipeline import config, remote, sets
 
 from relisten.commands.data_build import shard
 from relisten.data import shards
-from relisten.data.build import BuildConfig, build
+from relisten.data.build import build
+from relisten.data.build_config import BuildConfig
 from relisten.data.store import Call, Store
 
 needs_ray = pytest.mark.skipif(

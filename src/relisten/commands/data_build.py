@@ -9,8 +9,8 @@ from cyclopts import Parameter
 from rich.table import Table
 from rich.text import Text
 
-from relisten.data.build import BuildConfig
 from relisten.data.build import build as run_build
+from relisten.data.build_config import BuildConfig
 from relisten.reports.text import console, printable
 
 
@@ -22,52 +22,67 @@ def build(
     dry_run: bool = False,
     sample: int = 5,
 ) -> int:
-    """Make sets for SFT and RL: questions, choices, answers, and chains of thought that name segments.
+    """Make training sets for SFT and RL: questions with choices, answers, and chains of thought that name segments.
 
-    Describe, compose, check, judge, route. A run that was stopped goes on where it was when it is started again, and
-    pays for no call twice. Writes sft.jsonl, rl.jsonl, rejected.jsonl and manifest.json. Exits with 1 when the run
-    stopped early (budget, server down), when no question was kept, or when the text alone gives the answers away (blind
-    guesser over its margin).
+    Each clip is described, a teacher composes questions about it, code checks them, a judge reads them, and they are
+    divided into sft.jsonl, rl.jsonl and rejected.jsonl; manifest.json says how. If a build is stopped, even by force,
+    the same command continues it and pays for no call twice. Exits with 1 when the build stopped early (budget, server
+    down), when no question was kept, or when the text alone gives the answers away.
 
     Parameters
     ----------
     settings
-        A YAML file with any of the options below, their dashes as underscores; flags win over it.
+        A YAML file with any of the options below, written with underscores; options on the command line win over it.
     dry_run
-        Estimate calls, tokens and cost from a few clips. These are really asked about; their calls are kept.
+        Estimate calls, tokens and cost from a few clips. The server is really asked, and these calls are kept.
     sample
-        How many clips that are, with --dry-run.
+        Number of clips for --dry-run.
     """
     if sample < 1:
         raise ValueError(f"sample is {sample}; an estimate needs at least 1 clip")
     made = run_build(config, sample if dry_run else 0)
     told = estimate if dry_run else shard if config.shard else summary
     console().print(told(made))
+    if said := _trouble(made, config.out):
+        console(stderr=True).print(printable(said))
+    return int(bool(said))
+
+
+def _trouble(made: dict[str, Any], out: Path) -> str:
+    """Why a build, a shard or an estimate is not what it should be; empty where it is."""
     if made["stopped"]:
-        console(stderr=True).print(f"stopped early: {made['stopped']}; start again to go on")
-    elif not dry_run and not config.shard:
-        if not made["counts"]["sft"] + made["counts"]["rl"]:
-            console(stderr=True).print(f"no question was kept; {config.out / 'rejected.jsonl'} says why")
-            return 1
-        blind = made["blind"]
-        if not blind["passed"]:
-            console(stderr=True).print(
-                f"the text alone gives {blind['accuracy']:.3f} (chance {blind['chance']:.3f}, margin"
-                f" {blind['margin']:g}): choose wrong choices anew, or ask for other kinds of questions"
-            )
-            return 1
-    return int(bool(made["stopped"]))
+        return f"stopped early: {made['stopped']}; start again to go on"
+    if failed := made.get("failed"):
+        why = "; ".join(f"{num} x {reason}" for reason, num in failed.items())
+        return f"the server failed for {sum(failed.values())} clips of the sample, which are not counted: {why}"
+    if "blind" not in made:  # an estimate or a shard
+        return ""
+    if not made["counts"]["sft"] + made["counts"]["rl"]:
+        return f"no question was kept; {out / 'rejected.jsonl'} says why"
+    if not (blind := made["blind"])["passed"]:
+        return (
+            f"the text alone gives {blind['accuracy']:.3f} of the answers (chance {blind['chance']:.3f}, margin"
+            f" {blind['margin']:g}); draw other wrong choices, or ask for other kinds of questions"
+        )
+    return ""
 
 
 def summary(manifest: dict[str, Any]) -> Table:
-    """How many got how far, and what it took."""
+    """How many clips and questions got how far, why the others did not, and what it took."""
     counts, spent, blind = manifest["counts"], manifest["calls"]["all"], manifest["blind"]
-    caption = (
-        f"{_calls(spent)}\nblind guesser {blind['accuracy']:.3f}, chance {blind['chance']:.3f} (n = {blind['num']:,})"
+    measured = (
+        f"{blind['accuracy']:.3f}" if blind["accuracy"] or not blind["num"] else "not measured: too few questions"
     )
-    if blind["num"] and not blind["accuracy"]:
-        caption = caption.replace(f"{blind['accuracy']:.3f}", "not measured: too few questions")
-    return _table("data build", {**{name: counts[name] for name in FUNNEL}, **_reasons(counts["reasons"])}, caption)
+    caption = f"{_calls(spent)}\nblind guesser {measured}, chance {blind['chance']:.3f} (n = {blind['num']:,})"
+    rows = {name: counts[name] for name in FUNNEL}
+    source = manifest["source"]
+    for what, reasons in (
+        ("left out:", source["left out"]),
+        ("kept, but", source["notes"]),
+        ("out at", counts["reasons"]),
+    ):
+        rows |= _reasons(what, reasons)
+    return _table("data build", rows, caption)
 
 
 def _calls(spent: dict[str, Any]) -> str:
@@ -78,21 +93,26 @@ def _calls(spent: dict[str, Any]) -> str:
 
 
 def shard(made: dict[str, Any]) -> str:
-    """What a shard took, and what comes next."""
+    """What a shard took, and what to do next."""
     if made["stopped"]:
         return f"shard {made['shard']}: {_calls(made['calls'])}"
     return (
         f"shard {made['shard']} is done: {_calls(made['calls'])}\n"
-        "When all are, build again without --shard: that takes them together and writes the sets."
+        "When all shards are done, build again without --shard: that joins them and writes the sets."
     )
 
 
+MOST_REASONS = 10
 FUNNEL = ("left out by the source", "clips", "described", "asked", "composed", "checked", "judged", "sft", "rl")
 
 
-def _reasons(reasons: dict[str, int], most: int = 6) -> dict[str, int]:
+def _reasons(what: str, reasons: dict[str, int]) -> dict[str, int]:
+    """A row for each of the most frequent reasons, and one for all the others."""
     ordered = sorted(reasons.items(), key=lambda pair: -pair[1])
-    return {f"out at {reason}": count for reason, count in ordered[:most]}
+    rows = {f"{what} {reason}": count for reason, count in ordered[:MOST_REASONS]}
+    if rest := ordered[MOST_REASONS:]:
+        rows[f"{what} {len(rest)} other reasons"] = sum(count for _, count in rest)
+    return rows
 
 
 def estimate(made: dict[str, Any]) -> Table:

@@ -215,7 +215,7 @@ def _refused(error: APIStatusError) -> Failed:
     if 300 <= status < 400:
         target = redact.one_line(error.response.headers.get("location", "another address"))
         return Failed(f"{status}: the server points to {target}; redirects are not followed, give that as url", "fatal")
-    reason = f"{status}: {redact.one_line(str(error.message))}"
+    reason = f"{status}: {redact.one_line(str(error.message).removeprefix(f'Error code: {status} - '))}"
     if status in (408, 409, 429) or status >= 500:
         return Failed(reason, "passing", retry_after(error.response.headers))
     return Failed(reason, "fatal" if status in (401, 402, 403, 404) else "lasting")

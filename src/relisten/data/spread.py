@@ -1,7 +1,7 @@
-"""A build on Ray: each worker does a shard, on any machine of the cluster; then this process puts them together.
+"""A build on Ray: each worker builds one shard, on any machine of the cluster; then this process joins the shards.
 
-The folders of source and sets must be seen under the same paths by all machines, and relisten be installed on them. A
-worker that dies is begun again on another, and finds in its shard's store what was done.
+All machines must see the folders of the source and of the sets under the same paths, and have relisten installed. If a
+worker dies, Ray starts it again on another machine, and it finds in its shard's store what was done.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import pickle
 import sqlite3
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,22 +24,19 @@ from tqdm import tqdm
 from relisten.data import shards
 
 if TYPE_CHECKING:
-    from relisten.data.build import BuildConfig
+    from relisten.data.build_config import BuildConfig
 
 LOOK = 1.0
-"""Seconds between two looks at how far the shards are."""
+"""Seconds between two looks at the progress of the shards."""
 
 
-def over_ray(config: BuildConfig) -> str:
-    """Do every shard; why one of them stopped early, or an empty text. Raises ValueError as a build does."""
+def over_ray(build: Callable[[BuildConfig], dict[str, Any]], config: BuildConfig) -> str:
+    """Do every shard with `build`; gives why one of them stopped early, or "". Raises ValueError as a build does."""
     try:
         import ray
         import ray.data
     except ImportError:
         raise ValueError("workers need Ray; pip install 'relisten[ray]'") from None
-    from relisten.data.build import survey
-
-    survey(config)
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     ours = not ray.is_initialized()
@@ -49,7 +47,8 @@ def over_ray(config: BuildConfig) -> str:
         ray.init(address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR, **cpus)
     num = config.workers
     here = {"folder": str(Path.cwd()), "path": json.dumps(sys.path)}
-    parts = [{"config": pickle.dumps(replace(config, workers=0, shard=f"{n}/{num}"))} | here for n in range(num)]
+    jobs = [(build, replace(config, workers=0, shard=f"{n}/{num}")) for n in range(num)]
+    parts = [{"job": pickle.dumps(job)} | here for job in jobs]
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
         whole = ray.data.from_items(parts, override_num_blocks=num)
@@ -65,20 +64,19 @@ def over_ray(config: BuildConfig) -> str:
 
 
 def _shard(row: dict[str, Any]) -> dict[str, str]:
-    """One shard, in a worker of Ray's."""
+    """Build one shard, inside a Ray worker."""
     sys.path += [place for place in json.loads(row["path"]) if place not in sys.path]
-    from relisten.data.build import build
-
     os.environ["TQDM_DISABLE"] = "1"  # the process that waits for this one draws one bar for all
     os.chdir(row["folder"])  # paths in the settings may be relative to it
     try:
-        return {"stopped": build(pickle.loads(row["config"]))["stopped"], "error": ""}
+        build, config = pickle.loads(row["job"])
+        return {"stopped": build(config)["stopped"], "error": ""}
     except ValueError as error:
         return {"stopped": "", "error": str(error)}
 
 
 class _Progress:
-    """A bar of the clips that came out so far, read from the shards' stores."""
+    """A progress bar of finished clips, read from the shards' stores."""
 
     def __init__(self, out: Path, num: int) -> None:
         self._paths = [shards.place(out, (n, num)) for n in range(num)]
@@ -99,7 +97,7 @@ class _Progress:
 
 
 def _done(path: Path) -> int:
-    """How many clips came out in a shard; 0 where it has not begun, or cannot be read now."""
+    """How many clips of a shard are finished; 0 where it has not begun, or its store cannot be read now."""
     with suppress(sqlite3.Error):
         uri = f"{path.absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True)) as store:

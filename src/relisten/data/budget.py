@@ -1,0 +1,49 @@
+"""What a build may spend, what it has spent, and what the calls in flight are likely to take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from relisten.data.store import Call, Spent
+
+Prices = tuple[float, float]
+"""Of a million tokens of prompt and of a million tokens of reply, in any one currency."""
+
+
+class Stopped(Exception):  # noqa: N818
+    """The build ends early: the budget is spent, or the server cannot be reached."""
+
+
+class Budget:
+    """Counts cost and tokens over all runs into a folder, and stops before a limit is passed."""
+
+    def __init__(self, spent: Spent, max_cost: float = 0.0, max_tokens: int = 0) -> None:
+        """spent: what earlier runs took. A limit of 0 is none."""
+        self.cost, self.tokens = spent.cost, spent.tokens
+        self.max_cost, self.max_tokens = max_cost, max_tokens
+        self._reserved_cost = self._reserved_tokens = 0.0
+
+    def book(self, call: Call) -> None:
+        """Add what a call took."""
+        self.cost += call.cost
+        self.tokens += call.prompt_tokens + call.completion_tokens
+
+    @contextmanager
+    def reserve(self, asked: float, replied: float, prices: Prices) -> Iterator[None]:
+        """Hold back the tokens that a call is likely to take, until it is over, so that all in flight fit in together.
+
+        Raises Stopped where they do not fit into what is left.
+        """
+        tokens, cost = asked + replied, (asked * prices[0] + replied * prices[1]) / 1e6
+        if self.max_tokens and self.tokens + self._reserved_tokens + tokens > self.max_tokens:
+            raise Stopped(f"the budget of {self.max_tokens:,} tokens is spent ({self.tokens:,} so far)")
+        if self.max_cost and self.cost + self._reserved_cost + cost > self.max_cost:
+            raise Stopped(f"the budget of {self.max_cost:g} is spent ({self.cost:.4g} so far)")
+        self._reserved_cost += cost
+        self._reserved_tokens += tokens
+        try:
+            yield
+        finally:
+            self._reserved_cost -= cost
+            self._reserved_tokens -= tokens

@@ -1,0 +1,155 @@
+"""The caller: each reply is paid for once, and found in the store ever after.
+
+Every reply is on the disk before anything is made of it. A reply is found by the content of its question, so it does
+not matter when the process died, or which settings have changed since.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from relisten import redact
+from relisten.data import describers
+from relisten.data.budget import Budget, Prices, Stopped
+from relisten.data.messages import Messages, digest
+from relisten.data.servers import Failed
+from relisten.data.store import Call, Failure, Store
+from relisten.data.teachers import Teacher
+from relisten.types import Clip
+
+USED = ("calls", "failed", "prompt_tokens", "completion_tokens", "cost")
+"""What is noted of the calls that a clip needed."""
+AUDIO_TOKENS = 25
+"""A second of audio, as Qwen2.5-Omni counts."""
+IN_A_ROW = 25
+"""Calls that fail one after another before the build stops: the server is down, and each clip would wait for it."""
+
+
+@dataclass(frozen=True)
+class NamedDescriber:
+    """Who says what is heard in a recording."""
+
+    name: str
+    """As in `describers.find`; a description is found again by it."""
+    describe: Callable[[Clip], Clip]
+    """Gives the clip with descriptions by the keys sound, speech, music, and with events where it found some."""
+    prices: Prices = (0.0, 0.0)
+
+
+class Caller:
+    """Asks teachers and the describer, at most so many at the same time, within a budget."""
+
+    def __init__(
+        self, store: Store, budget: Budget, in_flight: int = 64, describing: int = 1, prices: Prices = (0.0, 0.0)
+    ) -> None:
+        """in_flight: calls to teachers at the same time. describing: clips that are described at the same time.
+
+        prices: of the teachers; a call's likely cost is held back from the budget before it is made.
+        """
+        self.store, self.budget, self.prices = store, budget, prices
+        self.stopped = ""
+        """Why the build ends early; empty while it does not."""
+        self.in_flight = self.most_in_flight = 0
+        self.calls = 0
+        """Calls that were made, not found."""
+        self._calling, self._describing = asyncio.Semaphore(in_flight), asyncio.Semaphore(describing)
+        self._failures = 0
+        self._replies = [1, 1_000]
+        self._descriptions = [0, 0]
+        """Of replies and of descriptions: how many, and how many tokens they took in all."""
+        self._used: dict[str, dict[str, float]] = {}
+
+    async def ask(self, stage: str, clip: str, teacher: Teacher, messages: Messages) -> Call:
+        """The call that replies to these messages. Raises Stopped, and ValueError where no call can succeed."""
+        key = digest([teacher.name, list(messages)])
+        call = self.store.call(key)
+        if call is None:
+            async with self._calling:
+                self._check()
+                asked = sum(len(message["content"]) for message in messages) / 3
+                with self.budget.reserve(asked, self._replies[1] / self._replies[0], self.prices):
+                    call = await self._counted(teacher, messages)
+                if call.completion_tokens:
+                    self._replies = [self._replies[0] + 1, self._replies[1] + call.completion_tokens]
+                await self._keep(key, stage, clip, call)
+        return self._use(clip, call, "teacher")
+
+    async def describe(self, describer: NamedDescriber, known: bytes, clip: Clip) -> Call:
+        """The call whose text holds, as JSON, what a describer finds in a clip. Raises as `ask` does.
+
+        known: a name for what is known of the clip, by which the call is found again.
+        """
+        key = digest([describer.name, known.hex()])
+        call = self.store.call(key)
+        if call is None:
+            async with self._describing:
+                self._check()
+                num, tokens = self._descriptions
+                first = 3 * (AUDIO_TOKENS * clip.duration + 300) if "://" in describer.name else 0.0
+                with self.budget.reserve(tokens / num if num else first, 0.0, describer.prices):
+                    call = await asyncio.to_thread(_describe, describer, clip)
+                self._descriptions = [num + 1, tokens + call.prompt_tokens + call.completion_tokens]
+                await self._keep(key, "describe", clip.id, call)
+        return self._use(clip.id, call, "describer")
+
+    def used(self, clip: str) -> dict[str, float]:
+        """What the calls that a clip needed took, found ones included; they are then forgotten."""
+        return self._used.pop(clip, dict.fromkeys(USED, 0))
+
+    def _check(self) -> None:
+        if self.stopped:
+            raise Stopped(self.stopped)
+
+    async def _counted(self, teacher: Teacher, messages: Messages) -> Call:
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            return await teacher.complete(messages)
+        finally:
+            self.in_flight -= 1
+
+    async def _keep(self, key: bytes, stage: str, clip: str, call: Call) -> None:
+        """Book a call and put it on the disk before another is begun: a kill loses no more."""
+        self.calls += 1
+        self.budget.book(call)
+        self._failures = self._failures + 1 if call.failure == "passing" else 0
+        if self._failures >= IN_A_ROW or call.failure == "fatal":  # those that wait for their turn are not sent
+            self.stopped = f"{self._failures} calls in a row failed, the last with: {call.error}"
+        await self.store.keep_call(key, stage, clip, call)
+
+    def _use(self, clip: str, call: Call, who: str) -> Call:
+        """Note a call that a clip needed, found or made."""
+        sums = self._used.setdefault(clip, dict.fromkeys(USED, 0))
+        for name, value in {"calls": 1, "failed": bool(call.error)}.items():
+            sums[name] += value
+        for name in USED[2:]:
+            sums[name] += getattr(call, name)
+        if call.failure == "fatal":
+            raise ValueError(f"the {who} cannot be asked at all ({call.error}); correct that and start again")
+        return call
+
+
+def _describe(describer: NamedDescriber, clip: Clip) -> Call:
+    """A call of a describer, in this thread; its text is JSON."""
+    begun = time.perf_counter()
+    count = describers.Used()
+    describers.used.set(count)
+    text = error = ""
+    kind: Failure = ""
+    try:
+        found = describer.describe(clip)
+        events = [[e.label, e.start, e.end, e.labels] for e in found.events]
+        made: Any = {"descriptions": found.descriptions, "events": events}
+        text = json.dumps(redact.each_text(redact.whole, made), ensure_ascii=False)
+    except Failed as failed:
+        error, kind = str(failed), failed.failure
+    except Exception as failed:  # decoders and models of all kinds run here; one bad recording stops nothing
+        error, kind = redact.one_line(f"{type(failed).__name__}: {failed}", 300), "lasting"
+    cost = (count.prompt_tokens * describer.prices[0] + count.completion_tokens * describer.prices[1]) / 1e6
+    taken = (count.prompt_tokens, count.completion_tokens, cost, time.perf_counter() - begun)
+    return Call(text, "", error, kind, max(count.requests, 1), *taken)
