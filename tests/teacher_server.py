@@ -67,13 +67,11 @@ class Handler(BaseHTTPRequestHandler):
             server.bodies.append(body)
             fault = server.fault(number, messages)
             server.faults[fault] += 1
-        try:
-            if server.delay:
-                time.sleep(server.delay)
-            self.respond(fault, messages)
-        finally:
-            with server.lock:
-                server.now -= 1
+        if server.delay:
+            time.sleep(server.delay)
+        with server.lock:
+            server.now -= 1  # before the reply is out: whoever reads it may ask again at once
+        self.respond(fault, messages)
 
     def respond(self, fault: str, messages: list[dict[str, str]]) -> None:
         name, _, value = fault.partition(" ")

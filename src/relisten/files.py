@@ -88,7 +88,7 @@ def replacing_files(folder: Path, stale: str) -> Iterator[Path]:
         part.mkdir()
         yield part
         written = {path.name: path for path in part.iterdir()}
-        for path in set(folder.glob(stale)) - {folder / name for name in written}:
+        for path in sorted(set(folder.glob(stale)) - {folder / name for name in written}):
             path.unlink()
         for name, path in written.items():
             path.replace(folder / name)
