@@ -72,13 +72,13 @@ train() { # sft|grpo OPTIONS...
   fi
 }
 
-small() { # the options that turn the paper's settings into a smoke run
-  echo --lora 0 --dtype float32 --no-bf16 --steps 2 --batch-size 4 --device-batch-size 2 --save-steps 1 --attention eager
+small() { # BATCH: the options that turn the paper's settings into a smoke run
+  echo --lora 0 --dtype float32 --no-bf16 --steps 3 --batch-size "$1" --device-batch-size 2 --save-steps 1 --attention eager
 }
 
 sft() { # the cold start
   # shellcheck disable=SC2046
-  train sft --model "$model" --data "$out/data/all/sft.jsonl" --output "$out/sft" $([ -z "${SMOKE:-}" ] || small)
+  train sft --model "$model" --data "$out/data/all/sft.jsonl" --output "$out/sft" $([ -z "${SMOKE:-}" ] || small 4)
 }
 
 grpo() { # the segments are really heard
@@ -86,7 +86,7 @@ grpo() { # the segments are really heard
   [ -z "${SMOKE:-}" ] || set=sft # hardly a chain of `rules` fails its checks, so that the set for RL is too small
   # shellcheck disable=SC2046
   train grpo --model "$out/sft/model" --data "$out/data/all/$set.jsonl" --output "$out/grpo" \
-    $([ -z "${SMOKE:-}" ] || { small; echo --mini-batch-size 2 --group-size 4 --max-new-tokens 96; })
+    $([ -z "${SMOKE:-}" ] || { small 8; echo --mini-batch-size 4 --max-new-tokens 96; })
 }
 
 evaluate() { # every row, one process for each GPU, each with its share of the questions

@@ -70,6 +70,7 @@ def test_every_stage_runs_with_nano_and_is_done_once(tmp_path: Path) -> None:
     )
     assert [row for row, _ in rows] == ["A", "B", "C", "D"]
     assert len({questions for _, questions in rows}) == 1
-    assert (tmp_path / "grpo" / "model" / "config.json").is_file()
+    weights = {(tmp_path / stage / "model" / "model.safetensors").read_bytes() for stage in ("sft", "grpo")}
+    assert len(weights) == 2, "GRPO changed nothing: the answers of each group earned the same"
     again = reproduce(SMOKE="1", OUT=str(tmp_path))
     assert again.stdout.count(": done (remove") == 6
