@@ -272,7 +272,7 @@ def test_validate_names_every_bad_line(capsys: pytest.CaptureFixture[str], tmp_p
     assert cli.run(["data", "validate", str(path)]) == 1
     shown = capsys.readouterr().out.splitlines()
     expected = {
-        2: "is not among the choices", 3: "is that of line 1 too", 4: "two choices are the same", 5: "ends at 9 s",
+        2: "is not among the choices", 3: "is used in line 1 too", 4: "two choices are the same", 5: "ends at 9 s",
         6: "no such file", 7: "cannot be read", 8: "identifier /m/0bt9lr", 9: "not an object", 10: "has no length",
         11: "holds <think>", 12: "is shorter than 0.2 s", 13: "is not JSON",
     }  # fmt: skip

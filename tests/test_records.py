@@ -263,7 +263,7 @@ def test_a_recording_elsewhere_keeps_its_path(tmp_path: Path) -> None:
         ({"answer": "four"}, "the answer 'four' is not among the choices"),
         ({"answer": True}, "'answer' must be a text, not True"),
         ({"cot": {}}, "'cot' must be a text"),
-        ({"cot": "a\ud800"}, "'cot' holds half a character"),
+        ({"cot": "a\ud800"}, "'cot' holds half of a character"),
     ],
 )
 def test_a_bad_example_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:

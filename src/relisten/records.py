@@ -18,13 +18,13 @@ from relisten.types import Example, Segment
 
 _FIELDS = ("id", "audio_path", "question", "choices", "answer", "cot")
 _GOLD = ("thinking", "cue", "rubric")
-"""MMAR's reference reasoning: a model or a training set must never see it."""
+"""MMAR's reference reasoning, which neither a model nor a training set may see."""
 _HALF = re.compile("[\ud800-\udfff]")
-"""Half of a character, which JSON can hold and no tokenizer takes."""
+"""Half of a surrogate pair, which JSON can hold and no tokenizer takes."""
 
 
 def read(path: str | os.PathLike[str], torn: bool = False) -> Iterator[dict[str, Any]]:
-    """Each line's object; ValueError names the line. `torn`: leave out a last line that a crash cut short."""
+    """The object of each line. Raises ValueError that names the line. torn: skip a last line that a crash cut short."""
     for _, record in _numbered(Path(path), torn):
         yield record
 
@@ -62,9 +62,10 @@ def append(path: str | os.PathLike[str], record: Mapping[str, Any], size: int | 
 
 
 def resume(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """What an earlier run wrote; lines of failures (`error`) are taken out of the file, so that they are tried again.
+    """The lines that an earlier run wrote; [] if the file does not exist yet.
 
-    [] where the file does not exist yet. A last line that a crash cut short is left for `append` to clear away.
+    Lines of failures (with `error`) are removed from the file, so that these questions are tried again. A last line
+    that a crash cut short is left for `append` to remove.
     """
     path = Path(path)
     if not path.exists():
@@ -78,9 +79,9 @@ def resume(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def entries(path: str | os.PathLike[str], torn: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, object) of each entry of a .json list, each row of a .parquet, or each line of any other file.
+    """(place, object) of each entry of a .json list, each row of a .parquet file, or each line of any other file.
 
-    ValueError names the place. `torn`: as for `read`.
+    Raises ValueError that names the place. torn: as for `read`.
     """
     path = Path(path)
     if path.suffix.lower() == ".parquet":
@@ -90,7 +91,7 @@ def entries(path: str | os.PathLike[str], torn: bool = False) -> Iterator[tuple[
 
 
 def table(path: Path) -> Any:
-    """A Parquet file as a pyarrow.Table. ValueError where it cannot be read."""
+    """A Parquet file as a pyarrow.Table. Raises ValueError if it cannot be read."""
     try:
         import pyarrow.parquet
     except ImportError:
@@ -114,7 +115,7 @@ def examples_from(
     path: str | os.PathLike[str],
     folder: str | os.PathLike[str] | None = None,
 ) -> list[Example]:
-    """`read_examples` on entries of the file at `path` that are in MMAR's form already."""
+    """Examples from (place, object) pairs of the file at `path`, which are in MMAR's form; see `read_examples`."""
     examples: list[Example] = []
     places: dict[str, str] = {}
     for place, record in placed:
@@ -132,7 +133,10 @@ def examples_from(
 
 
 def example_from_record(record: Mapping[str, Any], folder: str | os.PathLike[str]) -> Example:
-    """One question in MMAR's form; `audio_path` is relative to `folder`. Keys it does not know become labels."""
+    """One question in MMAR's form; `audio_path` is relative to `folder`. All other keys become labels.
+
+    Raises ValueError that names the key.
+    """
     for key in ("id", "audio_path", "question"):
         if key not in record:
             raise ValueError(f"has no {key!r}; an example needs id, audio_path and question (and choices, answer)")
@@ -145,7 +149,7 @@ def example_from_record(record: Mapping[str, Any], folder: str | os.PathLike[str
         raise ValueError(f"'choices' must be a list of texts, not {_short(choices)}")
     written = [*((key, texts[key]) for key in ("question", "answer", "cot")), *(("choices", c) for c in choices)]
     if halved := [key for key, text in written if text is not None and not text.isascii() and _HALF.search(text)]:
-        raise ValueError(f"{halved[0]!r} holds half a character and is no text; write it anew")
+        raise ValueError(f"{halved[0]!r} holds half of a character and is not text; write it again")
     answer = texts["answer"]
     if choices and answer is not None and answer.strip() not in {choice.strip() for choice in choices}:
         raise ValueError(f"the answer {_short(answer)} is not among the choices {_short(choices)}; correct one of them")
@@ -181,7 +185,7 @@ def _unwritable(value: Any) -> str:
 
 
 def record_from_example(example: Example, folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The inverse of `example_from_record`; a recording inside `folder` is named relative to it."""
+    """The inverse of `example_from_record`. A recording inside `folder` is named relative to it, others absolutely."""
     if not isinstance(example.audio, Path):
         raise ValueError(f"example {example.id!r}: its recording is in memory only; save it and name the file")
     if clash := sorted(set(example.labels) & {*_FIELDS, *_GOLD}):

@@ -1,4 +1,4 @@
-"""`relisten data show` and `relisten data validate`: look at one example of a file, and find every bad line of it."""
+"""`relisten data show` and `relisten data validate`: show one example of a file, and find every bad line of it."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def show(file: Path, id: str, /, *, html: Path | None = None, max_seconds: float
     id
         The example's id, or the number of its line.
     html
-        Write a page where every label and segment can be played, instead.
+        Write a web page on which every label and segment can be played, instead of printing.
     max_seconds
-        Longest recording taken.
+        Longest recording that is read, in seconds.
     """
     example, events, texts = read(file, id)
     if not isinstance(example.audio, Path):
@@ -50,7 +50,7 @@ def show(file: Path, id: str, /, *, html: Path | None = None, max_seconds: float
 
 
 def read(file: Path, id: str) -> tuple[Example, tuple[Event, ...], dict[str, str]]:
-    """An example (of a file of recordings: one without a question), its events and its descriptions."""
+    """An example, its events and its descriptions; the example of a file of recordings has no question."""
     for number, row in enumerate(records.read(file), start=1):
         name = str(row.get("id") or Path(str(row.get("audio_path"))).stem)
         if id not in (name, str(number)):
@@ -67,7 +67,7 @@ def read(file: Path, id: str) -> tuple[Example, tuple[Event, ...], dict[str, str
 
 
 def events_of(row: Mapping[str, Any]) -> Iterator[Event]:
-    """Events as [label, start, end] or {"label", "start", "end"}; what is neither is passed over."""
+    """The events of a line, each {"label", "start", "end"} or [label, start, end]; anything else is skipped."""
     listed = row.get("events")
     for event in listed if isinstance(listed, list) else []:
         parts = [event.get(key) for key in ("label", "start", "end")] if isinstance(event, dict) else event
@@ -76,7 +76,7 @@ def events_of(row: Mapping[str, Any]) -> Iterator[Event]:
 
 
 def segments_of(example: Example) -> tuple[Segment, ...]:
-    """The chain's segments, else those that stand in the labels."""
+    """The segments of the chain of thought; without a chain, those of the label `segments`."""
     if example.cot:
         return tags.parse(example.cot).segments
     listed = example.labels.get("segments")
@@ -110,7 +110,7 @@ def _print(out: Console, example: Example, events: Sequence[Event], texts: Mappi
 
 
 def _label(event: Event, duration: float, width: int) -> Text:
-    """A bar under the waveform where the event sounds, its label beside it."""
+    """A bar under the waveform where the event is heard, with its label beside it."""
     scale = width / max(duration, 1e-9)
     first = min(max(int(event.start * scale), 0), width - 1)
     bar = "▔" * max(min(round(event.end * scale), width) - first, 1)
@@ -121,7 +121,7 @@ def _label(event: Event, duration: float, width: int) -> Text:
 
 
 def _answer(example: Example, events: Sequence[Event], texts: Mapping[str, str], heard: Audio) -> Any:
-    """The example as the page shows answers: its chain, then labels and descriptions; each label can be played."""
+    """The example in the form in which the page shows answers: its chain, then labels and descriptions."""
     from relisten.engine.answer import Answer
 
     labels = [f"{event.label} <seg>{event.start:.2f}, {event.end:.2f}</seg>" for event in events]
@@ -136,17 +136,17 @@ def _answer(example: Example, events: Sequence[Event], texts: Mapping[str, str],
 
 
 def validate(file: Path, /, *, recordings: bool = True) -> int:
-    """Name every bad line of a JSONL of examples with its reason; exits with 1 where there is any.
+    """Name every bad line of a JSONL of examples with its reason; exits with 1 if there is any.
 
-    Each line needs id, audio_path and question; choices, answer and cot where it has them must fit together, times must
-    lie in the recording, and recordings must open.
+    Each line needs id, audio_path and question. Its choices, answer and cot must fit together, its times must lie in
+    the recording, and the recording must open.
 
     Parameters
     ----------
     file
         The JSONL, in MMAR's form with `cot`, as `relisten data build` writes it and `relisten train` reads it.
     recordings
-        Open every recording (its header); --no-recordings looks at the texts alone.
+        Open every recording to read its length; --no-recordings checks only the texts.
     """
     if not file.is_file():
         raise ValueError(f"{file}: no such file; name a JSONL of examples")
@@ -166,7 +166,7 @@ def validate(file: Path, /, *, recordings: bool = True) -> int:
 
 
 def faults(line: bytes, number: int, folder: Path, seen: dict[str, int], recordings: bool = True) -> Iterator[str]:
-    """Everything wrong with one line. `seen`: ids so far and their lines; it grows."""
+    """Everything that is wrong with one line. seen: the ids so far and their lines; this one is added."""
     try:
         row = records.parsed(line, f"line {number}", first=number == 1) or {}
         example = records.example_from_record(row, folder)
@@ -174,7 +174,7 @@ def faults(line: bytes, number: int, folder: Path, seen: dict[str, int], recordi
         yield str(error).removeprefix(f"line {number}: ")
         return
     if example.id in seen:
-        yield f"the id {example.id!r} is that of line {seen[example.id]} too"
+        yield f"the id {example.id!r} is used in line {seen[example.id]} too"
     seen.setdefault(example.id, number)
     yield from _text_faults(example)
     assert isinstance(example.audio, Path)
@@ -191,7 +191,7 @@ def _text_faults(example: Example) -> Iterator[str]:
     if len(set(choices)) < len(choices):
         yield "two choices are the same"
     if "" in choices or len(choices) == 1:
-        yield "a choice is empty" if "" in choices else "there is one choice alone"
+        yield "a choice is empty" if "" in choices else "there is only one choice"
     try:
         records.gold_segments(example)
     except ValueError as error:
@@ -204,7 +204,7 @@ def _text_faults(example: Example) -> Iterator[str]:
             yield "the chain of thought is empty; leave `cot` out instead"
         for tag in ("think", "answer"):
             if f"<{tag}>" in example.cot or f"</{tag}>" in example.cot:
-                yield f"the chain of thought holds <{tag}>; it is written without"
+                yield f"the chain of thought holds <{tag}>; remove that tag"
         num_tags = max(example.cot.count("<seg>"), example.cot.count("</seg>"))
         if (num_read := len(tags.parse(example.cot).segments)) < num_tags:
             yield f"{num_tags - num_read} of {num_tags} segments cannot be read (<seg>start, end</seg>, start first)"
@@ -228,7 +228,7 @@ def _time_faults(example: Example, row: Mapping[str, Any], duration: float | Non
 
 @lru_cache(maxsize=1024)
 def _duration(path: Path) -> float:
-    """Several questions are asked of each recording; it is opened once."""
+    """The length of a recording in seconds; it is opened once for all its questions."""
     return audio.duration(path)
 
 

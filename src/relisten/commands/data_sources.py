@@ -1,4 +1,4 @@
-"""`relisten data sources`: which corpora can be read, where to get them, and which of them are there."""
+"""`relisten data sources`: which corpora can be read, where to get them, and which of them are in a folder."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from relisten.reports.text import console
 
 
 def list_sources(*, root: Path | None = None) -> None:
-    """List the sources: what each is, where to get it, its licence, and whether it is found under a folder.
+    """List the corpora that can be read: what each holds, where to get it, its licence, and whether a folder has it.
 
     Parameters
     ----------
     root
-        A folder to look in: in itself, and in the folders it holds.
+        A folder to search, together with the folders in it.
     """
     if root is not None and not root.is_dir():
         raise ValueError(f"{root}: no such folder; name the folder that holds your corpora")

@@ -25,7 +25,7 @@ from relisten.types import Example
 
 SETS = ("sft", "rl")
 ROWS = 10_000
-"""In memory at a time, and in a Parquet file's row group."""
+"""Rows that are in memory at the same time, and in one row group of a Parquet file."""
 INSTRUCTION = (
     "{0} Choose the answer from {1}. Think step by step. Refer to the segments of the audio that matter as"
     " <seg>start, end</seg> in seconds. Write <think>...</think><answer>...</answer>."
@@ -128,7 +128,7 @@ def _line(value: dict[str, Any]) -> str:
 
 @contextmanager
 def _appearing(path: Path) -> Iterator[IO[str]]:
-    """A text file that is open for writing, and takes its name when all is written."""
+    """Open a text file for writing; it gets its name when everything is written."""
     with replacing(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace")
         yield text
@@ -158,7 +158,7 @@ COLUMNS = {
     "id": "text", "audio_path": "text", "question": "text", "choices": "texts", "answer": "text", "cot": "text",
     "segments": "pairs", "duration": "number", "kind": "text", "source": "text", "prompt": "text",
 }  # fmt: skip
-"""Of the Parquet files of both sets, which may be loaded as one."""
+"""Columns of the Parquet files, the same for both sets, so that they can be loaded as one."""
 
 
 def _columns(example: Example, out: Path) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def _columns(example: Example, out: Path) -> dict[str, Any]:
 
 
 def to_swift(out: Path) -> list[Path]:
-    """swift_sft.jsonl and swift_rl.jsonl: ms-swift's messages with <audio>, and audios; `solution` for RL."""
+    """swift_sft.jsonl and swift_rl.jsonl in ms-swift's form: messages with <audio>, audios, and `solution` for RL."""
     written = []
     for name in SETS:
         path = out / f"swift_{name}.jsonl"
@@ -218,9 +218,9 @@ def instruction(example: Example) -> str:
 
 
 def _parquet(path: Path, rows: Iterable[dict[str, Any]], columns: Mapping[str, str]) -> Path | None:
-    """Write rows; None, and no file, where there are none: `datasets` cannot load an empty one.
+    """Write rows to a Parquet file. Without rows there is no file, since `datasets` cannot load an empty one: None.
 
-    columns: types by name, for what the first rows may leave open (an empty list); {}: as the rows are.
+    columns: types by name, since the first rows may leave them open (an empty list); {} takes them from the rows.
     """
     try:
         import pyarrow
@@ -255,4 +255,4 @@ def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 
 EXPORTS: dict[str, Callable[[Path], list[Path]]] = {"parquet": to_parquet, "swift": to_swift, "verl": to_verl}
-"""Each writes its files into a folder, none for a set that is empty, and gives those that it wrote."""
+"""Each function writes its files into the folder of the sets, none for an empty set, and returns those it wrote."""
