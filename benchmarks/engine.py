@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from benchmarks.timing import measure, median, noise, ratio, scripted, show, spread, with_threads
 from relisten.cli import main, standalone
-from relisten.engine.engine import Engine, GenerationConfig
+from relisten.engine.generation import GenerationConfig
 from relisten.engine.naive import Script, naive
-from relisten.engine.row import Row
-from relisten.engine.sampling import token_logprobs
+from relisten.engine.scripted import ScriptedEngine
 from relisten.models import nano
-from relisten.models.base import AudioLM, lay_out_for_cpu
+from relisten.models.base import lay_out_for_cpu
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
 from relisten.reports.table import Table
 from relisten.types import Audio, Trace
@@ -38,40 +36,6 @@ RATIOS = {
     f"{ROWS} rows one after another / {ROWS} rows together": ("singles", "together"),
     "three pauses / none, one row": ("one", "no pause"),
 }
-
-
-class ScriptedEngine(Engine):
-    """An engine whose rows write what a script says, so that random weights pause and equal work can be timed.
-
-    scripts: (example's index, sample's index) -> the row's script. The recorded log-probabilities are the model's own.
-    """
-
-    def __init__(
-        self,
-        model: AudioLM,
-        scripts: Callable[[int, int], Script],
-        max_rows: int = 32,
-        max_cache_bytes: int | None = None,
-    ) -> None:
-        super().__init__(model, max_rows=max_rows, max_cache_bytes=max_cache_bytes)
-        self.scripts = scripts
-        self._made: dict[tuple[int, int], Script] = {}
-
-    def _choose(self, config: GenerationConfig, rows: Sequence[Row], logits: Tensor) -> list[tuple[int, float]]:
-        told = [self._script(row)(row.num_sampled) for row in rows]
-        free = [i for i, token_id in enumerate(told) if token_id is None]
-        made = super()._choose(config, [rows[i] for i in free], logits[free]) if free else []
-        own = dict(zip(free, (token_id for token_id, _ in made), strict=True))
-        token_ids = [own[i] if token_id is None else token_id for i, token_id in enumerate(told)]
-        wanted = torch.tensor(token_ids, device=logits.device)
-        return list(zip(token_ids, token_logprobs(logits, wanted, self.model.banned_token_ids).tolist(), strict=True))
-
-    def _script(self, row: Row) -> Script:
-        """A row's script, made once: what making it takes is no part of an answer."""
-        place = row.question.index, row.sample
-        if place not in self._made:
-            self._made[place] = self.scripts(*place)
-        return self._made[place]
 
 
 def engine(*, repeats: int = 3, threads: int = 1, out: Path | None = None) -> int:

@@ -21,21 +21,23 @@ import torch
 import transformers
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
-from benchmarks.engine import ScriptedEngine, random_model
+from benchmarks.engine import random_model
 from benchmarks.timing import clocks, median, noise, ratio, scripted, show, spread, with_threads
 from relisten import plotting
 from relisten.cli import main, standalone
 from relisten.engine.engine import GenerationConfig
 from relisten.engine.naive import Script, naive
 from relisten.engine.operations import crop
+from relisten.engine.scripted import ScriptedEngine
 from relisten.models.base import AudioLM
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
 from relisten.reports.table import Table
 from relisten.training import trainer as training
 from relisten.training.batch import Encoded, replay
-from relisten.training.grpo import GrpoConfig, GrpoTrainer
-from relisten.training.questions import together
-from relisten.training.sft import SftConfig, SftTrainer, collate
+from relisten.training.config import GrpoConfig, SftConfig, TrainingConfig
+from relisten.training.datasets import packed, together
+from relisten.training.grpo import GrpoTrainer
+from relisten.training.sft import SftTrainer
 from relisten.types import Audio, Example, Trace
 
 Size = Literal["tiny", "small", "large"]
@@ -190,7 +192,7 @@ class Steps:
         if side == PLAIN:
             trainer = Trainer(model.module, data_collator=plain, **given)
         else:
-            trainer = SftTrainer(model, config, data_collator=collate, **given)
+            trainer = SftTrainer(model, config, data_collator=packed, **given)
         _run(trainer)
         self.losses.setdefault(side, trainer.state.log_history[0]["loss"])
         return watch.steps[-1]
@@ -206,7 +208,7 @@ class Steps:
         model, output = f"benchmarks.training:{self.size}", self.folder / str(self.num_runs)
         return {"data": "scripted", "output": output, "model": model, "bf16": False, "workers": 0}
 
-    def _arguments(self, config: training.TrainingConfig, model: AudioLM, batch_size: int) -> Any:
+    def _arguments(self, config: TrainingConfig, model: AudioLM, batch_size: int) -> Any:
         return training.arguments(config, model, per_device_train_batch_size=batch_size, save_strategy="no")
 
 

@@ -8,8 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import fields
-from inspect import getdoc, signature
+from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from benchmarks.engine import ScriptedEngine
 from relisten import audio, cli, models
-from relisten.commands import ask as ask_command
-from relisten.commands.ask import ask
-from relisten.engine.engine import GenerationConfig
+from relisten.commands.options import ModelOptions
+from relisten.engine.scripted import END, ScriptedEngine, script
 from relisten.models.base import AudioLM
 
 ANSWER = (
@@ -60,14 +57,9 @@ def says(model: AudioLM, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Non
     """Make the tiny random model write a given text; pauses, crops and cache are the engine's own work."""
 
     def says(text: str) -> None:
-        # What closes a segment is forced by the engine, so it is not among the sampled tokens.
-        *tagged, rest = text.split("</seg>")
-        ids = [token for piece in tagged for token in model.encode(piece + "</seg")] + model.encode(rest)
-        ids.append(min(model.end_token_ids))
-
         class Engine(ScriptedEngine):
             def __init__(self, model: AudioLM) -> None:
-                super().__init__(model, lambda index, sample: lambda n: ids[n] if n < len(ids) else None)
+                super().__init__(model, lambda index, sample: script(model, text, END))
 
         monkeypatch.setattr("relisten.engine.engine.Engine", Engine)
         monkeypatch.setattr("relisten.commands.ask_many.Engine", Engine)
@@ -148,6 +140,9 @@ def test_limits_are_said(run: Run, recording: Path, says: Callable[[str], None])
     says("<think>" + "on and on " * 40)
     _, out, _ = run("ask", recording, QUESTION, *CHOICES, "--max-new-tokens", "12")
     assert "limit on new tokens" in out
+    says("<think>" + "on and on " * 90)
+    assert "The model repeated itself" in run("ask", recording, QUESTION, *CHOICES)[1]
+    assert json.loads(run("ask", recording, QUESTION, *CHOICES, "--json")[1])["finish"] == "repetition"
 
 
 def test_html_is_written_beside_the_printed_answer(
@@ -211,7 +206,7 @@ def test_answers_to_other_questions_or_by_other_settings_are_not_taken_for_these
     run("ask", questions, "--out", out_path)
     written, asked = out_path.read_text(), questions.read_text()
     questions.write_text(asked.replace(QUESTION, "Another?"))
-    assert "answers another question than is asked" in run("ask", questions, "--out", out_path)[2]
+    assert "answers a question that is not in the file now" in run("ask", questions, "--out", out_path)[2]
     questions.write_text(asked)
     assert "another model or options" in run("ask", questions, "--out", out_path, "--seed", "5")[2]
     assert out_path.read_text() == written
@@ -221,13 +216,13 @@ def test_what_is_asked_about_is_never_written_over(run: Run, questions: Path, re
     for named, more in ((recording, ["q", "--html", recording]), (questions, ["--out", questions])):
         before = named.read_bytes()
         code, out, err = run("ask", named, *more)
-        assert (code, out) == (2, "") and "is what you ask about; name another file" in err
+        assert (code, out) == (2, "") and "is also the input; name another file" in err
         assert named.read_bytes() == before
     other = questions.with_name("other.jsonl")
     other.write_text(questions.read_text().replace('"answer"', '"error": "x", "answer"', 1))
     before = other.read_bytes()
     code, _, err = run("ask", questions, "--out", other)
-    assert code == 2 and "line 1 is no answer of an earlier `relisten ask`" in err and other.read_bytes() == before
+    assert code == 2 and "line 1 was not written by `relisten ask`" in err and other.read_bytes() == before
     assert "cannot be written" in run("ask", recording, "q", "--html", recording.parent)[2]
 
 
@@ -305,7 +300,7 @@ def test_many_questions_without_out_go_to_stdout(run: Run, questions: Path, says
         (["ask", "CLIP", "q", "--max-seconds", "1"], "--max-seconds"),
         (["ask", "gone.wav", "q"], "gone.wav: no such file"),
         (["ask", "gone.jsonl"], "gone.jsonl"),
-        (["ask", "x.jsonl", "q"], "leave out yours"),
+        (["ask", "x.jsonl", "q"], "leave out your own"),
         (["ask", "bad\x1b[31m\nname.wav", "q"], "no such file"),
         (["data", "buil"], "did you mean 'build'?"),
     ],
@@ -354,7 +349,7 @@ def test_interrupts_and_failures_outside(
 
 
 def test_a_bug_of_ours_is_not_dressed_up(run: Run, recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ask_command, "load", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr(ModelOptions, "load", lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("ask", recording, "q")
 
@@ -415,13 +410,6 @@ def test_help_and_version_import_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_the_defaults_of_ask_are_those_of_the_library() -> None:
-    parameters = signature(ask).parameters
-    for field in fields(GenerationConfig):
-        assert parameters[field.name].default == field.default, field.name
-    assert parameters["max_seconds"].default == audio.MAX_SECONDS
-
-
 # --- doctor ---------------------------------------------------------------------------------------------------------
 
 
@@ -479,7 +467,8 @@ def test_a_flag_takes_several_values(monkeypatch: pytest.MonkeyPatch) -> None:
     from relisten.commands import train
 
     given: list[Any] = []
-    monkeypatch.setattr(train, "train_grpo", given.append)
+    monkeypatch.setattr(train, "planned", given.append)
+    monkeypatch.setattr("relisten.training.grpo.run_grpo", lambda plan: None)
     lists = ["--rewards", "format", "accuracy", "--freeze", "a", "--freeze", "b"]
     cli.run(["train", "grpo", "--data", "d.jsonl", "--output", "out", *lists])
     assert given[0].rewards == ("format", "accuracy") and given[0].freeze == ("a", "b")

@@ -22,8 +22,9 @@ from tiny import TINY
 
 from relisten.data.worlds.scene_files import write_scenes
 from relisten.models import nano
-from relisten.training.grpo import GrpoConfig, train_grpo
-from relisten.training.sft import SftConfig, train_sft
+from relisten.training.config import GrpoConfig, SftConfig
+from relisten.training.grpo import train_grpo
+from relisten.training.sft import train_sft
 from relisten.training.sharding.zero import Zero3
 
 SHARED = {
@@ -68,8 +69,9 @@ from accelerate import DistributedType, PartialState
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, training_args
 from relisten.training import grpo, losses, progress, trainer as training
-from relisten.training.grpo import GrpoConfig, train_grpo
-from relisten.training.sft import SftConfig, train_sft
+from relisten.training.config import GrpoConfig, SftConfig
+from relisten.training.grpo import train_grpo
+from relisten.training.sft import train_sft
 
 def started():  # both ranks of DDP, and when they are done those of FSDP2 and ZeRO-3; in each of them its name
     for name, port, more in zip({HOW!r}, sys.argv[1:], ({{}}, {sharded()!r}, {zero()!r})):
@@ -97,8 +99,8 @@ if name == "zero":  # the same for DeepSpeed, which itself trains on CPUs as wel
     training_args.is_torch_bf16_gpu_available = lambda: True
     from deepspeed.runtime.zero import GatheredParameters
 whole = training.train
-def watched(trainer):
-    folder = whole(trainer)
+def watched(trainer, lines):
+    folder = whole(trainer, lines)
     parameters = list(trainer.audio_lm.module.parameters())
     assert any(isinstance(p, DTensor) for p in parameters) == (name == "fsdp")
     assert any(p.numel() < getattr(p, "ds_numel", 0) for p in parameters) == (name == "zero")
@@ -111,10 +113,10 @@ losses.CHUNK = 4096  # log-probabilities in several chunks
 class Stopped(Exception): pass
 def stop(self, arguments, state, control, **_):
     if state.global_step == 1:
-        progress.Report.on_step_begin = TrainerCallback.on_step_begin
+        progress.TrainingProgress.on_step_begin = TrainerCallback.on_step_begin
         raise Stopped
 def stopped_once(train, config):
-    progress.Report.on_step_begin = stop
+    progress.TrainingProgress.on_step_begin = stop
     try:
         train(config)
     except Stopped:

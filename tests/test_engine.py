@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pydoc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,32 +15,22 @@ import torch
 from conftest import make_audio, make_example, make_model
 
 import relisten
-from benchmarks.engine import ScriptedEngine
 from relisten.audio import save
 from relisten.engine.answer import ask
-from relisten.engine.engine import Engine, Finished, GenerationConfig, Heard, Refused, Text, audible
+from relisten.engine.engine import Engine, Finished, Heard, Refused, Text, audible
+from relisten.engine.generation import GenerationConfig
 from relisten.engine.naive import Script, naive
 from relisten.engine.operations import crop, slow
+from relisten.engine.repetition import repeats
 from relisten.engine.row import ANSWER_TOKENS
 from relisten.engine.sampling import choose, token_logprobs
+from relisten.engine.scripted import END, ScriptedEngine, script
 from relisten.models import nano
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
 from relisten.types import Audio, Example, Format, Segment, Trace
 
 CONFIG = GenerationConfig(max_new_tokens=160)
-END = "<end>"
 TAGS = ("<seg>0.5, 1.5</seg", "<seg>1.0, 9.0</seg", "<seg>0.1, 0.7</seg")
-
-
-def script(model: Qwen2_5Omni, *parts: str | int) -> Script:
-    """Texts to write, and numbers of tokens that the model chooses itself."""
-    planned: dict[int, int] = {}
-    at = 0
-    for part in parts:
-        ids = [model.end_token_id] if part == END else model.encode(part) if isinstance(part, str) else [None] * part
-        planned |= {at + i: token_id for i, token_id in enumerate(ids) if token_id is not None}
-        at += len(ids)
-    return planned.get
 
 
 def ragged(model: Qwen2_5Omni) -> Callable[[int, int], Script]:
@@ -552,3 +543,102 @@ def test_fixture_vocabulary_is_json() -> None:
     from conftest import FIXTURES
 
     assert len(json.loads((FIXTURES / "qwen_bpe.json").read_text())["model"]["vocab"]) < 1000
+
+
+# --- repetition -----------------------------------------------------------------------------------------------------
+
+KNOCKS = "a knock, " * 60
+LOOP = "and the dog barks again and then "
+
+
+@pytest.mark.parametrize("format", ["conditioned", "grounded", "interleaved"])
+def test_a_loop_is_cut_and_led_to_an_answer(model: Qwen2_5Omni, format: Format) -> None:
+    config = replace(CONFIG, max_new_tokens=3000, format=format)
+    engine = ScriptedEngine(model, lambda i, s: script(model, "<think>It knocks. ", LOOP * 90))
+    [[trace]] = engine.generate(examples(1), config)
+    assert trace.finish == "repetition"
+    assert trace.text.startswith("<think>It knocks. " + LOOP * (600 // len(LOOP)))
+    assert len(trace.text.partition("</think>")[0]) <= len("<think>It knocks. ") + 600 + 20
+    assert "</think><answer>" in trace.text and trace.text.endswith("</answer>")
+    again = replayed(model, examples(1)[0], trace)[torch.tensor(trace.sampled[1:])]
+    np.testing.assert_allclose(again, np.array(trace.logprobs)[trace.sampled], atol=3e-5)
+
+
+def test_an_answer_that_loops_is_closed_at_once(model: Qwen2_5Omni) -> None:
+    engine = ScriptedEngine(model, lambda i, s: script(model, "<think>so</think><answer>", KNOCKS * 9))
+    [[trace]] = engine.generate(examples(1), replace(CONFIG, max_new_tokens=3000))
+    assert trace.finish == "repetition"
+    assert trace.text.endswith("</answer>") and trace.text.count("knock") < 80
+
+
+def test_a_cut_answer_is_the_same_alone_and_in_a_batch_and_starts_as_in_the_naive_loop(model: Qwen2_5Omni) -> None:
+    config, asked = replace(CONFIG, max_new_tokens=1200), examples(2)
+    scripts = lambda i, s: script(model, "<think>", 2 + i, TAGS[0], 1, LOOP * 60)  # noqa: E731
+    together, alone = (ScriptedEngine(model, scripts, max_rows).generate(asked, config) for max_rows in (2, 1))
+    for i, ([trace], [other]) in enumerate(zip(together, alone, strict=True)):
+        same(trace, other)
+        assert trace.finish == "repetition" and len(trace.listens) == 2
+        loop = naive(model, asked[i], replace(config, max_new_tokens=110), script=scripts(i, 0))
+        assert trace.text.startswith(loop.text)
+        assert trace.token_ids[: len(loop.token_ids)] == loop.token_ids
+
+
+@pytest.mark.parametrize("honest", [KNOCKS, "ha " * 150, "no, wait: " * 40, "\n" * 500, LOOP * 15])
+def test_a_long_list_of_equal_words_is_no_loop(model: Qwen2_5Omni, honest: str) -> None:
+    text = f"<think>{honest}</think><answer>{KNOCKS}</answer>"
+    engine = ScriptedEngine(model, lambda i, s: script(model, text, END))
+    [[trace]] = engine.generate(examples(1), replace(CONFIG, max_new_tokens=3000))
+    assert (trace.finish, trace.text) == ("stop", text)
+
+
+def test_a_segment_heard_again_and_again_is_left_to_its_own_limit(model: Qwen2_5Omni) -> None:
+    engine = ScriptedEngine(model, lambda i, s: script(model, "<think>", "Again <seg>0.5, 0.9</seg> " * 45))
+    [[trace]] = engine.generate(examples(1), replace(CONFIG, max_new_tokens=3000, max_listens=30))
+    assert trace.finish == "listens" and len(trace.listens) == 31
+
+
+@pytest.mark.parametrize("period", [1, 2, 7, 24, 25, 100, 255, 256])
+def test_repeats_finds_each_period_and_needs_six_times_and_600_characters(period: int) -> None:
+    rng = np.random.default_rng(period)
+    stretch = "".join(rng.choice(list("abcdef "), period))
+    least = max(600, 6 * period)
+    assert repeats(("before it " + stretch * 700)[: 10 + least]), "as soon as it is long enough"
+    if period > 7:  # shorter ones may have a period of their own
+        assert not repeats((stretch * 700)[: least - 1])
+    assert not repeats(stretch * 700 + "and on")
+    assert not repeats((stretch * 700)[:300] + "x" + (stretch * 700)[:500])
+
+
+# --- limits that were off -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before", ["<think>", "<think></think><answer>"])
+def test_a_tag_begun_at_the_contexts_last_place_does_not_exceed_it(before: str) -> None:
+    """`</answer>` is one token of nano's; after a `<` that the model wrote, the rest of it is three."""
+    text = "<think>a dog <seg>0.5, 1.5</seg> so</think><answer>a dog</answer>"
+    size = nano.NanoConfig(hidden_size=32, num_layers=1, num_mel_bins=16, audio_width=48, audio_layers=1, context=190)
+    model = nano.create([text] * 3, size)
+
+    def scripts(index: int, sample: int) -> Script:
+        at, written = divmod(sample, 5)
+        begun = model.encode(("<", "</", "</ans", "<seg", "so <")[written])
+        ids = [*model.encode(before), *model.encode(" so") * at, *begun, *model.encode(" so") * 300]
+        return dict(enumerate(ids)).get
+
+    [traces] = ScriptedEngine(model, scripts, max_rows=64).generate(examples(1), CONFIG, 5 * 120)
+    assert {trace.finish for trace in traces} == {"context"}
+    assert max(len(trace.token_ids) for trace in traces) <= 190
+    assert all(trace.text.endswith("</answer>") for trace in traces)
+
+
+def test_a_recording_beyond_the_context_is_refused_before_its_mel_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mel of three hours took 5.8 GB before the refusal came."""
+    small = make_model(context=1000)
+    monkeypatch.setattr(small, "features", lambda audio: pytest.fail("the log-mel was computed"))
+    with pytest.raises(ValueError, match="cut the recording"):
+        Engine(small).generate([make_example(60.0)], CONFIG)
+
+
+def test_help_shows_what_each_option_means() -> None:
+    shown = pydoc.render_doc(GenerationConfig)
+    assert "The same seed gives the same answers." in shown and "The shortest segment that may be heard again" in shown

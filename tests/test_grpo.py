@@ -19,15 +19,17 @@ import torch
 from safetensors.torch import load_file
 from tiny import TINY
 
-from benchmarks.engine import ScriptedEngine
 from relisten.data.worlds.scene_files import write_scenes
 from relisten.engine.engine import Engine
+from relisten.engine.scripted import ScriptedEngine
 from relisten.models import load, nano
 from relisten.models.base import AudioLM
 from relisten.training import trainer as training
-from relisten.training.grpo import Forward, GrpoConfig, GrpoTrainer, train_grpo
-from relisten.training.progress import Report
-from relisten.training.questions import Questions, read_questions, together
+from relisten.training.config import GrpoConfig
+from relisten.training.datasets import QuestionDataset, together
+from relisten.training.grpo import Forward, GrpoTrainer, train_grpo
+from relisten.training.plan import planned
+from relisten.training.progress import TrainingProgress
 from relisten.training.rollout import Rollout
 from relisten.training.trainer import token_logprobs_of
 
@@ -83,15 +85,16 @@ def scripted(model: AudioLM) -> Callable[[int, int], Callable[[int], int | None]
 def trainer(work: Path, output: Path, **fields: Any) -> GrpoTrainer:
     """A trainer whose rollouts hear segments, by a script."""
     fields = {"max_new_tokens": 60, "rewards": ("own_rewards:shortness", "segment", "format")} | fields
-    settings = config(work, output, **fields)
-    make, num = read_questions(settings)
+    plan = planned(config(work, output, **fields))
+    settings = plan.config
+    assert isinstance(settings, GrpoConfig)
     model = training.prepare(settings)
     arguments = training.arguments(
         settings, model, per_device_train_batch_size=settings.batch_size, dataloader_drop_last=True
     )
     made = GrpoTrainer(
-        model, settings, args=arguments, train_dataset=Questions(model.rate, make, num), data_collator=together,
-        callbacks=[Report(settings.output, shown="reward")],
+        model, settings, args=arguments, train_dataset=QuestionDataset(model.rate, plan.rows, plan.num_rows),
+        data_collator=together, callbacks=[TrainingProgress(settings.output, shown="reward")],
     )  # fmt: skip
     made.engine = ScriptedEngine(model, scripted(model))
     return made
@@ -317,7 +320,7 @@ def test_a_question_that_cannot_be_asked_does_not_end_a_run(
     data.write_text("".join(json.dumps(q) + "\n" for q in questions))
     train_grpo(config(work, tmp_path / "run", data=str(data)))
     assert [row["failed_questions"] for row in lines(tmp_path / "run")][-1] == 2
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert said.count(" is left out: ") == 2 and said.count("has room for") == 1
     assert load(str(tmp_path / "run" / "model")).rate
 
@@ -342,7 +345,7 @@ def test_a_collapse_is_said_once(work: Path, tmp_path: Path, capsys: pytest.Capt
     made = trainer(work, tmp_path / "run")
     for step, segments in enumerate((1.9, 1.5, 0.1, 0.0)):
         made._notice(step, {"well_formed": 0.9, "segments": segments})
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert said.count(": collapse: ") == 1 and "0.10 segments an answer, after 1.90" in said
 
 
@@ -350,14 +353,15 @@ def test_a_collapse_is_said_once(work: Path, tmp_path: Path, capsys: pytest.Capt
     ("fields", "message"),
     [
         ({"mini_batch_size": 3}, "multiple of mini_batch_size"),
-        ({"batch_size": 16, "mini_batch_size": 8}, "8 questions are fewer"),
+        ({"batch_size": 16, "mini_batch_size": 5}, "multiple of mini_batch_size"),
+        ({"batch_size": 15, "mini_batch_size": 5}, "give --batch-size and --mini-batch-size"),
         ({"group_size": 1}, "group_size"),
         ({"temperature": 0.0}, "greedy"),
         ({"rewards": ("nothing",)}, "there are format"),
-        ({"data": "relisten.data.worlds.curriculum:rl_rows", "steps": -1}, "give `steps`"),
+        ({"data": "relisten.data.worlds.curriculum:rl_rows", "steps": -1}, "give the number of steps"),
         ({"loss_mean": "sum"}, "loss_mean"),
         ({"lora": 4, "lora_modules": ("*.nothing",)}, "no layer"),
-        ({"report_to": ("nowhere_at_all",)}, "there are tensorboard, wandb, trackio"),
+        ({"report_to": ("nowhere_at_all",)}, "choose from tensorboard, wandb, trackio"),
     ],
 )
 def test_wrong_settings_are_said_in_one_line(work: Path, tmp_path: Path, fields: dict[str, Any], message: str) -> None:

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 from conftest import make_example
 
-from benchmarks.engine import ScriptedEngine
-from relisten.engine.engine import GenerationConfig
+from relisten.engine.generation import GenerationConfig
+from relisten.engine.scripted import ScriptedEngine
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
 from relisten.tags import parse
 from relisten.training import rewards
@@ -141,8 +141,22 @@ def test_located_is_worth_what_the_heard_segment_meets(
 
 
 def test_located_says_which_question_has_no_labelled_segments(model: Qwen2_5Omni) -> None:
-    with pytest.raises(ValueError, match=r"reward located: a has no labels\.segments"):
-        located(said(model, GOOD, num_heard=1), EXAMPLE)
+    with pytest.raises(ValueError, match=r"'located' failed for question 'a': it has no labels\.segments"):
+        score({"located": located}, said(model, GOOD, num_heard=1), EXAMPLE)
+
+
+def test_a_reward_is_tried_on_a_made_up_answer_and_named_with_its_question() -> None:
+    def broken(response: TracedResponse, example: Example) -> float:
+        return example.labels["gone"]  # type: ignore[no-any-return]
+
+    labelled = replace(EXAMPLE, labels={"segments": [[0.5, 1.5]]})
+    rewards.try_out(rewards.KNOWN, [labelled, labelled], "interleaved")
+    with pytest.raises(ValueError, match=r"^reward 'broken' failed for question 'a': KeyError: 'gone'$"):
+        rewards.try_out({"format": format, "broken": broken}, [EXAMPLE], "grounded")
+    with pytest.raises(ValueError, match="'located' failed for question 'b'"):
+        rewards.try_out({"located": located}, [labelled, replace(EXAMPLE, id="b")], "interleaved")
+    with pytest.raises(ValueError, match="must give a finite number"):
+        rewards.try_out({"own": lambda response, example: None}, [EXAMPLE], "interleaved")  # type: ignore[dict-item, return-value]
 
 
 def test_confidence_as_the_release_has_it(model: Qwen2_5Omni) -> None:
@@ -199,5 +213,5 @@ def test_whatever_a_model_writes_is_judged(model: Qwen2_5Omni, tokens: Sequence[
 
 
 def test_two_rewards_of_one_name_are_refused() -> None:
-    with pytest.raises(ValueError, match="of that name already"):
+    with pytest.raises(ValueError, match="another reward has that name"):
         rewards.find(["accuracy", "relisten.training.rewards:accuracy"])

@@ -17,7 +17,8 @@ from relisten.data.build_config import BuildConfig
 from relisten.data.join import JoinConfig, join, largest
 from relisten.data.worlds.scene_files import write_scenes
 from relisten.models import nano
-from relisten.training.sft import SftConfig, train_sft
+from relisten.training.config import SftConfig
+from relisten.training.sft import train_sft
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from relisten import cpu
 from relisten.commands.installed import _device
 from relisten.models import load, nano
 from relisten.training import trainer as training
-from relisten.training.sft import SftConfig
+from relisten.training.config import SftConfig
 
 FAULTS = """
 import resource, torch

@@ -12,7 +12,7 @@ _HOME = {
     "Audio": "relisten.types:Audio",
     "Engine": "relisten.engine.engine:Engine",
     "Example": "relisten.types:Example",
-    "GenerationConfig": "relisten.engine.engine:GenerationConfig",
+    "GenerationConfig": "relisten.engine.generation:GenerationConfig",
     "Response": "relisten.types:Response",
     "Segment": "relisten.types:Segment",
     "Trace": "relisten.types:Trace",

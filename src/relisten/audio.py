@@ -21,12 +21,11 @@ from numpy.typing import NDArray
 
 from relisten import containers, records
 from relisten.decoding import Block, Recording, Samples, open_file, read_uncompressed, shown, uncompressed
+from relisten.types import MAX_SECONDS as MAX_SECONDS
 from relisten.types import Audio, Segment
 
 RATE = 16_000
 """Samples a second (Hz) that the models take."""
-MAX_SECONDS = 600.0
-"""The longest recording read by default: Qwen2.5-Omni was trained on up to ten minutes."""
 
 _MAX_OFFSET = 0.01
 """A mean beyond 1 % of full scale is a fault of the sound card and is removed; below it, samples stay untouched."""

@@ -52,11 +52,11 @@ def parse(text: str, names: Collection[str] = ("seg",)) -> Response:
 
     A tag opened again before it closes starts anew: in `<seg>1, <seg>2, 3</seg>` the segment is 2 to 3.
     """
-    marks = list(_marks(tuple(names)).finditer(text))
+    found = list(marks(tuple(names)).finditer(text))
     opened: dict[str, int] = {}
     segments: list[Segment] = []
     think = answer = None
-    for mark in marks:
+    for mark in found:
         closing, name = mark[1], mark[2]
         if not closing:
             opened[name] = mark.end()
@@ -68,24 +68,25 @@ def parse(text: str, names: Collection[str] = ("seg",)) -> Response:
             answer = text[start : mark.start()].strip()
         elif (segment := parse_segment(text[start : mark.start()])) is not None:
             segments.append(segment)
-    return Response(text, think, answer, tuple(segments), _well_formed(text, marks, len(segments)))
+    return Response(text, think, answer, tuple(segments), _well_formed(text, found, len(segments)))
 
 
-def _well_formed(text: str, marks: list[re.Match[str]], num_segments: int) -> bool:
+def _well_formed(text: str, found: list[re.Match[str]], num_segments: int) -> bool:
     """<think>, pairs of segment tags, </think>, <answer>, </answer>; blanks alone outside; every pair readable."""
-    tags = [mark[0] for mark in marks]
+    tags = [mark[0] for mark in found]
     if tags[:1] != ["<think>"] or tags[-3:] != ["</think>", "<answer>", "</answer>"]:
         return False
-    inner = marks[1:-3]
+    inner = found[1:-3]
     pairs = list(zip(inner[::2], inner[1::2], strict=False))
     return (
         len(inner) == 2 * num_segments
         and all(a[2] == b[2] and b[1] and not a[1] for a, b in pairs)
         and all(mark[2] not in ("think", "answer") for mark in inner)
-        and not (text[: marks[0].start()] + text[marks[-3].end() : marks[-2].start()] + text[marks[-1].end() :]).strip()
+        and not (text[: found[0].start()] + text[found[-3].end() : found[-2].start()] + text[found[-1].end() :]).strip()
     )
 
 
 @lru_cache(maxsize=16)
-def _marks(names: tuple[str, ...]) -> re.Pattern[str]:
+def marks(names: tuple[str, ...]) -> re.Pattern[str]:
+    """Finds every opening and closing tag: group 1 is "/" for a closing tag, group 2 is the tag's name."""
     return re.compile("<(/?)(" + "|".join(map(re.escape, ("think", "answer", *names))) + ")>")

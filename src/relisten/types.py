@@ -5,6 +5,7 @@ This module imports numpy and the standard library alone, so that reading a resu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,10 +16,14 @@ from numpy.typing import NDArray
 Format = Literal["conditioned", "grounded", "interleaved"]
 """How the model may reason: text alone; segments named in text; segments named and heard again (Echo, section 3)."""
 
-Finish = Literal["stop", "length", "listens", "context"]
-"""Why a trace ended. `stop`: the model ended it. `length`, `listens`, `context`: the limit on sampled tokens, on
-listens, or on the model's context or the cache, closed the thought, and the answer that follows was asked for (it may
-be cut short itself)."""
+MAX_SECONDS = 600.0
+"""The longest recording that is accepted by default, in seconds: Qwen2.5-Omni was trained on up to ten minutes."""
+
+Finish = Literal["stop", "length", "listens", "context", "repetition"]
+"""Why a trace ended. `stop`: the model ended it. In all other cases its reasoning was closed and the answer was forced
+(which may be cut short too): `length`: the limit on sampled tokens was reached. `listens`: the model asked for more
+segments than it may hear. `context`: the model's context or the cache was full. `repetition`: the model wrote the same
+stretch of text again and again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,12 @@ class Trace:
     text: str = ""
     """What the model wrote (forced text included, audio left out), decoded."""
 
+    def extend(self, token_ids: Sequence[int], sampled: bool, logprob: float = 0.0) -> None:
+        """Append tokens that were all sampled, or all not; logprob: of a single sampled token."""
+        self.token_ids += token_ids
+        self.sampled += [sampled] * len(token_ids)
+        self.logprobs += [logprob] * len(token_ids)
+
 
 @dataclass(frozen=True, slots=True)
 class Response:
@@ -125,6 +136,10 @@ class Example:
     """The chain of thought, without the <think> tags; segments as <seg>s, e</seg>."""
     labels: dict[str, Any] = field(default_factory=dict)
     """What else is known: question kind, events, gold segments, source."""
+
+
+SftExample = tuple[Example, Format]
+"""An example and the format in which it is trained."""
 
 
 @dataclass(frozen=True, slots=True)

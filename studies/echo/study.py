@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from relisten import records, run
-from relisten.engine.row import GenerationConfig
+from relisten.engine.generation import GenerationConfig
 from relisten.evals.hearing import Hears
 from relisten.evals.runner import Asking, evaluate
 from relisten.models import load
-from relisten.training.grpo import GrpoConfig, train_grpo
-from relisten.training.sft import SftConfig, train_sft
-from relisten.training.trainer import TrainingConfig
+from relisten.training.config import GrpoConfig, SftConfig, TrainingConfig
+from relisten.training.grpo import train_grpo
+from relisten.training.sft import train_sft
 from relisten.types import Format
 from studies.echo import side_by_side
 from studies.echo import world as small_world

@@ -17,12 +17,12 @@ from relisten.data.offline.drawing import NANO, draw, pick, shuffled
 from relisten.data.offline.phrases import SHORT_LEADS
 from relisten.data.offline.short import heard, leads, listen, name, segment
 from relisten.data.worlds import curriculum, synth
-from relisten.data.worlds.curriculum import RL_SCENES, TRAINING_SEED, Row, chain_rows, tell
+from relisten.data.worlds.curriculum import RL_SCENES, TRAINING_SEED, chain_rows, tell
 from relisten.data.worlds.scene_questions import as_example, timeline
 from relisten.data.worlds.scenes import Bank, SceneConfig, bank, make_scene
 from relisten.models import nano
 from relisten.models.base import AudioLM
-from relisten.types import Clip, Example, Format
+from relisten.types import Clip, Example, Format, SftExample
 
 LABELS = frozenset({
     "zero", "one", "two", "three", "four", "five", "six", "seven", "bell", "clap", "cow", "horn", "crow",
@@ -50,38 +50,38 @@ def scene(index: int, config: SceneConfig = SCENES) -> tuple[Clip, Bank, np.rand
     return make_scene(seed, small_bank("train"), config), small_bank("train"), np.random.default_rng([seed, 41])
 
 
-def clip_rows(index: int) -> list[Row]:
+def clip_rows(index: int) -> list[SftExample]:
     """Close listens."""
     return curriculum.clip_rows(index, scene)
 
 
-def base_rows(index: int) -> list[Row]:
+def base_rows(index: int) -> list[SftExample]:
     """A caption, a time, two clips, two questions answered at once; no chain."""
     return chain_rows(index, scene, (), num_asked=2, num_clips=2, ask=one_hop)
 
 
-def paper_rows(index: int) -> list[Row]:
+def paper_rows(index: int) -> list[SftExample]:
     """The paper's cold start: grounded chains alone; the base's rows are kept alive."""
     return chain_rows(index, scene, ("grounded",) * 3, num_asked=1, num_clips=2, ask=one_hop)
 
 
-def mixed_rows(index: int) -> list[Row]:
+def mixed_rows(index: int) -> list[SftExample]:
     """Beyond the paper: two of three chains are truly interleaved."""
     formats: tuple[Format, ...] = ("interleaved", "grounded", "interleaved")
     return chain_rows(index, scene, formats, num_asked=1, num_clips=2, ask=one_hop)
 
 
-def fine_base_rows(index: int) -> list[Row]:
+def fine_base_rows(index: int) -> list[SftExample]:
     """The base's rows where a scene's captions tell all that clips tell: words, pitches, counts, directions."""
     return _fine(index, base_rows(index))
 
 
-def fine_mixed_rows(index: int) -> list[Row]:
+def fine_mixed_rows(index: int) -> list[SftExample]:
     """`mixed_rows`, with such captions."""
     return _fine(index, mixed_rows(index))
 
 
-def _fine(index: int, rows: list[Row]) -> list[Row]:
+def _fine(index: int, rows: list[SftExample]) -> list[SftExample]:
     """What "Tell what is heard" and "What is heard at" are answered with is made as exact as a close listen."""
     clip, _, _ = scene(index)
     told = {tell(clip).question: ", ".join(f"{segment(e, clip.duration).start} {heard(e)}" for e in clip.events)}
@@ -93,19 +93,19 @@ def _fine(index: int, rows: list[Row]) -> list[Row]:
     return [(replace(e, answer=told.get(e.question, e.answer)), format) for e, format in rows]
 
 
-def mid_base_rows(index: int) -> list[Row]:
+def mid_base_rows(index: int) -> list[SftExample]:
     """`base_rows`, one clip of which is heard in mid-text, as a chat with several recordings has it; `base_rows`, in
     which every sound comes before all text, leave a base that an insertion puts out."""
     return [*chain_rows(index, scene, (), num_asked=2, num_clips=1, ask=one_hop), _mid_text(index)]
 
 
-def mid_paper_rows(index: int) -> list[Row]:
+def mid_paper_rows(index: int) -> list[SftExample]:
     """`paper_rows` on such a base: every chain that answers is grounded; the base's rows, sound in mid-text among them,
     are kept alive."""
     return [*chain_rows(index, scene, ("grounded",) * 3, num_asked=1, num_clips=1, ask=one_hop), _mid_text(index)]
 
 
-def _mid_text(index: int) -> Row:
+def _mid_text(index: int) -> SftExample:
     """Two or three events in any order, each heard after its tag and then told, in the words of chains. No question is
     asked, none answered: what a sound in mid-text is, and not what it is good for."""
     clip, _, _ = scene(index)

@@ -1,4 +1,4 @@
-"""`relisten ask questions.jsonl`: many questions in batches, written as they finish, resumable."""
+"""`relisten ask questions.jsonl`: many questions in batches. Each answer is written when it is finished."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from relisten import audio, records
 from relisten.choices import is_right
-from relisten.commands.options import as_json, load
+from relisten.commands.options import ModelOptions, as_json
 from relisten.engine.answer import answer_each, answered
-from relisten.engine.engine import Engine, GenerationConfig
+from relisten.engine.engine import Engine
+from relisten.engine.generation import GenerationConfig
 from relisten.files import check_size, resolved, size_of
 from relisten.reports.text import console
 from relisten.types import Example
@@ -26,33 +27,25 @@ _ANSWER = ("answer_prediction", "thinking_prediction", "relisten", "error")
 """What a line says of its answer."""
 
 
-def ask_many(
-    questions: Path, out: Path | None, model: str, options: dict[str, Any], max_seconds: float, place: dict[str, str]
-) -> int:
-    """Answer every question that `out` has no answer to yet; 1 when some could not be answered.
+def ask_many(questions: Path, out: Path | None, config: GenerationConfig, options: ModelOptions) -> int:
+    """Answer every question that has no answer in `out` yet. Returns 1 if some could not be answered.
 
-    A line of the output is the question's own object with `answer_prediction` and `thinking_prediction` (the names
-    MMAR's scripts read) and everything else under `relisten`, or `error` where the
-    recording could not be read, or is too long for the model.
+    A line of the output is the question's own object with `answer_prediction` and `thinking_prediction` (the names that
+    MMAR's scripts read) and everything else under `relisten`. If the recording could not be read, or is too long for
+    the model, the line has `error` instead.
     """
     out = None if out is None else resolved(out)
     with nullcontext() if out is None else records.sole_writer(out):
-        lines = _answer(records.read_examples(questions), questions, out, model, options, max_seconds, place)
+        lines = _answer(records.read_examples(questions), questions, out, config, options)
     print(_summary(lines), file=sys.stderr)
     return int(any(line.get("answer_prediction") is None for line in lines))
 
 
 def _answer(
-    examples: Sequence[Example],
-    questions: Path,
-    out: Path | None,
-    model: str,
-    options: dict[str, Any],
-    max_seconds: float,
-    place: dict[str, str],
+    examples: Sequence[Example], questions: Path, out: Path | None, config: GenerationConfig, options: ModelOptions
 ) -> list[Line]:
     """The lines of all questions, those of an earlier run first."""
-    settings = {"model": model, **options}
+    settings = {"model": options.model, **asdict(config)}
     lines: list[Line] = []
     if out is not None and out.exists():
         _check_same(out, {e.id: _question(e, questions.parent) for e in examples}, settings)
@@ -62,12 +55,11 @@ def _answer(
     if len(waiting) < len(examples):
         print(f"{out}: {len(examples) - len(waiting)} of {len(examples)} are answered already", file=sys.stderr)
     if waiting:
-        config, loaded = load(model, options, **place)
-        engine = Engine(loaded)
+        engine = Engine(options.load())
         size = 0 if out is None else size_of(out)
         with _progress() as progress:
             task = progress.add_task("", total=len(waiting))
-            for line in _lines(engine, config, waiting, questions.parent, max_seconds):
+            for line in _lines(engine, config, waiting, questions.parent, options.max_seconds):
                 if "relisten" in line:
                     line["relisten"]["settings"] = settings
                 if out is None:
@@ -87,13 +79,13 @@ def _question(example: Example, folder: Path) -> Line:
 
 
 def _check_same(out: Path, asked: Mapping[str, Line], settings: Line) -> None:
-    """Raises ValueError where the lines of `out` are no answers to these questions with these settings."""
+    """Raises ValueError if the lines of `out` are not answers to these questions with these settings."""
     for number, line in enumerate(records.read(out, torn=True), start=1):
         if "answer_prediction" not in line:
-            raise ValueError(f"{out}: line {number} is no answer of an earlier `relisten ask`; choose another --out")
+            raise ValueError(f"{out}: line {number} was not written by `relisten ask`; choose another --out")
         question = asked.get(str(line.get("id")))
         if question is None or any(line.get(name) != value for name, value in question.items()):
-            raise ValueError(f"{out}: line {number} answers another question than is asked; choose a new --out")
+            raise ValueError(f"{out}: line {number} answers a question that is not in the file now; choose a new --out")
         if line.get("relisten", {}).get("settings", settings) != settings:
             raise ValueError(f"{out}: line {number} was answered with another model or options; choose a new --out")
 
@@ -101,7 +93,7 @@ def _check_same(out: Path, asked: Mapping[str, Line], settings: Line) -> None:
 def _lines(
     engine: Engine, config: GenerationConfig, waiting: Sequence[Example], folder: Path, max_seconds: float
 ) -> Iterator[Line]:
-    """Lines as they finish, in no fixed order; a recording that cannot be read or is too long gives an `error`."""
+    """Yield lines as answers finish, in no fixed order. A question that cannot be asked gives a line with `error`."""
 
     def ready(example: Example) -> Example:
         assert isinstance(example.audio, Path)
@@ -114,7 +106,7 @@ def _lines(
             continue
         answer = answered(trace, waiting[index].choices, {})
         everything = as_json(answer)
-        del everything["seconds"]  # rows share every step, so no row has seconds of its own
+        del everything["seconds"]  # rows share every step, so an answer has no time of its own
         yield {
             **question,
             "answer_prediction": answer.choice or answer.answer,
@@ -124,14 +116,14 @@ def _lines(
 
 
 def _progress() -> Progress:
-    """A bar on stderr, drawn only where stderr is a terminal."""
+    """A progress bar on stderr, drawn only if stderr is a terminal."""
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("answered"), TimeElapsedColumn(), TimeRemainingColumn())
     where = console(stderr=True)
     return Progress(*columns, console=where, disable=not where.is_terminal)
 
 
 def _summary(lines: Sequence[Line]) -> str:
-    """How many were answered, and how many rightly where the right answer is known."""
+    """How many questions were answered, and how many correctly among those whose answer is known."""
     failed = sum(line.get("answer_prediction") is None for line in lines)
     known = [line for line in lines if isinstance(line.get("answer"), str)]
     text = f"{len(lines)} questions, {failed} without an answer"

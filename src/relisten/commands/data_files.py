@@ -13,12 +13,11 @@ from rich.console import Console
 from rich.text import Text
 
 from relisten import audio, records, tags
-from relisten.commands.options import MAX_SECONDS
 from relisten.commands.terminal import Typist
 from relisten.data.checks import IDENTIFIER, MIN_SECONDS, SLACK
 from relisten.reports.strip import draw
 from relisten.reports.text import console, printable, span
-from relisten.types import Audio, Event, Example, Listen, Response, Segment, Trace
+from relisten.types import MAX_SECONDS, Audio, Event, Example, Listen, Response, Segment, Trace
 
 
 def show(file: Path, id: str, /, *, html: Path | None = None, max_seconds: float = MAX_SECONDS) -> None:

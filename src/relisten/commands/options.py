@@ -4,39 +4,53 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from cyclopts import Group, Parameter
 
+from relisten.fields import documented
 from relisten.reports.text import console, named_seconds, printable
+from relisten.types import MAX_SECONDS
 
 if TYPE_CHECKING:
     from relisten.engine.answer import Answer
-    from relisten.engine.engine import GenerationConfig
     from relisten.models.base import AudioLM
 
-MAX_SECONDS = 600.0
 OUTPUT = Parameter(group=Group("Output", sort_key=1))
-SAMPLING = Parameter(group=Group("Sampling", sort_key=2))
-LIMITS = Parameter(group=Group("Limits", sort_key=3))
-MACHINE = Parameter(group=Group("Machine", sort_key=4))
+GENERATION = Parameter(name="*", group=Group("Generation", sort_key=2))
+"""For an argument that is a `GenerationConfig`: each of its fields becomes an option."""
+MODEL = Parameter(name="*", group=Group("Model and recording", sort_key=3))
+"""For an argument that is a `ModelOptions`."""
 
 
-def load(model: str, options: dict[str, Any], device: str, dtype: str) -> tuple[GenerationConfig, AudioLM]:
-    """The options, checked, and the model; a spinner on stderr while it loads."""
-    with console(stderr=True).status(f"loading {printable(model)} …"):
-        from transformers.utils.logging import disable_progress_bar
+@documented
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model answers, where it runs, and how long a recording may be."""
 
-        from relisten import models
-        from relisten.engine.engine import GenerationConfig
+    model: str = "nano"
+    """nano (built in), a folder, or a name on the Hugging Face hub such as Qwen/Qwen2.5-Omni-7B."""
+    device: str = "auto"
+    """auto (CUDA if there is one, else MPS, else the CPU), or a torch device such as cuda:1."""
+    dtype: str = "auto"
+    """Precision of the weights: auto (that of the checkpoint), float32, bfloat16 or float16."""
+    max_seconds: float = MAX_SECONDS
+    """The longest recording that is accepted, in seconds. Longer ones are refused."""
 
-        disable_progress_bar()
-        return GenerationConfig(**options), models.load(model, device=device, dtype=dtype)
+    def load(self) -> AudioLM:
+        """Load the model; a spinner on stderr turns meanwhile. Raises ValueError if it cannot be loaded."""
+        with console(stderr=True).status(f"loading {printable(self.model)} …"):
+            from transformers.utils.logging import disable_progress_bar
+
+            from relisten import models
+
+            disable_progress_bar()
+            return models.load(self.model, device=self.device, dtype=self.dtype)
 
 
 def as_json(answer: Answer) -> dict[str, Any]:
-    """Everything about one answer, ready for JSON. `tokens` add up to the trace's length."""
+    """Everything about one answer, ready for JSON. The counts in `tokens` add up to the length of the trace."""
     trace = answer.trace
     inserted = sum(listen.num_tokens for listen in trace.listens[1:])
     sampled = sum(trace.sampled)

@@ -1,4 +1,7 @@
-"""`relisten train`: settings from a YAML file, and from flags, which win."""
+"""`relisten train`: settings from a YAML file and from options; options win.
+
+Settings, data and rewards are checked before torch is imported, so that a mistake is told at once.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +10,47 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from relisten.training.grpo import GrpoConfig, train_grpo
-from relisten.training.sft import SftConfig, train_sft
+from relisten.training.config import GrpoConfig, SftConfig
+from relisten.training.plan import planned
 
 
 def sft(settings: Path | None = None, /, *, config: Annotated[SftConfig, Parameter(name="*")]) -> Path:
-    """Fine-tune a model on chains of thought: cross-entropy on what it should write, the audio it hears left out.
+    """Fine-tune a model on chains of thought: cross-entropy on what it should write. Inserted audio is not trained.
 
-    A run that was stopped goes on where it was when it is started again.
+    If a run was stopped, the same command continues it.
 
     Parameters
     ----------
     settings
-        A YAML file with any of the options below, their dashes as underscores; flags win over it.
+        A YAML file with any of the options below; write underscores for dashes. Options on the command line win.
     """
-    return train_sft(config)
+    plan = planned(config)
+    _hide_bars()
+    from relisten.training.sft import run_sft
+
+    return run_sft(plan)
 
 
 def grpo(settings: Path | None = None, /, *, config: Annotated[GrpoConfig, Parameter(name="*")]) -> Path:
-    """Train a model with GRPO: it answers each question several times, hears what it names, and learns from what the
-    better answers earned.
+    """Train a model with GRPO: it answers each question several times, hears the segments that it names, and learns
+    from what the better answers did.
 
-    A run that was stopped goes on where it was when it is started again.
+    If a run was stopped, the same command continues it.
 
     Parameters
     ----------
     settings
-        A YAML file with any of the options below, their dashes as underscores; flags win over it.
+        A YAML file with any of the options below; write underscores for dashes. Options on the command line win.
     """
-    return train_grpo(config)
+    plan = planned(config)
+    _hide_bars()
+    from relisten.training.grpo import run_grpo
+
+    return run_grpo(plan)
+
+
+def _hide_bars() -> None:
+    """Leave the terminal to our own progress bar: transformers draws one for each file that it reads or writes."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()

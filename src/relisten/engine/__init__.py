@@ -1,1 +1,1 @@
-"""How an answer is made: rows of a batch that pause, hear a segment and go on. Start reading at `engine.py`."""
+"""How answers are generated: rows of a batch pause, hear a segment and continue. Start reading at `engine.py`."""

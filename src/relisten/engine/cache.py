@@ -1,9 +1,10 @@
-"""Keys and values of many rows of unequal length: a slab per layer, and how many tokens each row has.
+"""Keys and values of many rows of unequal length: one slab for each layer, and the number of tokens of each row.
 
-A row's tokens lie at their own positions, without holes or left padding, so a token's position is its index. What lies
-beyond a row's length is masked, and overwritten later; it is finite, so that a weight of zero makes it nothing.
+The tokens of a row are stored at their own positions, without holes or left padding, so a token's position is its
+index. Whatever lies beyond the length of a row is masked and overwritten later. It is always finite, so that an
+attention weight of zero removes it.
 
-`Prefix` and `Window` are what a forward is given as its cache: attention calls their `update`, layer by layer.
+A forward is given a `Prefix` or a `Window` as its cache. Attention calls its `update` in each layer.
 """
 
 from __future__ import annotations
@@ -17,39 +18,39 @@ import torch
 from torch import Tensor
 
 ROUND = 64
-"""Tokens: how much of the slab attention reads is rounded up to this, so that shapes are few."""
+"""Tokens. The part of the slab that attention reads is rounded up to a multiple of this, so that shapes are few."""
 
 
 class Prefix:
-    """Keys and values of prompts as they were forwarded: per layer [B, heads, W, width], right-padded."""
+    """Keys and values of forwarded prompts: [B, heads, W, width] for each layer, right-padded."""
 
     def __init__(self, layers: list[tuple[Tensor, Tensor]] | None = None) -> None:
         self.layers = layers or []
 
     @property
     def length(self) -> int:
-        """Tokens, padding included."""
+        """Number of tokens, including padding."""
         return self.layers[0][0].shape[2]
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Keep what one layer made; nothing lies before it."""
+        """Keep the keys and values of one layer; nothing comes before them."""
         assert layer == len(self.layers)
         self.layers.append((keys, values))
         return keys, values
 
     def row(self, index: int, length: int) -> Prefix:
-        """One prompt alone, copied so that the batch it came in can be freed."""
+        """A copy of one prompt, so that the batch can be freed."""
         cut = (slice(index, index + 1), slice(None), slice(length))
         return Prefix([(keys[cut].clone(), values[cut].clone()) for keys, values in self.layers])
 
 
 class Slab:
-    """Per layer keys and values [rows, heads, T, width]; T doubles when it is too small, up to `max_length`.
+    """Keys and values [rows, heads, T, width] for each layer. T doubles when it is too small, up to `max_length`.
 
-    A head's tokens lie side by side: attention reads them one after another, which costs a third less at many rows than
-    stepping over the other heads.
+    The tokens of one head are stored next to each other. With many rows, attention then costs a third less than if it
+    had to step over the other heads.
 
-    max_cells: tokens, over all rows, that may be held; the caller admits no more rows than fit.
+    max_cells: the most tokens over all rows. The caller admits no more rows than fit.
     """
 
     def __init__(self, like: Prefix, max_length: int, max_cells: int | None = None) -> None:
@@ -60,7 +61,7 @@ class Slab:
         self.layers = [(k[:0, :, :0], v[:0, :, :0]) for k, v in like.layers]
 
     def put(self, row: int, prefix: Prefix) -> None:
-        """Start a row from a prompt; a fork is this, once for each of its rows."""
+        """Start a row from a prompt. To fork a prompt, call this once for each of its rows."""
         length = prefix.length
         self.reserve(row + 1, length + 1)
         for (keys, values), (new_keys, new_values) in zip(self.layers, prefix.layers, strict=True):
@@ -69,7 +70,7 @@ class Slab:
         self.lengths[row] = length
 
     def move(self, source: int, target: int) -> None:
-        """Move a row: the live ones stay together at the front."""
+        """Move a row, so that the live rows stay together at the front."""
         length = self.lengths[target] = self.lengths[source]
         for keys, values in self.layers:
             keys[target, :, :length] = keys[source, :, :length]
@@ -81,13 +82,13 @@ class Slab:
             return
         if length > self.capacity:
             most = min(self.max_length, (self.max_cells or self.max_length * num_rows) // num_rows) // ROUND * ROUND
-            # Half as much again for a first prompt, since an answer follows it; double from then on.
+            # At first add half of the prompt's length for the answer; from then on, double.
             self.capacity = _rounded(max(length, min(2 * self.capacity or length + length // 2, most)))
-        if self.max_cells is not None:  # rows that are not live give way to longer ones
+        if self.max_cells is not None:  # unused rows make room for longer ones
             self.num_rows = min(self.num_rows, self.max_cells // self.capacity)
         self.num_rows = max(num_rows, self.num_rows)
         self.lengths = (self.lengths + [0] * num_rows)[: self.num_rows]
-        for index, (keys, values) in enumerate(self.layers):  # layer by layer: only one is held twice
+        for index, (keys, values) in enumerate(self.layers):  # layer by layer, so that only one is in memory twice
             self.layers[index] = self._grown(keys), self._grown(values)
 
     def _grown(self, old: Tensor) -> Tensor:
@@ -98,10 +99,10 @@ class Slab:
 
 
 class Window:
-    """One forward's view of the slab: `widths[i]` new tokens on top of row `rows[i]`, right-padded to W columns.
+    """The view of the slab for one forward: `widths[i]` new tokens on top of row `rows[i]`, right-padded to W columns.
 
-    Padding is written beyond the row's length, where the row's next tokens overwrite it. All of the slab's first
-    `num_live` rows stay, whichever are forwarded.
+    Padding is written beyond the length of the row, and the row's next tokens overwrite it. The first `num_live` rows
+    of the slab are kept, whichever rows are forwarded.
     """
 
     def __init__(
@@ -123,13 +124,13 @@ class Window:
         self._pick = slice(first, first + len(rows)) if together else torch.tensor(self.rows, device=device)
         self._length = max(lengths) + self.width
         self.mask: Tensor | None = None
-        """[B, 1, W, T], True where a token may look; None where every token may look at everything."""
+        """[B, 1, W, T], True where a token may attend; None if every token may attend to everything."""
         if len(self.rows) > 1 or self.width > 1:
             self._length = min(_rounded(self._length), slab.capacity)
             self.mask = (torch.arange(self._length, device=device) <= self.positions[..., None])[:, None]
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Write one layer's new keys and values [B, heads, W, width]; gives all that is there: [B, heads, T, width]."""
+        """Write new keys and values [B, heads, W, width] of one layer; returns all of them, [B, heads, T, width]."""
         first, second = (
             self._written(old, new) for old, new in zip(self.slab.layers[layer], (keys, values), strict=True)
         )
@@ -144,7 +145,7 @@ class Window:
 def _zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:
     if like.device.type != "cpu":
         return like.new_zeros(shape)
-    # numpy leaves it to the operating system to clear a page when it is first touched: what is not used costs nothing.
+    # With numpy, the operating system clears a page when it is first used, so unused pages cost nothing.
     cleared = np.zeros(math.prod(shape) * like.itemsize, np.uint8)
     return torch.from_numpy(cleared).view(like.dtype).view(shape)
 

@@ -1,8 +1,8 @@
-"""The batch loop: admit questions, forward what each row has not shown the model yet, choose, push.
+"""The batch loop: admit questions, forward the tokens that each row's model has not read yet, choose the next tokens.
 
-A prompt, an inserted segment and one sampled token are the same thing here: a chunk of new tokens on top of a row's
-cache. A prompt is forwarded once and copied to its rows; rows pause on their own; all that pause in a step are encoded
-and forwarded together; a finished row makes place for a waiting one.
+A prompt, an inserted segment and one sampled token are handled alike: each is a chunk of new tokens on top of a row's
+cache. A prompt is forwarded once and copied to its rows. Rows pause independently, and all rows that pause in the same
+step are encoded and forwarded together. A finished row makes room for a waiting one.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from relisten.engine.cache import Prefix, Slab, Window
+from relisten.engine.generation import GenerationConfig
 from relisten.engine.operations import Operation, crop
 from relisten.engine.row import (
     ANSWER_TOKENS,
     MARGIN,
-    Event,
+    AnswerEvent,
     Finished,
-    GenerationConfig,
     Heard,
     Question,
     Refused,
@@ -35,8 +35,8 @@ from relisten.models.base import AudioLM
 from relisten.types import Example, Trace
 
 __all__ = [
+    "AnswerEvent",
     "Engine",
-    "Event",
     "Finished",
     "GenerationConfig",
     "Heard",
@@ -47,18 +47,19 @@ __all__ = [
 ]
 
 NARROW = 4
-"""Chunks of up to this many tokens go with the single ones; wider ones in a forward of their own, which costs less than
-padding every row to their width."""
+"""Chunks of up to this many tokens are forwarded together with single tokens. Wider chunks get a forward of their own,
+which costs less than padding every row to their width."""
 MAX_CHUNK = 8192
-"""Tokens, padding included, that prompts may have together in one forward."""
+"""The most tokens, including padding, that the prompts in one forward may have together."""
 
 
 class Engine:
-    """Generates answers with a model. `operations` maps a tag's name to what it does (default: `<seg>` crops).
+    """Generates answers with a model.
 
-    max_rows: answers made side by side. max_cache_bytes: what keys and values may take (None: half of what is free on
-    a CUDA device, unbounded elsewhere); rows wait where they would not fit, and a single row that cannot fit is
-    ended as if the model's context were that short.
+    operations: what each tag does, by the tag's name (default: `<seg>` crops the recording). max_rows: how many answers
+    are generated side by side. max_cache_bytes: the memory for keys and values (None: half of the free memory on a CUDA
+    device, no bound elsewhere). Rows that do not fit wait; a single row that does not fit ends early, as if the context
+    of the model were that short.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class Engine:
         self.max_rows = max_rows
         self.max_cache_bytes = max_cache_bytes
         self.seconds: dict[str, float] = {}
-        """Of the latest run: prefill, listen (encoding and forwarding inserted audio), decode."""
+        """Wall-clock seconds of the latest run: prefill, listen (encode and forward inserted audio), decode."""
 
     def generate(
         self,
@@ -85,7 +86,11 @@ class Engine:
         num_samples: int = 1,
         failed: Callable[[int, str], None] | None = None,
     ) -> list[list[Trace]]:
-        """For each example, `num_samples` answers; none where `failed` was told why, as in `run`."""
+        """`num_samples` answers for each example.
+
+        If an example cannot be asked, ValueError is raised. If `failed` is given, the example gets no answers instead,
+        and the reason is passed to `failed`, as in `run`.
+        """
         traces: list[list[Trace | None]] = [[None] * num_samples for _ in examples]
         for index, sample, trace in self.run(examples, config, num_samples, failed):
             traces[index][sample] = trace
@@ -98,17 +103,18 @@ class Engine:
         num_samples: int = 1,
         failed: Callable[[int, str], None] | None = None,
     ) -> Iterator[tuple[int, int, Trace]]:
-        """(example's index, sample's index, trace) as each answer finishes.
+        """Yield (index of the example, index of the sample, trace) as each answer finishes.
 
-        An example that cannot be asked (its recording is unreadable, or longer than the context) raises ValueError;
-        where `failed` is given, it is told the index and the reason, and the others are answered.
+        If an example cannot be asked (its recording is unreadable, or longer than the context), ValueError is raised.
+        If `failed` is given, it is called with the example's index and the reason instead, and the other examples are
+        answered.
         """
         for row, event in self._events(examples, config or GenerationConfig(), num_samples, failed):
             if isinstance(event, Finished):
                 yield row.question.index, row.sample, event.trace
 
-    def stream(self, example: Example, config: GenerationConfig | None = None) -> Iterator[Event]:
-        """One answer as it is written: Text, Heard, Refused, and Finished last."""
+    def stream(self, example: Example, config: GenerationConfig | None = None) -> Iterator[AnswerEvent]:
+        """Yield one answer while it is written: Text, Heard and Refused events, and Finished at the end."""
         for _, event in self._events([example], config or GenerationConfig(), 1):
             yield event
 
@@ -118,11 +124,11 @@ class Engine:
         config: GenerationConfig,
         num_samples: int,
         failed: Callable[[int, str], None] | None = None,
-    ) -> Iterator[tuple[Row, Event]]:
+    ) -> Iterator[tuple[Row, AnswerEvent]]:
         module = self.model.module
         training = module.training
-        module.eval()  # in training mode, gradient checkpointing drops the cache without a word
-        run = _Run(self, examples, config, num_samples)
+        module.eval()  # in training mode, gradient checkpointing silently drops the cache
+        run = _Generation(self, examples, config, num_samples)
         run.failed = failed
         self.seconds = run.seconds
         try:
@@ -136,14 +142,14 @@ class Engine:
             module.train(training)
 
     def _choose(self, config: GenerationConfig, rows: Sequence[Row], logits: Tensor) -> list[tuple[int, float]]:
-        """A token and its log-probability for each row of logits [rows, V]."""
+        """A token and its log-probability for each row; logits: [rows, V]."""
         uniforms = [float(row.rng.random()) for row in rows] if config.temperature > 0 else []
         chosen = choose(logits, self.model.banned_token_ids, uniforms, config.temperature, config.top_p, config.top_k)
         return list(zip(*chosen, strict=True))
 
 
-class _Run:
-    """What one call of `Engine.run` holds: waiting answers, live rows (row i is the slab's row i), the slab."""
+class _Generation:
+    """The state of one call of `Engine.run`: waiting answers, live rows (row i is row i of the slab), the slab."""
 
     def __init__(self, engine: Engine, examples: Sequence[Example], config: GenerationConfig, num_samples: int) -> None:
         self.engine, self.model, self.examples, self.config = engine, engine.model, examples, config
@@ -160,8 +166,8 @@ class _Run:
         self._prompts: dict[int, tuple[Prefix, Tensor]] = {}  # forwarded, and some of its answers still wait
         self._slab: Slab | None = None
 
-    def events(self) -> Iterator[tuple[Row, Event]]:
-        """What the rows have to say; finished rows leave."""
+    def events(self) -> Iterator[tuple[Row, AnswerEvent]]:
+        """Yield the events of all rows, then remove finished rows."""
         for row in self.live:
             for event in row.events:
                 yield row, event
@@ -181,7 +187,7 @@ class _Run:
 
     @torch.no_grad()
     def admit(self) -> None:
-        """Let in as many waiting answers as there are places, and choose their first tokens."""
+        """Start as many waiting answers as there is room for, and choose their first tokens."""
         started = perf_counter()
         rows: list[Row] = []
         while self.waiting and len(self.live) + len(rows) < self.engine.max_rows:
@@ -224,21 +230,22 @@ class _Run:
                     f"{question.id}: {question.duration:.1f} s of audio and the question take {length} tokens,"
                     f" {what} has room for {most}; {too_long}"
                 )
+            question.transform(self.model)
             self._questions[index] = question
         return self._questions[index]
 
     def _room(self, question: Question) -> int:
-        """Tokens a row may have. Where memory is bounded, no more than it can need: places are given out by it."""
+        """The most tokens that a row may have. If memory is bounded, no more than it can need, to admit more rows."""
         if self.max_cells is None:
             return self.context
         sampled = self.config.max_new_tokens + ANSWER_TOKENS
         heard = self.config.max_listens * (question.listen.num_tokens + 2)
-        # A tag takes three sampled tokens at least, and one forced one.
+        # A tag takes at least three sampled tokens and one forced token.
         needed = len(question.token_ids) + sampled + sampled // 3 + heard + 8 * MARGIN
         return min(self.context, self.max_cells, needed)
 
     def _prefill(self, indices: list[int]) -> None:
-        """Forward the prompts that were not forwarded yet, those of like length together."""
+        """Forward the prompts that were not forwarded yet; prompts of similar length go together."""
         new = sorted((self._questions[i] for i in indices if i not in self._prompts), key=lambda q: len(q.token_ids))
         while new:
             longest, batch = len(new[-1].token_ids), [new.pop()]
@@ -252,7 +259,7 @@ class _Run:
                 question.features = []
 
     def _start(self, row: Row, num_rows: int) -> Tensor:
-        """Copy the prompt's cache to the row; forget it when no other answer needs it."""
+        """Copy the cache of the prompt to the row, and drop it when no other answer needs it."""
         prefix, logits = self._prompts[row.question.index]
         if self._slab is None:
             self._slab = Slab(prefix, self.context, self.max_cells)
@@ -267,13 +274,13 @@ class _Run:
 
     @torch.no_grad()
     def step(self) -> None:
-        """One forward for the rows that pause; then one for all, who by then have a token or two to show."""
+        """One forward for the rows that pause, then one for all rows, which by then have one or two new tokens each."""
         self._read("listen", [i for i, row in enumerate(self.live) if len(row.chunk) > NARROW])
-        # All rows together lie in one piece of the slab: attention reads them where they are, without a copy.
+        # All rows together are one contiguous piece of the slab, so attention reads them without a copy.
         self._read("decode", [i for i, row in enumerate(self.live) if len(row.chunk) <= NARROW and not row.done])
 
     def _read(self, name: str, indices: list[int]) -> None:
-        """Forward the chunks of some rows, and choose what each writes next."""
+        """Forward the chunks of some rows, and choose the next token of each."""
         if not indices:
             return
         started = perf_counter()
@@ -307,7 +314,7 @@ class _Run:
 
 
 def _max_cells(max_cache_bytes: int | None, model: AudioLM, device: torch.device) -> int | None:
-    """How many tokens, over all rows, the cache may hold."""
+    """How many tokens the cache may hold over all rows; None for no bound."""
     if max_cache_bytes is None:
         if device.type != "cuda":
             return None

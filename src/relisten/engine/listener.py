@@ -1,37 +1,36 @@
-"""When a model wants to hear: a pure state machine on the text of one answer, with every limit on listening.
+"""Decides when a model hears a segment again: a pure state machine on the text of one answer, with all limits.
 
-Text goes in as it is written, a token's worth at a time; out come the few things that must happen before the next
-token. Each character is looked at a bounded number of times, so a whole answer costs time linear in its length.
+Text is fed in as it is written, one token's text at a time. The listener answers with the few actions that must happen
+before the next token. Each character is read a bounded number of times, so the time is linear in the answer's length.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from relisten.tags import parse_segment
+from relisten.tags import marks, parse_segment
 from relisten.types import Format, Refusal, Segment
 
 SLACK = 1e-6
-"""Seconds: 3.4 - 3.2 is a little less than 0.2 in floating point, and is meant to be 0.2."""
+"""Seconds. In floating point 3.4 - 3.2 is a little less than 0.2, and a segment of that length is accepted."""
 MAX_INSIDE = 200
-"""Characters kept between a tag's two ends; what is longer is unreadable."""
+"""Characters kept between the opening and the closing tag. Anything longer is unreadable."""
 MAX_QUOTED = 80
-"""Characters of a refused tag that are recorded."""
+"""How many characters of a refused tag are recorded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Force:
-    """Write this text next: it ends a closing tag, so that the audio starts on a token boundary."""
+    """Write this text next. It completes a closing tag, so that the audio starts on a token boundary."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Hear:
-    """Put this segment's audio here; the segment is ordered, clamped to the recording and long enough."""
+    """Insert the audio of this segment here. The segment is ordered, clamped to the recording, and long enough."""
 
     segment: Segment
     operation: str
@@ -41,7 +40,7 @@ class Hear:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """A tag was closed that is not heard."""
+    """A tag was closed, but its segment is not heard again."""
 
     refusal: Refusal
 
@@ -55,10 +54,10 @@ Action = Force | Hear | Refuse | Stop
 
 
 class Listener:
-    """Follows one answer. No action means: let the model speak on.
+    """Follows one answer. If it gives no action, the model goes on writing.
 
-    In `conditioned` answers tags are plain text. In `grounded` ones a good tag is counted and gives no action, a bad
-    one is refused for the same reasons as in `interleaved` ones: one policy for every format.
+    In `conditioned` answers, tags are plain text. In `grounded` answers, a good tag is counted without an action, and a
+    bad tag is refused for the same reasons as in `interleaved` answers, so that one policy holds for every format.
     """
 
     def __init__(
@@ -74,17 +73,23 @@ class Listener:
         self.max_listens = max_listens
         self.min_segment = min_segment
         self.num_heard = 0
-        """Good tags so far (in `grounded` answers: named, not heard)."""
+        """Number of good tags so far (in `grounded` answers they are named, not heard)."""
         self.closed = False
-        """Nothing more is heard: a limit has closed the thought."""
+        """True after a limit has closed the reasoning. Nothing is heard after that."""
         self._names = frozenset(names) if format != "conditioned" else frozenset()
-        self._marks, self._starts = _marks(tuple(sorted(self._names)))
-        self._pending = ""  # the text's end, where it may be the start of a mark
+        known = tuple(sorted(self._names))
+        self._marks, self._starts = marks(known), _starts(known)
+        self._pending = ""  # the end of the text, if it may be the start of a tag
         self._open: dict[str, str] = {}  # tag -> what was written since it was opened
         self._stage = "start"  # then think, between, answer, done
 
+    @property
+    def answering(self) -> bool:
+        """Whether the model is between <answer> and </answer>."""
+        return self._stage == "answer"
+
     def feed(self, text: str) -> Iterator[Action]:
-        """What to do about newly written text (forced text included), one at a time, in order."""
+        """Yield the actions for newly written text (including forced text), in order."""
         self._pending += text
         while self._stage != "done" and (mark := self._marks.search(self._pending)):
             self._write(self._pending[: mark.start()])
@@ -97,7 +102,7 @@ class Listener:
             yield Force(">")
 
     def close(self) -> str:
-        """Hear nothing more; the text that leads from here to the answer."""
+        """Stop hearing segments. Returns the text that leads from here to the answer."""
         self.closed = True
         wanted = {"think": "</think><answer>", "answer": ""}.get(self._stage, "<answer>")
         if self._open and self._stage != "done":
@@ -105,11 +110,11 @@ class Listener:
         return self._rest(wanted)
 
     def finish(self) -> str:
-        """The text that ends an open answer; nothing where there is none."""
+        """The text that ends an open answer, or "" if no answer is open."""
         return self._rest("</answer>") if self._stage == "answer" else ""
 
     def _rest(self, wanted: str) -> str:
-        """`wanted`, less what is already written of it."""
+        """`wanted` without the part that is already written."""
         return wanted[len(self._pending) :] if self._pending and wanted.startswith(self._pending) else wanted
 
     def _write(self, text: str) -> None:
@@ -117,7 +122,7 @@ class Listener:
             self._open[name] = (inside + text)[: MAX_INSIDE + 1]
 
     def _unfinished(self) -> int:
-        """How many characters at the end may be the start of a mark."""
+        """How many characters at the end may be the start of a tag."""
         at = self._pending.rfind("<", -max(map(len, self._starts)))
         return len(self._pending) - at if at >= 0 and self._pending[at:] in self._starts else 0
 
@@ -129,7 +134,7 @@ class Listener:
         inside = self._open.pop(name, None)
         self._write(mark)
         if not closing:
-            self._open[name] = ""  # opened again before it was closed: it starts anew, as in tags.parse
+            self._open[name] = ""  # a tag that is opened again before it was closed starts over, as in tags.parse
         if inside is not None:
             yield from self._judge(f"<{name}>{inside}{mark}", inside if closing else None, name)
 
@@ -169,8 +174,7 @@ class Listener:
 
 
 @lru_cache(maxsize=16)
-def _marks(names: tuple[str, ...]) -> tuple[re.Pattern[str], frozenset[str]]:
-    """What finds a mark, and every text that a mark may start with."""
-    known = ("think", "answer", *names)
-    starts = (mark[:n] for name in known for mark in (f"<{name}>", f"</{name}>") for n in range(1, len(mark)))
-    return re.compile("<(/?)(" + "|".join(map(re.escape, known)) + ")>"), frozenset(starts)
+def _starts(names: tuple[str, ...]) -> frozenset[str]:
+    """Every text that a tag may start with."""
+    whole = (tag for name in ("think", "answer", *names) for tag in (f"<{name}>", f"</{name}>"))
+    return frozenset(tag[:n] for tag in whole for n in range(1, len(tag)))

@@ -1,7 +1,8 @@
-"""The plain way to interleave: one answer at a time, and at every pause everything is encoded and read anew.
+"""The naive loop: one answer at a time, and at every pause all audio is encoded and the whole sequence is read again.
 
-It is what a re-submission to a generation API does, and it shares no code with the engine's loop, its cache or its
-listener: the tests hold the engine to its output, and `python -m benchmarks.engine` to a multiple of its speed.
+This is what sending the sequence to a generation API again at every pause would do. It shares no code with the loop,
+the cache or the listener of the engine. The tests compare the engine's output with it token for token, and
+`python -m benchmarks.engine` compares their speed.
 """
 
 from __future__ import annotations
@@ -13,21 +14,22 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from relisten.engine.generation import GenerationConfig
 from relisten.engine.operations import crop
-from relisten.engine.row import GenerationConfig, audible
+from relisten.engine.row import audible
 from relisten.engine.sampling import choose, token_logprobs
 from relisten.models.base import AudioLM
 from relisten.tags import parse_segment
 from relisten.types import Audio, Example, Listen, Segment, Trace
 
 _TAG = re.compile(r"<seg>((?:(?!</?seg).)*)</seg(>?)\Z", re.DOTALL)
-"""A tag at the end of the text; its last character is still to be written where it is a token of its own."""
+"""A tag at the end of the text. Its last character may still have to be forced, if it is a token of its own."""
 
 RECENT = 60
-"""Tokens in which a tag is looked for."""
+"""How many of the latest tokens are searched for a tag."""
 
 Script = Callable[[int], int | None]
-"""How many tokens were sampled so far -> the token to take next, or None to let the model choose."""
+"""Given how many tokens were sampled so far: the token to take next, or None to let the model choose."""
 
 
 @torch.no_grad()
@@ -38,9 +40,9 @@ def naive(
     features: Callable[[Audio], Tensor] | None = None,
     script: Script | None = None,
 ) -> Trace:
-    """One greedy answer; it stops at `max_new_tokens` without being led to an answer. `example.audio` is in memory.
+    """One greedy answer about a recording in memory. At `max_new_tokens` it just stops; no answer is forced.
 
-    features: how log-mels are made (default: the model's own way); the model has a cache between pauses.
+    features: computes the log-mel of a piece of audio (default: the model's own function). script: what is written.
     """
     assert isinstance(example.audio, Audio)
     audio, mel = audible(model, example.audio), features or model.features
@@ -53,7 +55,7 @@ def naive(
     while True:
         logits = _read(model, unread, len(trace.token_ids), [mel(p) for p in pieces] if len(unread) > 1 else [], cache)
         token_id, logprob = _next(model, logits, sum(trace.sampled), script)
-        _append(trace, [token_id], True, logprob)
+        trace.extend([token_id], True, logprob)
         unread = [token_id]
         spoken.append(token_id)
         written = model.decode(spoken[-RECENT:])
@@ -64,7 +66,7 @@ def naive(
         if tag is None:
             continue
         if not tag[2]:
-            _append(trace, model.encode(">"), False)
+            trace.extend(model.encode(">"), False)
             spoken += model.encode(">")
         segment = parse_segment(tag[1])
         heard = _heard(segment, example.audio.duration, config, len(trace.listens) - 1)
@@ -72,7 +74,7 @@ def naive(
             pieces.append(crop(audio, heard))
             num_tokens = model.num_audio_tokens(len(pieces[-1].samples))
             trace.listens.append(Listen(len(trace.token_ids) + 1, num_tokens, heard))
-            _append(trace, model.audio_tokens(len(pieces[-1].samples)), False)
+            trace.extend(model.audio_tokens(len(pieces[-1].samples)), False)
         cache, unread = DynamicCache(), list(trace.token_ids)
 
 
@@ -96,9 +98,3 @@ def _next(model: AudioLM, logits: Tensor, num_sampled: int, script: Script | Non
         token_ids, logprobs = choose(logits, model.banned_token_ids, [], temperature=0.0)
         return token_ids[0], logprobs[0]
     return scripted, float(token_logprobs(logits, torch.tensor([scripted]), model.banned_token_ids)[0])
-
-
-def _append(trace: Trace, token_ids: list[int], sampled: bool, logprob: float = 0.0) -> None:
-    trace.token_ids += token_ids
-    trace.sampled += [sampled] * len(token_ids)
-    trace.logprobs += [logprob] * len(token_ids)

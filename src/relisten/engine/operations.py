@@ -1,7 +1,7 @@
-"""What can be done with a segment before it is heard again: plain functions (Audio, Segment) -> Audio.
+"""Operations on a segment before it is heard again: plain functions (Audio, Segment) -> Audio.
 
-The engine's table `{"seg": crop, "slow": slow}` gives them to the model: the tag's name is the key. A segment is in
-seconds of the original recording whatever the operation does to its length.
+`Engine(model, operations={"seg": crop, "slow": slow})` offers them to the model: the key is the name of the tag. A
+segment is always in seconds of the original recording, even if the operation changes its length.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ Operation = Callable[[Audio, Segment], Audio]
 
 
 def slow(audio: Audio, segment: Segment) -> Audio:
-    """The segment at half speed, an octave lower, as a tape would play it: twice as long."""
+    """The segment at half speed: twice as long and an octave lower, like a tape that is played slowly."""
     cut = crop(audio, segment)
     return Audio(soxr.resample(cut.samples, cut.rate, 2 * cut.rate), cut.rate)
 
 
 def band(low: float, high: float) -> Operation:
-    """An operation that keeps the frequencies from `low` to `high` (Hz) of the segment and silences the others."""
+    """An operation that keeps the frequencies from `low` to `high` (Hz) of a segment and removes all others."""
     if not 0 <= low < high:
-        raise ValueError(f"a band needs 0 <= low < high, not {low:g} and {high:g} Hz; swap or correct them")
+        raise ValueError(f"a band needs 0 <= low < high, not {low:g} and {high:g} Hz; correct them")
 
     def isolate(audio: Audio, segment: Segment) -> Audio:
         cut = crop(audio, segment)

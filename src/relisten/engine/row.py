@@ -1,4 +1,4 @@
-"""One answer in the making: its trace, its listener, its limits, and the tokens the model has not been shown yet."""
+"""One answer while it is generated: its trace, its listener, its limits, and the tokens the model has not read yet."""
 
 from __future__ import annotations
 
@@ -12,72 +12,41 @@ import soxr
 from torch import Tensor
 
 from relisten import audio as audio_files
+from relisten.engine.generation import GenerationConfig
 from relisten.engine.listener import Action, Force, Hear, Listener, Refuse
+from relisten.engine.repetition import WINDOW, repeats
 from relisten.engine.sampling import row_generator
 from relisten.types import Audio, Example, Finish, Format, Listen, Refusal, Segment, Trace
 
 if TYPE_CHECKING:
     from relisten.models.base import AudioLM
 
-LEAST_TEMPERATURE = 1e-6
-"""Above 0; logits divided by much less are infinite in float32."""
 ANSWER_TOKENS = 64
-"""Tokens that may still be sampled for the answer once a limit has closed the thought."""
+"""How many tokens may still be sampled for the answer after a limit has closed the reasoning."""
 LEAD = "</seg></think><answer>"
-"""The longest text that is forced when a limit closes a thought (a longer tag's name adds a token or two)."""
+"""The longest text that is forced when a limit closes the reasoning (a longer tag name adds a token or two)."""
+END = "</answer>"
 MARGIN = 8
-"""Tokens left free beside what is forced."""
-
-
-@dataclass(frozen=True)
-class GenerationConfig:
-    """How answers are made. The defaults are greedy; the paper samples at temperature 0.7, and at 1.0 in training."""
-
-    format: Format = "interleaved"
-    temperature: float = 0.0
-    """0 is greedy."""
-    top_p: float = 1.0
-    top_k: int = 0
-    """0 is off."""
-    seed: int = 0
-    max_new_tokens: int = 2048
-    """Sampled tokens of the whole trace; then the thought is closed and up to 64 more may be sampled for the answer."""
-    max_listens: int = 8
-    """Segments heard again; the whole recording does not count. One more closes the thought, as too many tokens do."""
-    min_segment: float = 0.2
-    """Seconds."""
-
-    def __post_init__(self) -> None:
-        if self.format not in ("conditioned", "grounded", "interleaved"):
-            raise ValueError(f"format {self.format!r} is none of conditioned, grounded, interleaved")
-        if 0 < self.temperature < LEAST_TEMPERATURE:
-            raise ValueError(f"temperature {self.temperature} is too little to divide by; 0 takes the likeliest token")
-        if not (0 <= self.temperature < float("inf") and 0 < self.top_p <= 1 and self.top_k >= 0):
-            raise ValueError(
-                f"temperature {self.temperature}, top_p {self.top_p}, top_k {self.top_k}: temperature and top_k must"
-                " not be negative, and top_p must lie above 0, up to 1"
-            )
-        if self.max_new_tokens < 1 or self.max_listens < 0 or not self.min_segment >= 0 or self.seed < 0:
-            raise ValueError("max_new_tokens must be at least 1; max_listens, min_segment and seed not negative")
+"""Tokens that are kept free in addition to the forced ones."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """Newly written text, forced text included; never half a character."""
+    """Newly written text, including forced text. It never ends in the middle of a character."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Heard:
-    """A segment is put into the sequence; its tag's text came before."""
+    """A segment was heard again: its audio now stands in the sequence. The text of its tag came before."""
 
     listen: Listen
 
 
 @dataclass(frozen=True)
 class Refused:
-    """A tag is not heard; its text came before."""
+    """A segment was not heard again. The text of its tag came before."""
 
     refusal: Refusal
 
@@ -89,21 +58,26 @@ class Finished:
     trace: Trace
 
 
-Event = Text | Heard | Refused | Finished
+AnswerEvent = Text | Heard | Refused | Finished
 
 
 class Words:
-    """A model's tokenizer, remembering: each step spells one token for each row, and they are few."""
+    """A model's tokenizer with a cache: each step spells one token for each row, and these repeat often."""
 
     def __init__(self, model: AudioLM) -> None:
         self.encode = lru_cache(maxsize=256)(lambda text: tuple(model.encode(text)))
         self.decode = lru_cache(maxsize=65_536)(lambda *token_ids: model.decode(token_ids))
+        self.longest_rest = lru_cache(maxsize=16)(self._longest_rest)
+
+    def _longest_rest(self, text: str) -> int:
+        """The most tokens that any ending of `text` takes: one of `/answer>` may take more than the whole tag."""
+        return max(len(self.encode(text[start:])) for start in range(len(text)))
 
 
 def audible(model: AudioLM, audio: Audio) -> Audio:
-    """The recording as the model takes it: at its rate, and padded with silence where it is too short for one token."""
+    """The recording at the model's rate, padded with silence if it is too short for one audio token."""
     if audio.rate == model.rate and model.num_audio_tokens(len(audio.samples)):
-        return audio  # itself, not a copy: an operation may know a recording by its identity
+        return audio  # itself, not a copy: an operation may recognise a recording by its identity
     samples = audio.samples
     if audio.rate != model.rate:
         samples = soxr.resample(samples, audio.rate, model.rate).astype(np.float32)
@@ -114,26 +88,26 @@ def audible(model: AudioLM, audio: Audio) -> Audio:
 
 
 def _check(example: Example, audio: Audio) -> None:
-    """Raises ValueError on what no model can be asked; files are checked where they are read, callers' own here."""
+    """Raises ValueError for an example that no model can be asked. Files are checked when they are read."""
     if isinstance(example.choices, str):
-        raise ValueError(f"choices are a list of texts, not one text: {example.choices!r}")
+        raise ValueError(f"choices must be a list of texts, not one text: {example.choices!r}")
     samples = audio.samples
     if samples.ndim != 1 or samples.dtype.kind != "f" or audio.rate <= 0:
         shape = f"{samples.dtype} {list(samples.shape)} at {audio.rate} Hz"
-        raise ValueError(f"a recording in memory is float samples [T] within -1 .. 1 and a rate above 0, not {shape}")
+        raise ValueError(f"a recording in memory needs float samples [T] in -1 .. 1 and a rate above 0, not {shape}")
     if not np.isfinite(samples).all():
-        raise ValueError("a recording in memory holds samples that are NaN or infinite; mend it")
+        raise ValueError("a recording in memory has samples that are NaN or infinite; replace them")
     if not example.question.strip():
-        raise ValueError("the question is empty; write what you ask")
+        raise ValueError("the question is empty; write a question")
     for text in (example.question, *example.choices):
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise ValueError(f"{text!r} holds half a character and is no text; write it anew") from None
+            raise ValueError(f"{text!r} contains half a character (a lone surrogate); write it again") from None
 
 
 class Question:
-    """An example made ready: its recording in memory, its prompt in tokens."""
+    """An example that is ready to be asked: its recording in memory, its prompt as tokens."""
 
     def __init__(self, model: AudioLM, example: Example, index: int, format: Format) -> None:
         given = example.audio if isinstance(example.audio, Audio) else audio_files.load(example.audio, model.rate)
@@ -141,17 +115,22 @@ class Question:
         self.index = index
         self.id = example.id
         self.duration = given.duration
-        """Seconds of the recording itself, without padding."""
+        """Length of the recording in seconds, without padding."""
         self.audio = audible(model, given)
         self.token_ids, at = model.prompt(example.question, example.choices, format, len(self.audio.samples))
-        # A prompt may leave the recording out (an ablation): segments of it can be heard all the same.
+        # In an ablation the prompt may leave the recording out. Its segments can still be heard.
         num_tokens = 0 if at is None else model.num_audio_tokens(len(self.audio.samples))
         self.listen = Listen(at or 0, num_tokens, Segment(0.0, self.duration))
-        self.features: list[Tensor] = [model.features(self.audio)] if num_tokens else []
+        self.features: list[Tensor] = []
+        """The log-mel of the recording, from `transform` until the prompt was forwarded."""
+
+    def transform(self, model: AudioLM) -> None:
+        """Compute the log-mel. It takes far more memory than the prompt, so check first that the prompt fits."""
+        self.features = [model.features(self.audio)] if self.listen.num_tokens else []
 
 
 class Row:
-    """One answer in the making. `push` what was sampled; `chunk` is what the model must be shown before it goes on."""
+    """One answer while it is generated. `push` takes a sampled token; `chunk` is what the model has to read next."""
 
     def __init__(
         self,
@@ -165,13 +144,13 @@ class Row:
     ) -> None:
         self.question, self.sample = question, sample
         self.room = room
-        """Tokens that the trace may have in all."""
+        """The most tokens that the whole trace may have."""
         self.rng = row_generator(config.seed, question.id, sample)
         self.chunk: list[int] = []
-        """Tokens of the trace that were not forwarded yet."""
+        """Tokens of the trace that the model has not read yet."""
         self.features: list[Tensor] = []
-        """What the audio tokens in the chunk stand for."""
-        self.events: list[Event] = []
+        """Log-mels of the audio tokens in the chunk, in order."""
+        self.events: list[AnswerEvent] = []
         self.done = False
         self.num_sampled = 0
         ids = list(question.token_ids)
@@ -181,22 +160,24 @@ class Row:
             question.duration, config.format, operations.keys(), config.max_listens, config.min_segment
         )
         self._budget = config.max_new_tokens
-        self._held: list[int] = []  # tokens that end within a character
+        self._held: list[int] = []  # tokens that end in the middle of a character
         self._texts: list[str] = []
+        self._latest = ""  # the last WINDOW characters
         self._ended = False  # </answer> is written
-        self._closed = False  # a limit has closed the thought
-        self._over = False  # more was to be heard than may be
-        self._after = len(words.encode("</answer>")) + 1
-        self._before = self._after + ANSWER_TOKENS + len(words.encode(LEAD)) + MARGIN
+        self._closed = False  # a limit has closed the reasoning
+        self._over = False  # the model asked for more segments than it may hear
+        # The model may have begun a tag itself, and only the rest of it is forced.
+        self._after = words.longest_rest(END) + 1
+        self._before = self._after + ANSWER_TOKENS + words.longest_rest(LEAD) + MARGIN
         self._check()
 
     def push(self, token_id: int, logprob: float) -> None:
-        """Take a sampled token, and do all that follows from it."""
+        """Take a sampled token and do everything that follows from it."""
         ends = token_id in self._model.end_token_ids
-        if self._ended and not ends:  # only an end may follow </answer>: anything else is dropped
+        if self._ended and not ends:  # only an end token may follow </answer>; anything else is dropped
             self._end()
             return
-        if ends and self._closed and not self._ended:  # the answer that a limit asked for is to be complete
+        if ends and self._closed and not self._ended:  # a forced answer is completed with its closing tag
             self._answered()
             return
         self._append([token_id], True, logprob)
@@ -206,22 +187,21 @@ class Row:
             return
         self._held.append(token_id)
         text = self._words.decode(*self._held)
-        # A character may take up to four tokens; what is no character after that is not going to be one.
+        # A character takes at most four tokens, so after that it will not become one.
         if not text.endswith("\N{REPLACEMENT CHARACTER}") or len(self._held) > 3:
             self._held.clear()
             self._write(text)
         self._check()
 
     def _append(self, token_ids: Sequence[int], sampled: bool, logprob: float = 0.0) -> None:
-        self.trace.token_ids += token_ids
-        self.trace.sampled += [sampled] * len(token_ids)
-        self.trace.logprobs += [logprob] * len(token_ids)
+        self.trace.extend(token_ids, sampled, logprob)
         self.chunk += token_ids
 
     def _write(self, text: str) -> None:
         if not text:
             return
         self._texts.append(text)
+        self._latest = (self._latest + text)[-WINDOW:]
         self.events.append(Text(text))
         for action in self._listener.feed(text):
             self._act(action)
@@ -256,12 +236,13 @@ class Row:
             return
         listen = Listen(len(self.trace.token_ids) + 1, num_tokens, hear.segment, hear.operation)
         self._append(token_ids, False)
+        self._latest = ""  # with new audio between, equal words are not a loop, and max_listens bounds them
         self.features.append(self._model.features(piece))
         self.trace.listens.append(listen)
         self.events.append(Heard(listen))
 
     def _check(self) -> None:
-        """Keep the limits; the next step may add two tokens (one sampled, one forced)."""
+        """Enforce the limits. The next step may add two tokens: one sampled, one forced."""
         left = self.room - len(self.trace.token_ids)
         if self._ended:
             if self.num_sampled >= self._budget or left < 1:
@@ -273,9 +254,11 @@ class Row:
             self._close("length" if self.num_sampled >= self._budget else "context")
         elif self._over:
             self._close("listens")
+        elif repeats(self._latest):
+            self._close("repetition")
 
     def _close(self, finish: Finish) -> None:
-        """Lead the model on to its answer."""
+        """Close the reasoning and lead the model to its answer."""
         self._closed = True
         self.trace.finish = finish
         self._flush()
@@ -286,16 +269,18 @@ class Row:
             return
         self._force(lead)
         self._budget = self.num_sampled + min(ANSWER_TOKENS, left)
+        if finish == "repetition" and self._listener.answering:
+            self._budget = self.num_sampled  # it is the answer itself that repeats
         self._check()
 
     def _answered(self) -> None:
-        """The answer's own limit: close it as well."""
+        """Close the answer too, because its own limit is reached."""
         self._flush()
         self._force(self._listener.finish())
         self._end()
 
     def _end(self) -> None:
-        """End the turn for the model: this end token is not its own."""
+        """End the turn with a forced end token, which the model did not choose."""
         if len(self.trace.token_ids) < self.room:
             self._append([self._model.end_token_id], False)
         self._finish()

@@ -1,4 +1,4 @@
-"""From logits to a token, and to the log-probability that training has to find again."""
+"""From logits to a sampled token and its log-probability. Training computes the same log-probability again."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ NOWHERE = float("-inf")
 
 
 def token_logprobs(logits: Tensor, token_ids: Tensor, banned: Tensor) -> Tensor:
-    """Log-probabilities (nats) of tokens at temperature 1 with `banned` ids out of the support; differentiable.
+    """Log-probabilities (nats) of tokens at temperature 1, with `banned` ids excluded from the support; differentiable.
 
-    logits: [..., V] of any float type; token_ids: [...]; banned: [K]. Returns float32 [...]. A banned token's own value
-    is finite and means nothing (audio positions hold such tokens), so that a mask of zero makes it nothing.
+    logits: [..., V] of any float type; token_ids: [...]; banned: [K]. Returns float32 [...]. The value of a banned
+    token itself (audio positions hold such tokens) has no meaning, but it is finite, so that a mask of zero removes it.
     """
     logits = logits.float()
     total = torch.logsumexp(logits.index_fill(-1, banned.to(logits.device), NOWHERE), dim=-1)
@@ -25,9 +25,11 @@ def token_logprobs(logits: Tensor, token_ids: Tensor, banned: Tensor) -> Tensor:
 def choose(
     logits: Tensor, banned: Tensor, uniforms: list[float], temperature: float, top_p: float = 1.0, top_k: int = 0
 ) -> tuple[list[int], list[float]]:
-    """One token for each row of logits [N, V], and its log-probability as `token_logprobs` gives it.
+    """Choose one token for each row of logits [N, V]. Returns the tokens and their log-probabilities, as in
+    `token_logprobs`.
 
-    uniforms: one number within 0 .. 1 for each row, which alone decides what a row draws. Temperature 0 is greedy.
+    uniforms: a number in 0 .. 1 for each row, which alone decides what the row draws. At temperature 0 the most likely
+    token is taken.
     """
     logits = logits.float()
     allowed = logits.index_fill(-1, banned.to(logits.device), NOWHERE)
@@ -40,11 +42,11 @@ def choose(
 
 
 def _drawn(logits: Tensor, uniforms: Tensor, top_p: float, top_k: int) -> Tensor:
-    """Where the cumulated distribution, in the vocabulary's order, passes a row's number."""
+    """The token at which the cumulative distribution, in the order of the vocabulary, passes the number of the row."""
     if 0 < top_k < logits.shape[-1]:
         least = logits.topk(top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < least, NOWHERE)
-    # MPS has no float64; elsewhere it keeps the sum over a vocabulary of 150,000 exact enough.
+    # float64 keeps the sum over a vocabulary of 150,000 exact enough; MPS does not have it.
     exact = torch.float32 if logits.device.type == "mps" else torch.float64
     probabilities = torch.softmax(logits.to(exact), dim=-1)
     if top_p < 1:
@@ -55,7 +57,7 @@ def _drawn(logits: Tensor, uniforms: Tensor, top_p: float, top_k: int) -> Tensor
 
 
 def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
-    """The fewest most likely tokens that hold `top_p` together, at least one."""
+    """Keep the smallest set of most likely tokens whose probabilities sum to at least `top_p`."""
     ranked, order = probabilities.sort(dim=-1, descending=True, stable=True)
     outside = ranked.cumsum(-1) - ranked >= top_p
     outside[:, 0] = False
@@ -63,6 +65,6 @@ def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
 
 
 def row_generator(seed: int, example_id: str, sample: int) -> np.random.Generator:
-    """What one row draws from: it depends on the run's seed, the example's id and the row's number, on nothing else."""
+    """The random generator of one row. It depends only on the seed, the id of the example and the sample's number."""
     digest = blake2b(example_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return np.random.default_rng([seed, int.from_bytes(digest, "big"), sample])

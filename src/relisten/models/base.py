@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prompts:
-    """The words around a question; a folder's `prompts.json` replaces the default, so that they travel with weights.
+    """The words around a question. They are saved as `prompts.json` beside the weights of a model.
 
-    The default is the paper's inference prompt; `conditioned` is the same without the request for segments.
+    The default is the paper's inference prompt. `conditioned` is the same without the request for segments.
     """
 
     system: str | None = "You are a helpful assistant."
     choose: str = "{question} Choose the answer from {choices}."
-    """Used where there are choices."""
+    """Used if the question has choices."""
     open: str = "{question}"
-    """Used where there are none."""
+    """Used if the question has no choices."""
     choice_separator: str | None = None
-    """What stands between choices; None writes a Python list, as the paper does."""
+    """The text between two choices. None writes a Python list, as the paper does."""
     instructions: dict[str, str] = field(
         default_factory=lambda: {
             "conditioned": " Think step-by-step. Answer in the format of <think>...</think><answer>...</answer>.",
@@ -40,13 +40,13 @@ class Prompts:
             "interleaved": _PAPER_INSTRUCTION,
         }
     )
-    """What follows the question, for each format."""
+    """The text after the question, for each format."""
 
     def text(self, question: str, choices: Sequence[str], format: Format) -> str:
-        """The user's turn, without the audio."""
+        """The text of the user's turn, without the audio."""
         listed = str(list(choices)) if self.choice_separator is None else self.choice_separator.join(choices)
         pattern = self.choose if choices else self.open
-        # One pass over the pattern: a question that contains "{choices}" is left as it is.
+        # The pattern is filled in one pass, so that a question that contains "{choices}" stays as it is.
         before, _, after = pattern.partition("{question}")
         return before + question + after.replace("{choices}", listed) + self.instructions[format]
 
@@ -58,50 +58,51 @@ _PAPER_INSTRUCTION = (
 
 
 class AudioLM(Protocol):
-    """A causal language model that hears; one file in this folder implements it for each `model_type`."""
+    """A causal language model that hears. For each `model_type`, one file in this folder implements it."""
 
     name: str
     module: PreTrainedModel
-    """What is trained; generation and training both call its own `forward`."""
+    """The module that is trained. Generation and training both call its own `forward`."""
     rate: int
-    """Samples a second (Hz) of the audio it takes."""
+    """Sample rate (Hz) of the audio that it takes."""
     prompts: Prompts
     scope: Scope | None
     """What a small model was trained for; None: not said. Training saves none, for it may change the model's world."""
     end_token_id: int
-    """Ends an answer in training data, and where the engine ends one."""
+    """The token that ends an answer in training data, and when the engine forces an end."""
     end_token_ids: frozenset[int]
-    """Any of these ends an answer."""
+    """Each of these tokens ends an answer."""
     banned_token_ids: Tensor
-    """[K] ids that may never be sampled (placeholders); the log-prob function must leave them out as well."""
+    """[K] ids that are never sampled (placeholders). Log-probabilities exclude them too."""
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of plain text: control tokens that stand in it are spelled out as text, never obeyed."""
+        """Tokens of plain text. A control token that occurs in it is encoded as ordinary text and has no effect."""
 
     def encode_response(self, text: str) -> list[int]:
-        """Tokens of a response, cut so that every `</seg>` ends a token, exactly as the engine produces it."""
+        """Tokens of a response. Every `</seg>` ends at a token boundary, exactly as the engine produces it."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of sampled or forced tokens; control and audio tokens give nothing."""
+        """Text of sampled or forced tokens. Control and audio tokens give no text."""
 
     def prompt(
         self, question: str, choices: Sequence[str], format: Format, num_samples: int | None
     ) -> tuple[list[int], int | None]:
-        """The prompt's tokens and the index of its first audio token, for a recording of `num_samples` (None: none)."""
+        """Tokens of the prompt and the index of its first audio token; num_samples: of the audio (None: no audio)."""
 
     def num_audio_tokens(self, num_samples: int) -> int:
-        """How many audio tokens a piece of that many samples takes; 0 when it is too short to encode."""
+        """How many audio tokens a piece of audio of that many samples takes; 0 if it is too short to encode."""
 
     def audio_tokens(self, num_samples: int) -> list[int]:
-        """Tokens of a piece of audio put into the sequence: begin, placeholders, end."""
+        """The tokens that stand for a piece of audio in the sequence: begin, placeholders, end."""
 
     def features(self, audio: Audio) -> Tensor:
-        """Log-mel of one piece of audio: float32 [mel bins, frames], no padding."""
+        """Log-mel of one piece of audio: float32 [mel bins, frames], without padding."""
 
     def save(self, folder: Path, dtype: torch.dtype | None = None, weights: Mapping[str, Tensor] | None = None) -> None:
-        """Write weights, tokenizer, feature extractor and prompts so that `relisten.load` reads them back.
+        """Write weights, tokenizer, feature extractor and prompts, so that `relisten.load` can read them.
 
-        dtype: of the file (None: the weights' own). weights: by name, where the module does not hold them whole.
+        dtype: precision in the file (None: that of the weights). weights: by name, if the module does not hold them
+        whole.
         """
 
     def forward(
@@ -114,17 +115,18 @@ class AudioLM(Protocol):
         keep: tuple[Tensor, Tensor] | None = None,
         module: Any = None,
     ) -> Tensor:
-        """Logits of one chunk, through the own forward of `module` (None: `self.module`; a trainer passes its wrapper).
+        """Logits of one chunk.
 
-        input_ids and position_ids: [B, L]. features: one [mel, frames] for each run of placeholders, row by row.
-        attention_mask: bool [B, 1, L, T], True where a token may look; None: at itself and all before it, with no
-        padding before it. cache: something with transformers' `Cache.update`, or None. keep: (rows [K], columns [K]) of
-        the positions whose logits are wanted; the output is then [K, V], else [B, L, V].
+        input_ids, position_ids: [B, L]. features: one [mel, frames] for each run of placeholders, row by row.
+        attention_mask: bool [B, 1, L, T], True where a token may attend; None: a token attends to itself and all before
+        it. cache: an object with the `Cache.update` of transformers, or None. keep: (rows [K], columns [K]) of the
+        positions whose logits are wanted; the result is then [K, V], otherwise [B, L, V]. module: whose forward is
+        called (None: `self.module`; a trainer passes its wrapper).
         """
 
 
 def pad_features(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Stack log-mels of different lengths: [N, mel, frames] float32 and their mask [N, frames] int64."""
+    """Stack log-mels of different lengths: float32 [N, mel, frames], and their mask, int64 [N, frames]."""
     frames = max(f.shape[1] for f in features)
     stacked = torch.zeros(len(features), features[0].shape[0], frames)
     mask = torch.zeros(len(features), frames, dtype=torch.long)
@@ -135,14 +137,14 @@ def pad_features(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def lay_out_for_cpu(module: torch.nn.Module) -> None:
-    """Store linear weights column by column (their shape and values stay).
+    """Store the weights of linear layers column by column; their shape and values stay the same.
 
-    A product of a few rows with a large matrix, which is what generation does, is then up to a third faster: MKL takes
-    a path that need not repack the matrix each time.
+    The products in generation (a few rows times a large matrix) are then up to a third faster, because MKL need not
+    repack the matrix each time.
     """
     embeddings = {id(part.weight) for part in module.modules() if isinstance(part, torch.nn.Embedding)}
     for part in module.modules():
-        # A weight that is also the embedding is read row by row: it stays as it is.
+        # A weight that is also the embedding is read row by row, so it stays as it is.
         if isinstance(part, torch.nn.Linear) and part.weight.is_floating_point() and id(part.weight) not in embeddings:
             part.weight.data = part.weight.data.t().contiguous().t()
 

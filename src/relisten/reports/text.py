@@ -14,6 +14,7 @@ FINISHES = {
     "length": "The limit on new tokens was reached, so the answer was forced.",
     "listens": "The limit on listens was reached, so the answer was forced.",
     "context": "The model's context was full, so the answer was forced.",
+    "repetition": "The model repeated itself, so its text was cut there and the answer was forced.",
 }
 
 

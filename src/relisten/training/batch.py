@@ -1,8 +1,8 @@
-"""From rows of training to tensors: an example becomes a trace, and traces about one recording share its prefix.
+"""From examples to tensors: an example becomes a trace, and traces about one recording share the recording.
 
-A packed row is one recording followed by every response about it. A response sees the recording and itself, never its
-neighbours, and its positions go on from the recording, so it is trained exactly as if it stood alone, while the
-recording is encoded and read once.
+A packed row is one recording followed by all responses about it. A response attends to the recording and to itself, but
+not to the other responses, and its positions continue from the recording. So it is trained exactly as if it were alone,
+while the recording is encoded and read only once.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from relisten.types import Audio, Example, Format, Listen, Segment, Trace
 
 @dataclass(slots=True)
 class Encoded:
-    """A trace and the log-mels of what it hears, in order."""
+    """A trace and the log-mels of the audio that it hears, in order."""
 
     trace: Trace
     features: list[Tensor]
     """One [mel bins, frames] for each of the trace's listens."""
     recording: int
-    """The same number for traces about one recording."""
+    """A number that is the same for traces about the same recording."""
     shared: int
-    """How many leading tokens such traces have in common: up to the end of the recording, or the whole prompt."""
+    """How many leading tokens these traces have in common: up to the end of the recording, or the whole prompt."""
 
 
 @dataclass(slots=True)
@@ -44,31 +44,30 @@ class Batch:
     position_ids: Tensor
     """int64 [B, L]."""
     attention_mask: Tensor
-    """bool [B, 1, L, L], True where a token may look."""
+    """bool [B, 1, L, L], True where a token may attend."""
     features: list[Tensor]
     """Log-mels in the order of the placeholders, row by row."""
     rows: Tensor
-    """int64 [K], row of each position whose next token is learnt."""
+    """int64 [K], the row of each position whose next token is learnt."""
     columns: Tensor
-    """int64 [K], its column."""
+    """int64 [K], the column of each such position."""
     labels: Tensor
     """int64 [K], the tokens to learn."""
 
 
 def response_text(example: Example) -> str:
-    """What the model should write: the chain, if there is one, and the answer. Raises ValueError without an answer."""
+    """What the model should write: the chain of thought, if there is one, and the answer. ValueError without answer."""
     if example.answer is None:
-        raise ValueError(f"{example.id}: no answer to learn from")
+        raise ValueError(f"{example.id}: it has no answer to learn from; give it one")
     return f"<answer>{example.answer}</answer>" if example.cot is None else tags.write(example.cot, example.answer)
 
 
 def encode(
     model: AudioLM, example: Example, format: Format, mel: dict[int, tuple[Audio, Tensor]] | None = None
 ) -> Encoded:
-    """The trace that the engine would have made of this response; for `interleaved`, with the audio it hears.
+    """The trace that the engine would have made of this response. In `interleaved` it has the audio that is heard.
 
-    mel: recordings in memory and their log-mels by `id(audio)`, filled here: one recording is transformed once, and its
-    id stays its own while rows that share it are made.
+    mel: a cache of recordings and their log-mels by `id(audio)`, filled here, so that a recording is transformed once.
     """
     given = example.audio if isinstance(example.audio, Audio) else load(example.audio, rate=model.rate)
     audio = audible(model, given)
@@ -86,27 +85,28 @@ def encode(
     pieces = trace.text.split("</seg>")
     for piece in pieces[:-1]:
         tokens = model.encode_response(piece + "</seg>")
-        _append(trace, tokens, sampled=True)
+        trace.extend(tokens, sampled=True)
         if model.decode(tokens[-1:]) == ">":
-            trace.sampled[-1] = False  # the engine forces it, for a clean boundary
+            trace.sampled[-1] = False  # the engine forces it, so that the audio starts on a token boundary
         for action in listener.feed(piece + "</seg>"):
             if isinstance(action, Hear):
                 part = crop(audio, action.segment)
                 heard = model.audio_tokens(len(part.samples))
                 trace.listens.append(Listen(len(trace.token_ids) + 1, len(heard) - 2, action.segment))
-                _append(trace, heard, sampled=False)
+                trace.extend(heard, sampled=False)
                 features.append(model.features(part))
             elif isinstance(action, Refuse):
                 trace.refusals.append(action.refusal)
-    _append(trace, model.encode_response(pieces[-1]), sampled=True)
-    _append(trace, [model.end_token_id], sampled=True)
+    trace.extend(model.encode_response(pieces[-1]), sampled=True)
+    trace.extend([model.end_token_id], sampled=True)
     return Encoded(trace, features, id(given), at + num_tokens + 1)
 
 
 def replay(model: AudioLM, audio: Audio, traces: Sequence[Trace], operations: Mapping[str, Operation]) -> list[Encoded]:
-    """Traces that the engine made about one question, ready to be packed; they share the whole prompt.
+    """Traces that the engine made about one question, ready to be packed. They share the whole prompt.
 
-    audio: the question's recording. Nothing is tokenised anew; each segment's log-mel is made as the engine made it.
+    audio: the recording of the question. Nothing is tokenised again; the log-mel of each segment is computed as in the
+    engine.
     """
     heard = audible(model, audio)
     whole = model.features(heard)
@@ -121,14 +121,8 @@ def replay(model: AudioLM, audio: Audio, traces: Sequence[Trace], operations: Ma
     ]
 
 
-def _append(trace: Trace, token_ids: Sequence[int], sampled: bool) -> None:
-    trace.token_ids += token_ids
-    trace.sampled += [sampled] * len(token_ids)
-    trace.logprobs += [0.0] * len(token_ids)
-
-
 def pack(rows: Sequence[Sequence[Encoded]], pad_id: int = 0) -> Batch:
-    """Each inner sequence becomes one row of the batch; in it, traces about one recording share that recording."""
+    """Make each inner sequence one row of the batch. In a row, traces about the same recording share it."""
     packed = [_pack_row(row) for row in rows]
     size = (len(packed), max(len(p.token_ids) for p in packed))
     input_ids, position_ids = torch.full(size, pad_id), torch.zeros(size, dtype=torch.long)
@@ -151,13 +145,15 @@ def pack(rows: Sequence[Sequence[Encoded]], pad_id: int = 0) -> Batch:
 
 
 @dataclass(slots=True)
-class _Row:
+class _PackedRow:
+    """One row of a batch while it is put together."""
+
     token_ids: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     parts: list[int] = field(default_factory=list)
-    """A number for each recording and each response."""
+    """For each token, the number of the recording or the response that it belongs to."""
     parents: list[int] = field(default_factory=list)
-    """The part that a token sees beside its own: its recording's."""
+    """For each token, the number of its recording, to which it also attends."""
     features: list[Tensor] = field(default_factory=list)
     learnt: list[int] = field(default_factory=list)
     """Columns of the tokens to learn."""
@@ -165,8 +161,8 @@ class _Row:
     """Columns of the positions that predict them."""
 
 
-def _pack_row(encoded: Sequence[Encoded]) -> _Row:
-    row, part = _Row(), 0
+def _pack_row(encoded: Sequence[Encoded]) -> _PackedRow:
+    row, part = _PackedRow(), 0
     by_recording: dict[int, list[Encoded]] = {}
     for one in encoded:
         by_recording.setdefault(one.recording, []).append(one)
@@ -181,7 +177,7 @@ def _pack_row(encoded: Sequence[Encoded]) -> _Row:
             offset = len(row.token_ids) - shared
             learnt = [i for i, sampled in enumerate(one.trace.sampled) if sampled]
             row.learnt += [offset + i for i in learnt]
-            # Before the first token that is not shared stands the prefix, not the response packed before this one.
+            # The first token that is not shared follows the prefix, not the response that was packed before this one.
             row.sources += [last if i == shared else offset + i - 1 for i in learnt]
             _extend(row, one.trace.token_ids[shared:], shared, part, recording)
             row.features += one.features[1:]
@@ -189,7 +185,7 @@ def _pack_row(encoded: Sequence[Encoded]) -> _Row:
     return row
 
 
-def _extend(row: _Row, token_ids: Sequence[int], position: int, part: int, parent: int) -> None:
+def _extend(row: _PackedRow, token_ids: Sequence[int], position: int, part: int, parent: int) -> None:
     row.token_ids += token_ids
     row.positions += range(position, position + len(token_ids))
     row.parts += [part] * len(token_ids)
@@ -197,9 +193,9 @@ def _extend(row: _Row, token_ids: Sequence[int], position: int, part: int, paren
 
 
 def prefix_mask(parts: Tensor, parents: Tensor) -> Tensor:
-    """bool [B, 1, L, L]: a token sees what stands before it in its own part and in its recording's.
+    """bool [B, 1, L, L]: a token attends to earlier tokens of its own part and of its recording.
 
-    Padding (part -1) sees padding, which keeps its softmax finite.
+    Padding (part -1) attends to padding, which keeps its softmax finite.
     """
     length = parts.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool).tril()

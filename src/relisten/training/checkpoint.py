@@ -1,4 +1,4 @@
-"""Checkpoints of a run: whole or not there, the newest one found again, old ones deleted."""
+"""Checkpoints of a run: they are complete or absent, the newest is found again, and old ones are deleted."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 
 
 def latest(folder: Path) -> str | None:
-    """The newest whole `checkpoint-N` in a folder, or None.
+    """The newest complete `checkpoint-N` in a folder, or None.
 
-    `Trainer` writes `trainer_state.json` last, so a checkpoint that a kill has cut short lacks it.
+    `Trainer` writes `trainer_state.json` last, so a checkpoint that was cut short by a kill does not have it.
     """
     for path in reversed(_checkpoints(folder)):
         try:
@@ -28,10 +28,10 @@ def latest(folder: Path) -> str | None:
 
 @contextmanager
 def staged(folder: Path, name: str, writer: bool = True) -> Iterator[Path]:
-    """A folder to write a checkpoint called `name` in, which then takes its place in `folder` at once.
+    """A temporary folder in which a checkpoint called `name` is written. At the end it is moved into `folder` at once.
 
-    writer: whether this process moves it (one of many does, when all have written). Raises OSError, in one line, where
-    it cannot be written; what is there stays as it was.
+    writer: whether this process moves it (one process does, when all have written). Raises OSError, in one line, if it
+    cannot be written; the earlier checkpoints stay as they were.
     """
     part = folder / ".part"
     if writer:
@@ -42,12 +42,12 @@ def staged(folder: Path, name: str, writer: bool = True) -> Iterator[Path]:
             shutil.rmtree(folder / name, ignore_errors=True)
             os.replace(part / name, folder / name)  # noqa: PTH105
             shutil.rmtree(part, ignore_errors=True)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have classes of their own for it
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors raise classes of their own
         shutil.rmtree(part, ignore_errors=True)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise OSError(
-            f"{folder / name}: the checkpoint cannot be written ({reason[:160]}); the one before it is kept: make room"
-            " on the disk, and start the same command again"
+            f"{folder / name}: the checkpoint cannot be written ({reason[:160]}); the one before it is kept; make room"
+            " on the disk and start the same command again"
         ) from error
 
 

@@ -1,11 +1,11 @@
-"""GRPO in which the segments are really heard: sample a group of answers to each question, reward them, compare.
+"""GRPO in which the segments are really heard: sample a group of answers to each question, reward them, compare them.
 
-One step of `Trainer` is one rollout of `batch_size` questions; within it the optimiser steps once for each mini-batch.
-So a checkpoint never falls between a rollout and its updates, and nothing that was sampled has to be kept.
+One step of `Trainer` is one rollout of `batch_size` questions, in which the optimiser makes a step for each mini-batch.
+So a checkpoint never falls between a rollout and its updates, and sampled answers need not be saved.
 
-Where this departs from the authors' release (what the paper says, where they differ): segments of any length from 0.2 s
-are inserted; all terms leave inserted audio out; the end token is trained; what is trained is the tokens that were
-sampled, never their text tokenised anew.
+It differs from the authors' code, and follows the paper where the two differ: segments of any length from 0.2 s are
+inserted; every term leaves out inserted audio; the end token is trained; the sampled tokens themselves are trained, and
+never the tokens of their text tokenised again.
 """
 
 from __future__ import annotations
@@ -16,102 +16,44 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
-from tqdm import tqdm
 
-from relisten.engine.engine import Engine, GenerationConfig
+from relisten.engine.engine import Engine
 from relisten.models.base import AudioLM
 from relisten.training import rewards, rollout
 from relisten.training import trainer as training
 from relisten.training.batch import Encoded, pack, replay
+from relisten.training.config import GrpoConfig, num_processes
+from relisten.training.datasets import QuestionDataset, together
 from relisten.training.losses import grpo_loss, token_weights
-from relisten.training.progress import Report, not_finite
-from relisten.training.questions import Questions, read_questions, together
+from relisten.training.plan import TrainingPlan, planned, sole_run
+from relisten.training.progress import TrainingProgress, not_finite, tell
 from relisten.training.rollout import Rollout
-from relisten.training.trainer import PackedTrainer, TrainingConfig, token_logprobs_of
-from relisten.types import Audio, Example, Format
-
-
-@dataclass
-class GrpoConfig(TrainingConfig):
-    """Settings of GRPO; the defaults are the paper's."""
-
-    learning_rate: float = 1e-6
-    """The highest; all optimiser steps of a rollout have the same, and the schedule moves it between rollouts."""
-    batch_size: int = 64
-    """Questions a rollout, over all processes."""
-    mini_batch_size: int = 32
-    """Questions an optimiser step; `batch_size` / `mini_batch_size` steps are made with each rollout."""
-    group_size: int = 8
-    """Answers sampled to each question."""
-    device_batch_size: int = 8
-    """Answers in one forward; those to one question share its prompt."""
-    warmup: float = 0.0
-    """Share of the steps in which the learning rate rises."""
-    schedule: str = "constant"
-    """How the learning rate falls: a name that transformers knows."""
-    format: Format = "interleaved"
-    """interleaved (segments are heard), grounded (named in text alone) or conditioned (neither)."""
-    rewards: tuple[str, ...] = ("format", "consistency", "accuracy", "segment")
-    """Any of format, consistency, accuracy, segment, located (for segment: how well what was heard meets the labelled
-    segments), confidence (what the release has for accuracy), or your own as `module:function`; they are added up."""
-    temperature: float = 1.0
-    """Of sampling; the ratio's log-probabilities are those at temperature 1, whatever this is."""
-    max_new_tokens: int = 2048
-    """Sampled tokens of a whole answer, at most."""
-    max_listens: int = 8
-    """Segments heard again in an answer, at most."""
-    min_segment: float = 0.2
-    """Shortest segment that is heard, in seconds."""
-    clip: float = 0.2
-    """How far from 1 the ratio of new to old probability may go before it is clipped."""
-    clip_high: float | None = None
-    """How far above 1, where that is to differ from `clip` (clip-higher: 0.28 or so)."""
-    kl: float = 0.04
-    """Weight of the KL to the model as it was at the start. 0 spares that second model, the reference; with `lora` the
-    reference is the same model with its adapters off."""
-    loss_mean: Literal["trace", "token"] = "trace"
-    """trace: every answer weighs the same (the paper); token: every token does."""
-    normalise: bool = True
-    """Divide a group's advantages by its standard deviation."""
-    leave_one_out: bool = False
-    """Compare an answer with the mean of the others of its group, not with that of all."""
-    mask_over_limit: bool = False
-    """Leave answers out of the loss that a limit (tokens, listens, context) has cut short."""
-    old_logprobs: Literal["recomputed", "rollout"] = "recomputed"
-    """Where the ratio's old probabilities come from: the trainer's own forward, or the rollout (saves a forward when a
-    rollout has several mini-batches)."""
-    rollout_rows: int = 64
-    """Answers made side by side in one process."""
-    sample_steps: int = 10
-    """Steps between files of sampled answers in the run folder's `samples`."""
-    save_steps: int = 200
-    """Rollouts between checkpoints; a stopped run goes on from the last."""
-    log_steps: int = 1
-    """Rollouts between lines of metrics.jsonl."""
+from relisten.training.trainer import PackedTrainer, token_logprobs_of
+from relisten.types import Audio, Example
 
 
 @dataclass(slots=True)
 class Forward:
-    """Answers that go through the model together; K sampled tokens, in the order of the answers."""
+    """Answers that go through the model together, with K sampled tokens in the order of the answers."""
 
     inputs: dict[str, Any]
     """A packed batch, with `token_ids` [K]."""
     rollouts: list[Rollout]
     lengths: Tensor
-    """int64 [N], sampled tokens of each answer."""
+    """int64 [N], the number of sampled tokens of each answer."""
     sampled: Tensor
-    """[K] log-probabilities at rollout."""
+    """[K] log-probabilities during the rollout."""
     old: Tensor | None = None
-    """[K] the same, recomputed before the first update; None: not needed."""
+    """[K] the same, computed again before the first update; None if they are not needed."""
 
 
 class GrpoTrainer(PackedTrainer):
-    """`transformers.Trainer` whose step is a rollout and its updates."""
+    """`transformers.Trainer` in which one step is a rollout and its updates."""
 
     config: GrpoConfig  # narrower than the base's
 
@@ -120,20 +62,18 @@ class GrpoTrainer(PackedTrainer):
         self.engine = Engine(audio_lm, max_rows=config.rollout_rows)
         self.reference = _frozen_copy(audio_lm) if config.kl and not config.lora else None
         super().__init__(audio_lm, config, **kwargs)
+        self._reference_is_split = False
         self._figures: list[dict[str, float]] = []
         self._failed: dict[str, str] = {}
-        """Why a question could not be asked, by its id; said once."""
+        """Why a question could not be asked, by its id. Each is told once."""
         self._best = {"well_formed": 0.0, "segments": 0.0}
 
-    def _prepare_for_training(self, *arguments: Any, **more: Any) -> Any:
-        prepared = super()._prepare_for_training(*arguments, **more)
-        if self.reference is not None and self.sharding is not None:
-            self.sharding.shard(self.reference)
-        return prepared
-
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """Roll out, reward, update; the last mini-batch's optimiser step is left to `Trainer`."""
+        """Sample answers, reward them, update. The optimiser step of the last mini-batch is left to `Trainer`."""
         started, step = perf_counter(), self.state.global_step
+        if self.reference is not None and self.sharding is not None and not self._reference_is_split:
+            self.sharding.shard(self.reference)
+            self._reference_is_split = True
         seconds: dict[str, float] = {}
         groups = self._roll_out(inputs["examples"], step, seconds)
         updating = perf_counter()
@@ -153,19 +93,15 @@ class GrpoTrainer(PackedTrainer):
         return loss
 
     def _roll_out(self, examples: list[Example], step: int, seconds: dict[str, float]) -> list[list[Rollout]]:
-        config = self.config
-        # An answer depends on the seed, the step and its question alone: not on processes, and not on being resumed.
-        sampling = GenerationConfig(
-            config.format, config.temperature, seed=config.seed * 1_000_000 + step,
-            max_new_tokens=config.max_new_tokens, max_listens=config.max_listens, min_segment=config.min_segment,
-        )  # fmt: skip
-        # Around it all, so that weights are cast, and gathered, once and not at every token.
+        # An answer depends only on the seed, the step and its question: not on processes, and not on being resumed.
+        config, sampling = self.config, self.config.sampling(step)
+        # Around the whole rollout, so that weights are cast and gathered once, not for every token.
         with self.precision(), self.whole_weights():
             groups, failed = rollout.roll_out(
                 self.engine, examples, sampling, config.group_size, self.functions, seconds
             )
         for name in failed.keys() - self._failed.keys():
-            tqdm.write(f"step {step}: {name} is left out: {failed[name]}")
+            tell(f"step {step}: {name} is left out: {failed[name]}")
         self._failed |= failed
         rollout.set_advantages(groups, config.normalise, config.leave_one_out)
         return groups
@@ -173,7 +109,10 @@ class GrpoTrainer(PackedTrainer):
     # --- update -------------------------------------------------------------------------------------------------
 
     def _update(self, model: Any, groups: Sequence[Sequence[Rollout]], step: int) -> tuple[Tensor, dict[str, float]]:
-        """Gradients of each mini-batch in turn, an optimiser step after all but the last; mean loss, and figures."""
+        """Compute the gradients of each mini-batch and make an optimiser step after all but the last.
+
+        Returns the mean loss and figures.
+        """
         own = self.config.mini_batch_size // self.accelerator.num_processes
         batches = [self._forwards(groups[first : first + own]) for first in range(0, len(groups), own)]
         if len(batches) > 1 and self.config.old_logprobs == "recomputed":
@@ -184,7 +123,7 @@ class GrpoTrainer(PackedTrainer):
         for index, batch in enumerate(batches):
             if index:
                 if self.args.max_grad_norm > 0:
-                    self._clip_grad_norm(model)
+                    self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
                 self.optimizer.step()
                 model.zero_grad()
             figures.append(self._backward(model, batch, compare=index == 0 or batch[0].old is not None))
@@ -195,7 +134,7 @@ class GrpoTrainer(PackedTrainer):
         return torch.tensor(mean.pop("loss"), device=self.args.device), mean
 
     def _forwards(self, groups: Sequence[Sequence[Rollout]]) -> list[Forward]:
-        """A mini-batch's answers, packed: those to one question in one row, rows of like length together."""
+        """Pack the answers of a mini-batch: those to one question in one row, rows of similar length together."""
         size = self.config.device_batch_size
         parts: list[tuple[list[Rollout], list[Encoded]]] = []
         for group in groups:
@@ -223,7 +162,7 @@ class GrpoTrainer(PackedTrainer):
         return Forward(inputs, rollouts, lengths, torch.tensor(sampled, device=self.args.device))
 
     def _backward(self, model: Any, batch: Sequence[Forward], compare: bool) -> dict[str, float]:
-        """Gather the gradients of one mini-batch; its figures, over all processes.
+        """Accumulate the gradients of one mini-batch. Returns its figures over all processes.
 
         compare: whether the weights are still those that sampled (or the old log-probabilities were kept), so that
         rollout and trainer must agree.
@@ -248,7 +187,7 @@ class GrpoTrainer(PackedTrainer):
                     old = forward.sampled
                 weights = token_weights(forward.lengths, keep, self.config.loss_mean, total).to(now.device)
                 loss, metrics = self._loss(forward, logprobs, old, weights)
-                # Processes average their gradients, where their sum is wanted: the weights count over all of them.
+                # Processes average their gradients, but the sum is wanted, because the weights add up over all of them.
                 self.backward(loss * self.accelerator.num_processes, last)
             metrics |= {"loss": loss.detach(), "entropy": (weights * entropies.detach()).sum()}
             largest["ratio_max"] = max(largest["ratio_max"], float(metrics.pop("ratio_max")))
@@ -282,41 +221,41 @@ class GrpoTrainer(PackedTrainer):
         return torch.tensor([one.response.complete for one in forward.rollouts])
 
     def _sum(self, value: Tensor) -> float:
-        """Over all processes."""
+        """The sum over all processes."""
         return float(self.accelerator.reduce(value.detach().float().to(self.args.device), reduction="sum"))
 
     def _largest(self, value: float) -> float:
-        """Of all processes."""
+        """The maximum over all processes."""
         return float(self.accelerator.gather(torch.tensor([value], device=self.args.device)).max())
 
     # --- reports ------------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """With the figures of the steps since the last line."""
+        """Log with the mean figures of the steps since the last line."""
         if "loss" in logs:
             logs |= rollout.averages(self._figures)
             self._figures.clear()
         super().log(logs, start_time)
 
     def _notice(self, step: int, figures: dict[str, float]) -> None:
-        """Say it once when answers lose their form, or no longer listen."""
+        """Tell the user, once, if answers lose their form or no longer hear segments."""
         for name, what in (("well_formed", "well-formed answers"), ("segments", "segments an answer")):
             best = self._best[name] = max(self._best[name], figures[name])
             if best > 0.3 and figures[name] < 0.1 * best:
                 self._best[name] = 0.0
                 if self.is_world_process_zero():
-                    tqdm.write(
+                    tell(
                         f"step {step}: collapse: {figures[name]:.2f} {what}, after {best:.2f} before;"
                         f" see {self.config.output / 'samples'}, lower learning_rate or raise kl"
                     )
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: Trainer would count the tokens of a batch, which here is questions."""
+        """Not counted, because Trainer would count the tokens of a batch, and here a batch holds questions."""
         return 0
 
 
 def _frozen_copy(model: AudioLM) -> AudioLM:
-    """The reference: the model as it is now, never trained."""
+    """The reference: a copy of the model as it is now, which is never trained."""
     reference = copy.copy(model)
     reference.module = copy.deepcopy(model.module).eval().requires_grad_(False)
     return reference
@@ -327,46 +266,30 @@ def _equal(group: Sequence[Rollout]) -> bool:
 
 
 def train_grpo(config: GrpoConfig) -> Path:
-    """Train, or go on where a stopped run was; the folder of the trained model. Raises ValueError on bad settings."""
-    training.check(config)
-    _check(config)
-    make, num = read_questions(config)
-    model = training.prepare(config)
-    trainer = GrpoTrainer(
-        model,
-        config,
-        args=training.arguments(
-            config,
+    """Train a model with GRPO, or continue a stopped run. Returns the folder of the trained model.
+
+    Raises ValueError, in one line, for settings, data or rewards that cannot be used.
+    """
+    return run_grpo(planned(config))
+
+
+def run_grpo(plan: TrainingPlan) -> Path:
+    """Carry out a plan that `planned` has made; see `train_grpo`."""
+    config = plan.config
+    assert isinstance(config, GrpoConfig)
+    with sole_run(config):
+        model = training.prepare(config)
+        trainer = GrpoTrainer(
             model,
-            per_device_train_batch_size=config.batch_size // training.num_processes(),
-            dataloader_drop_last=True,
-        ),
-        train_dataset=Questions(model.rate, make, num),
-        data_collator=together,
-        callbacks=[Report(config.output, shown="reward")],
-    )
-    return training.train(trainer)
-
-
-def _check(config: GrpoConfig) -> None:
-    processes = training.num_processes()
-    rewards.find(config.rewards)
-    GenerationConfig(
-        config.format, config.temperature, seed=config.seed, max_new_tokens=config.max_new_tokens,
-        max_listens=config.max_listens, min_segment=config.min_segment,
-    )  # fmt: skip
-    if config.group_size < 2:
-        raise ValueError("group_size must be at least 2: an answer is compared with the others of its group")
-    if config.mini_batch_size < 1 or config.batch_size % config.mini_batch_size or config.mini_batch_size % processes:
-        raise ValueError(
-            f"batch_size {config.batch_size} must be a multiple of mini_batch_size {config.mini_batch_size}, and that"
-            f" one of the number of processes ({processes})"
+            config,
+            args=training.arguments(
+                config,
+                model,
+                per_device_train_batch_size=config.batch_size // num_processes(),
+                dataloader_drop_last=True,
+            ),
+            train_dataset=QuestionDataset(model.rate, plan.rows, plan.num_rows),
+            data_collator=together,
+            callbacks=[TrainingProgress(config.output, shown="reward")],
         )
-    if config.loss_mean not in ("trace", "token") or config.old_logprobs not in ("recomputed", "rollout"):
-        raise ValueError("loss_mean is trace or token, old_logprobs is recomputed or rollout")
-    if config.temperature <= 0:
-        raise ValueError("temperature must be above 0: greedy answers to one question are all the same")
-    if min(config.sample_steps, config.rollout_rows) < 1:
-        raise ValueError("sample_steps and rollout_rows must be at least 1")
-    if not 0 < config.clip < 1 or config.kl < 0 or (config.clip_high is not None and config.clip_high <= 0):
-        raise ValueError("clip must lie above 0, below 1; clip_high must be above 0, and kl not negative")
+        return training.train(trainer, plan.lines())

@@ -1,7 +1,7 @@
-"""Losses: tensors in, loss out; no model, no files.
+"""Losses: tensors in, loss out. No model and no files are needed.
 
-K counts sampled tokens, the end token among them. What is audio, prompt or forced text never becomes one of the K, so
-it has no part in any term or denominator.
+K is the number of sampled tokens, including the end token. Audio, prompt and forced text are never among the K, so they
+are in no term and in no denominator.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from torch.utils.checkpoint import checkpoint
 from relisten.engine.sampling import NOWHERE, token_logprobs
 
 CHUNK = 2**26
-"""Logits in memory at a time (256 MB in float32): 441 positions of Qwen's vocabulary."""
+"""How many logits are in memory at a time (256 MB in float32): 441 positions of Qwen's vocabulary."""
 MAX_LOG_RATIO = 20.0
-"""Beyond e^20 a ratio says no more than "very far", and its exponential would soon be infinite."""
+"""Log-ratios are clamped to this, because the exponential would soon be infinite and means no more than "very far"."""
 
 
 def sft_loss(logprobs: Tensor, num_targets: Tensor | int | None = None) -> Tensor:
-    """Cross-entropy of the tokens that are learnt, divided by their number.
+    """Mean cross-entropy of the tokens that are learnt.
 
-    logprobs: [K]. num_targets: over how many the mean goes, when the K tokens are a part of a larger batch (gradient
-    accumulation, several processes); K otherwise.
+    logprobs: [K]. num_targets: the number of tokens in the whole batch, if the K tokens are a part of it (gradient
+    accumulation, several processes); K by default.
     """
     return -logprobs.sum() / (len(logprobs) if num_targets is None else num_targets)
 
@@ -33,10 +33,10 @@ def sft_loss(logprobs: Tensor, num_targets: Tensor | int | None = None) -> Tenso
 def token_scores(
     hidden: Tensor, head: Callable[[Tensor], Tensor], token_ids: Tensor, banned: Tensor, vocab_size: int
 ) -> Tensor:
-    """Log-probability and entropy (nats) of tokens, from the states before the head: float32 [K, 2].
+    """Log-probability and entropy (nats) of tokens, from the hidden states before the output layer: float32 [K, 2].
 
-    hidden: [K, H]; head: [n, H] -> [n, vocab_size]; token_ids: [K]; banned: ids [N] out of the support, as in sampling.
-    Logits exist for a chunk at a time, forward and backward. The entropy carries no gradient.
+    hidden: [K, H]; head: [n, H] -> [n, vocab_size]; token_ids: [K]; banned: ids [N] that are excluded, as in sampling.
+    Logits exist for one chunk at a time, forward and backward. The entropy has no gradient.
     """
     size = max(1, CHUNK // vocab_size)
     if len(hidden) <= size:
@@ -61,10 +61,10 @@ def _entropy(logits: Tensor, banned: Tensor) -> Tensor:
 
 
 def group_advantages(rewards: Tensor, normalise: bool = True, leave_one_out: bool = False) -> Tensor:
-    """How much better than its group each answer did; zero, exactly, where a whole group earned the same.
+    """How much better each answer did than its group. Exactly zero if all answers of a group earned the same.
 
-    rewards: [N, G], one row for each prompt. normalise: divide by the group's standard deviation, as GRPO does.
-    leave_one_out: compare with the mean of the others, instead of the group's own.
+    rewards: [N, G], one row for each prompt. normalise: divide by the standard deviation of the group, as GRPO does.
+    leave_one_out: compare with the mean of the other answers, instead of the mean of the group.
     """
     exact = rewards.double()
     differences = exact - exact.mean(1, keepdim=True)
@@ -73,17 +73,17 @@ def group_advantages(rewards: Tensor, normalise: bool = True, leave_one_out: boo
         differences = differences * (group / (group - 1))
     if normalise and group > 1:
         differences = differences / (exact.std(1, keepdim=True) + 1e-6)
-    # Equal rewards may differ from their mean in the last bit, which a tiny deviation would then blow up.
+    # Equal rewards may differ from their mean in the last bit, and dividing by a tiny deviation would amplify that.
     equal = (exact == exact[:, :1]).all(1, keepdim=True)
     return differences.masked_fill(equal, 0.0).to(rewards.dtype)
 
 
 def token_weights(lengths: Tensor, kept: Tensor, mean: Literal["trace", "token"], total: float) -> Tensor:
-    """What each of the K tokens counts in the loss; over the whole batch the weights add up to 1.
+    """The weight of each of the K tokens in the loss. Over the whole batch the weights add up to 1.
 
     lengths: int [N], sampled tokens of each trace; kept: bool [N], whether the trace counts at all. mean: `trace` gives
-    every trace the same weight (the paper's 1/|trace|), `token` every token. total: kept traces, or tokens of kept
-    traces, in the whole batch, of which these N may be a part.
+    every trace the same weight (the paper's 1/|trace|), `token` gives every token the same. total: the number of kept
+    traces, or of their tokens, in the whole batch, of which these N may be a part.
     """
     each = kept / lengths.clamp(min=1) if mean == "trace" else kept.float()
     return (each / max(total, 1)).repeat_interleave(lengths)
@@ -99,12 +99,12 @@ def grpo_loss(
     clip_high: float | None = None,
     kl: float = 0.04,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The clipped policy term and the KL to the reference, both over the same K tokens with the same weights.
+    """The clipped policy term plus the KL to the reference, both over the same K tokens with the same weights.
 
-    logprobs, old, reference: [K] nats, of the policy that is trained, of the one that sampled, of the one to stay near;
-    advantages: [K], each token its trace's; weights: [K], see `token_weights`. clip_high: the upper limit, where it is
-    to be another than `clip` (clip-higher). The KL is estimated by e^d - d - 1 with d = reference - logprobs ("k3").
-    Metrics are sums over the K tokens, weighted as the loss is; `ratio_max` is a maximum.
+    logprobs, old, reference: [K] nats, of the policy that is trained, the policy that sampled, and the policy to stay
+    near; advantages: [K], for each token that of its trace; weights: [K], see `token_weights`. clip_high: the upper
+    limit, if it differs from `clip` (clip-higher). The KL is estimated by e^d - d - 1 with d = reference - logprobs
+    ("k3"). Metrics are sums over the K tokens, weighted like the loss, except `ratio_max`, a maximum.
     """
     ratio = (logprobs - old).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     clipped = ratio.clamp(1 - clip, 1 + (clip if clip_high is None else clip_high))

@@ -1,4 +1,4 @@
-"""Muon for matrices and AdamW for everything else, behind the interface of one optimiser."""
+"""Muon for matrices and AdamW for everything else, with the interface of one optimiser."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """Muon on the weights of linear layers; AdamW on embeddings, convolutions, norms and biases.
+    """Muon for the weights of linear layers, AdamW for embeddings, convolutions, norms and biases.
 
-    Muon's step is scaled to AdamW's (`match_rms_adamw`), so that one learning rate serves both.
+    The steps of Muon are scaled to those of AdamW (`match_rms_adamw`), so that one learning rate fits both.
     """
 
     def __init__(self, module: nn.Module, learning_rate: float, weight_decay: float = 0.0) -> None:
@@ -41,30 +41,30 @@ class MuonWithAdamW(torch.optim.Optimizer):
             part.param_groups = [group]  # shared, so that a schedule set here reaches the parts
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of both."""
+        """Make one step of both optimisers. `closure` is ignored."""
         for part in self._parts:
             part.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """The parts' own."""
+        """The states of both optimisers."""
         return {"parts": [part.state_dict() for part in self._parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the parts."""
+        """Restore the states of both optimisers."""
         for part, saved, index in zip(self._parts, state_dict["parts"], range(2), strict=True):
             part.load_state_dict(saved)
             self.param_groups[index] = part.param_groups[0]
 
 
 class Muon(torch.optim.Muon):
-    """`torch.optim.Muon` that orthogonalises in the precision of the weights.
+    """`torch.optim.Muon`, but orthogonalising in the precision of the weights.
 
-    torch's own does it in bfloat16, which most CPUs only emulate: two thirds of a training step went there (LAB.md).
+    The version in torch uses bfloat16, which most CPUs only emulate; that took two thirds of a training step (LAB.md).
     """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; there is no closure."""
+        """Make one step. `closure` is ignored."""
         for group in self.param_groups:
             for parameter in (p for p in group["params"] if p.grad is not None):
                 state = self.state[parameter]
@@ -79,7 +79,7 @@ class Muon(torch.optim.Muon):
 
 
 def orthogonalised(matrix: Tensor, coefficients: tuple[float, float, float], steps: int) -> Tensor:
-    """The matrix [N, M] with its singular values brought near 1, by `steps` of the quintic Newton-Schulz iteration."""
+    """The matrix [N, M] with singular values near 1, by `steps` steps of the quintic Newton-Schulz iteration."""
     a, b, c = coefficients
     wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     wide = wide / wide.norm().clamp(min=1e-7)

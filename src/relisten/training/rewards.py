@@ -16,15 +16,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import exp
+from typing import TYPE_CHECKING
 
 from relisten import run, tags
 from relisten.choices import is_right
+from relisten.engine.generation import AnswerConfig
 from relisten.engine.listener import Hear, Listener
-from relisten.engine.row import GenerationConfig
-from relisten.models.base import AudioLM
 from relisten.records import gold_segments
 from relisten.segments import best_iou
-from relisten.types import Example, Response, Segment, Trace
+from relisten.types import Example, Format, Response, Segment, Trace
+
+if TYPE_CHECKING:
+    from relisten.models.base import AudioLM
 
 FORMAT, ACCURACY, SEGMENT = 0.5, 0.5, 0.5
 BREAK, MOST_BREAKS = -0.1, 5
@@ -35,62 +38,64 @@ class TracedResponse(Response):
     """What a response says, and what only its trace knows."""
 
     heard: tuple[Segment, ...]
-    """Segments that count: heard again (`interleaved`); named, and such as would be heard (`grounded`). A tag that was
-    refused is not among them, whatever it says."""
+    """Segments that count for rewards. `interleaved`: those that were heard again. `grounded`: no audio is inserted, so
+    a segment counts if the engine would have accepted it. A refused tag never counts."""
     continuations: tuple[str, ...]
-    """For each </seg>, the first character that the model itself wrote after it, blanks skipped; "" for none."""
+    """For each </seg>, the first character after blanks that the model itself wrote after it; "" if there is none."""
     answer_pieces: tuple[tuple[str, float], ...]
-    """The sampled tokens of the answer: each one's text and log-probability (nats)."""
+    """Text and log-probability (nats) of each sampled token of the answer."""
     complete: bool
-    """The model ended by itself; no limit closed the thought or the answer for it."""
+    """Whether the model ended by itself, so that no limit closed its reasoning or its answer."""
 
 
 RewardFunction = Callable[[TracedResponse, Example], float]
 
 
 def format(response: TracedResponse, example: Example) -> float:
-    """0.5 for one thought and then one answer, nothing around them, every tag readable, and no part of it forced."""
+    """0.5 if the response is one <think> block and then one <answer> block, every tag is readable, and nothing was
+    forced."""
     return FORMAT * (response.well_formed and response.complete)
 
 
 def consistency(response: TracedResponse, example: Example) -> float:
-    """-0.1 for each segment after which the sentence breaks off: a capital letter or a tag follows; at least -0.5.
+    """-0.1 for each segment after which the sentence breaks off (a capital letter or a tag follows), at most -0.5.
 
-    The authors' release looks at the very next character, so that `</seg> The` and a line break pass, and loses the
-    second of two tags side by side. Here blanks are skipped, inserted audio and forced text are no continuation, and
-    each tag counts.
+    The authors' code looks at the very next character, so it accepts `</seg> The` and a line break, and it misses the
+    second of two adjacent tags. Here blanks are skipped, inserted audio and forced text do not count as text that
+    follows, and every tag counts.
     """
     breaks = sum(c == "<" or c.isupper() for c in response.continuations)
     return BREAK * min(MOST_BREAKS, breaks) if breaks else 0.0
 
 
 def accuracy(response: TracedResponse, example: Example) -> float:
-    """0.5 for the right answer; case and blanks at its ends do not count. No answer is wrong."""
+    """0.5 for the right answer, ignoring case and blanks at its ends. A missing answer counts as wrong."""
     return ACCURACY * is_right(response.answer, example.answer)
 
 
 def segment(response: TracedResponse, example: Example) -> float:
-    """0.5 for the right answer where at least one segment was really heard."""
+    """0.5 for the right answer if at least one segment was really heard."""
     return SEGMENT * (is_right(response.answer, example.answer) and bool(response.heard))
 
 
 def located(response: TracedResponse, example: Example) -> float:
-    """Up to 0.5 for the right answer: times the overlap (IoU) of each labelled segment with the heard one nearest it.
+    """Up to 0.5 for the right answer: 0.5 times the mean, over the labelled segments, of the best overlap (IoU) with a
+    heard one.
 
-    Labelled are those in `example.labels["segments"]`, as [start, end] in seconds. Raises ValueError where none are.
+    Labelled segments are in `example.labels["segments"]`, as [start, end] in seconds. Raises ValueError without any.
     """
     labelled = gold_segments(example)
     if not labelled:
-        raise ValueError(f"reward located: {example.id} has no labels.segments; give them, or use the reward segment")
+        raise ValueError("it has no labels.segments; give each question its segments, or use the reward `segment`")
     overlaps = [best_iou(one, response.heard) for one in labelled]
     return SEGMENT * is_right(response.answer, example.answer) * sum(overlaps) / len(overlaps)
 
 
 def confidence(response: TracedResponse, example: Example) -> float:
-    """The release's own accuracy: 0.5 (1 - (p - 1)^2) when right, -0.5 p^2 when wrong.
+    """The accuracy reward of the authors' code: 0.5 (1 - (p - 1)^2) if right, -0.5 p^2 if wrong.
 
-    p is the probability of the answer's first token, or of the first one at which a wrong answer leaves the right one.
-    No sampled answer gives 0 (the release then reads p at a padding position).
+    p is the probability of the answer's first token or, in a wrong answer, of the first token that differs from the
+    right one. Without a sampled answer the reward is 0 (the authors' code then reads p at a padding position).
     """
     if not response.answer_pieces:
         return 0.0
@@ -115,14 +120,16 @@ KNOWN: dict[str, RewardFunction] = {
 
 
 def find(names: Sequence[str]) -> dict[str, RewardFunction]:
-    """Rewards by name, or by `module:function`; a name may hold several with commas. Raises ValueError on others."""
+    """Rewards by name or `module:function`; a text may hold several, with commas. Raises ValueError for others."""
     found: dict[str, RewardFunction] = {}
     for name in (part.strip() for text in names for part in text.split(",") if part.strip()):
         if name not in KNOWN and ":" not in name:
-            raise ValueError(f"reward {name!r}: there are {', '.join(KNOWN)}, and your own as module:function")
+            raise ValueError(f"reward {name!r}: there are {', '.join(KNOWN)}, or your own as module:function")
         short = name.rpartition(":")[2]
         if short in found:
-            raise ValueError(f"reward {name!r}: there is one of that name already; name each once, rename your own")
+            raise ValueError(
+                f"reward {name!r}: another reward has that name; give each reward once, and rename your own"
+            )
         found[short] = KNOWN[name] if name in KNOWN else run.resolve(name)
     if not found:
         raise ValueError("no rewards: name at least one")
@@ -130,18 +137,45 @@ def find(names: Sequence[str]) -> dict[str, RewardFunction]:
 
 
 def score(functions: Mapping[str, RewardFunction], response: TracedResponse, example: Example) -> dict[str, float]:
-    """Each reward of a response. Raises ValueError where a user's own gives no number."""
+    """Each reward of a response. Raises ValueError, in one line, if a user's own reward fails or gives no number."""
     rewards = {}
     for name, function in functions.items():
-        value = function(response, example)
+        try:
+            value = function(response, example)
+        except Exception as error:  # a user's own code may raise anything
+            told = " ".join(str(error).split())
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            raise ValueError(f"reward {name!r} failed for question {example.id!r}: {kind}{told}"[:500]) from error
         if not isinstance(value, int | float) or value != value or abs(value) == float("inf"):
             raise ValueError(f"reward {name!r} gave {value!r} for {example.id}; it must give a finite number")
         rewards[name] = float(value)
     return rewards
 
 
-def traced(model: AudioLM, trace: Trace, config: GenerationConfig) -> TracedResponse:
-    """What a trace says, with what only the trace knows. Takes whatever a model wrote: never raises."""
+def try_out(functions: Mapping[str, RewardFunction], examples: Sequence[Example], format: Format) -> None:
+    """Compute each reward of a made-up answer, so that one that cannot work is named before anything is sampled.
+
+    A user's own reward is tried on the first example, ours on all of them. Raises ValueError as `score` does.
+    """
+    ours = {name: function for name, function in functions.items() if KNOWN.get(name) is function}
+    for index, example in enumerate(examples):
+        score(ours if index else functions, _made_up(example, format), example)
+
+
+def _made_up(example: Example, format: Format) -> TracedResponse:
+    text = tags.write("It is heard <seg>0.0, 1.0</seg> here.", example.answer or "")
+    said = tags.parse(text)
+    return TracedResponse(
+        said.text, said.think, said.answer, said.segments, said.well_formed,
+        heard=() if format == "conditioned" else said.segments,
+        continuations=("h",),
+        answer_pieces=((example.answer or "", 0.0),),
+        complete=True,
+    )  # fmt: skip
+
+
+def traced(model: AudioLM, trace: Trace, config: AnswerConfig) -> TracedResponse:
+    """Parse the text of a trace and add what only the trace knows. Never raises, whatever the model wrote."""
     said = tags.parse(trace.text)
     text, own = _written(model, trace)
     return TracedResponse(
@@ -157,12 +191,12 @@ def traced(model: AudioLM, trace: Trace, config: GenerationConfig) -> TracedResp
     )
 
 
-def _heard(trace: Trace, config: GenerationConfig) -> tuple[Segment, ...]:
+def _heard(trace: Trace, config: AnswerConfig) -> tuple[Segment, ...]:
     if config.format == "interleaved":
         return tuple(listen.segment for listen in trace.listens[1:])
     if config.format == "conditioned" or not trace.listens:
         return ()
-    # In a grounded answer nothing is heard; the same policy says which of its segments would be.
+    # In a grounded answer nothing is heard. The same policy says which of its segments would have been.
     listener = Listener(trace.listens[0].segment.end, "interleaved", ("seg",), config.max_listens, config.min_segment)
     return tuple(action.segment for action in listener.feed(trace.text) if isinstance(action, Hear))
 

@@ -1,4 +1,4 @@
-"""Rollouts: answers sampled for training, what each earned, what a group of them looks like to a person."""
+"""Rollouts: answers that are sampled for training, their rewards and advantages, and files of samples to read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from relisten import records
-from relisten.engine.engine import Engine, GenerationConfig
+from relisten.engine.engine import Engine
+from relisten.engine.generation import GenerationConfig
 from relisten.segments import iou
 from relisten.training import rewards
 from relisten.training.losses import group_advantages
@@ -22,7 +23,7 @@ from relisten.types import Example, Trace
 
 @dataclass(slots=True)
 class Rollout:
-    """One sampled answer, and what it is worth."""
+    """One sampled answer with its rewards."""
 
     example: Example
     trace: Trace
@@ -32,7 +33,7 @@ class Rollout:
 
     @property
     def reward(self) -> float:
-        """The sum of all."""
+        """The sum of all rewards."""
         return sum(self.rewards.values())
 
 
@@ -75,7 +76,7 @@ def roll_out(
 
 
 def set_advantages(groups: Sequence[Sequence[Rollout]], normalise: bool, leave_one_out: bool) -> None:
-    """Compare each rollout with its group."""
+    """Set the advantage of each rollout by comparing it with its group."""
     earned = torch.tensor([[rollout.reward for rollout in group] for group in groups], dtype=torch.float64)
     for group, advantages in zip(groups, group_advantages(earned, normalise, leave_one_out).tolist(), strict=True):
         for rollout, advantage in zip(group, advantages, strict=True):
@@ -83,7 +84,7 @@ def set_advantages(groups: Sequence[Sequence[Rollout]], normalise: bool, leave_o
 
 
 def measure(rollout: Rollout) -> dict[str, float]:
-    """Figures of one rollout; what it has no figure for (the length of no segment) is left out."""
+    """Figures of one rollout. Figures that do not exist (the mean length of no segments) are left out."""
     heard = rollout.response.heard
     figures = {
         "reward": rollout.reward,
@@ -104,13 +105,13 @@ def measure(rollout: Rollout) -> dict[str, float]:
 
 
 def averages(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each figure, over those that have it."""
+    """The mean of each figure over the rollouts that have it."""
     names = dict.fromkeys(name for one in figures for name in one)
     return {name: float(np.mean([one[name] for one in figures if name in one])) for name in names}
 
 
 def write_samples(path: Path, step: int, groups: Sequence[Sequence[Rollout]], num: int = 4) -> None:
-    """Some groups as text that a person can skim, at step `step`: the question, then each answer and what it earned."""
+    """Write some groups as text to read: each question, then its answers and what each earned at this step."""
     lines = [f"# Step {step}", ""]
     for group in groups[:num]:
         example = group[0].example

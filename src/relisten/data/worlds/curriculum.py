@@ -22,9 +22,8 @@ from relisten.data.worlds.scene_questions import make_questions
 from relisten.data.worlds.scenes import Bank, SceneConfig, bank, make_scene
 from relisten.models import nano
 from relisten.models.base import AudioLM
-from relisten.types import Audio, Clip, Event, Example, Format, Segment
+from relisten.types import Audio, Clip, Event, Example, Format, Segment, SftExample
 
-Row = tuple[Example, Format]
 Scene = Callable[[int], tuple[Clip, Bank, np.random.Generator]]
 """Gives the scene of a number, the bank it was made from, and the random generator for its rows."""
 Ask = Callable[[int, Clip, Bank, int], list[Example]]
@@ -46,21 +45,21 @@ def nano_scene(index: int) -> tuple[Clip, Bank, np.random.Generator]:
     return make_scene(seed, sounds, config), sounds, np.random.default_rng([seed, 41])
 
 
-def clip_rows(index: int, scene: Scene = nano_scene) -> list[Row]:
+def clip_rows(index: int, scene: Scene = nano_scene) -> list[SftExample]:
     """Two scenes: each of their sounds on its own, and what it is."""
-    rows: list[Row] = []
+    rows: list[SftExample] = []
     for number in (2 * index, 2 * index + 1):
         clip, _, rng = scene(number)
         rows += [(close_listen(rng, clip, event), "conditioned") for event in clip.events]
     return rows
 
 
-def base_rows(index: int) -> list[Row]:
+def base_rows(index: int) -> list[SftExample]:
     """One scene: two grounded chains, a caption, what is heard at a time, two clips."""
     return chain_rows(index, nano_scene, ("grounded", "grounded"), num_asked=0, num_clips=2)
 
 
-def sft_rows(index: int) -> list[Row]:
+def sft_rows(index: int) -> list[SftExample]:
     """One scene: two interleaved chains, a grounded one, a question answered at once, a caption, a clip."""
     return chain_rows(index, nano_scene, ("interleaved", "interleaved", "grounded"), num_asked=1, num_clips=1)
 
@@ -83,11 +82,11 @@ def rl_rows(
 
 def chain_rows(
     index: int, scene: Scene, formats: Sequence[Format], num_asked: int, num_clips: int, ask: Ask = make_questions
-) -> list[Row]:
+) -> list[SftExample]:
     """One scene: a chain in each of the formats, questions without one, a caption, what is heard at a time, clips."""
     clip, sounds, rng = scene(index)
     questions = ask(index, clip, sounds, len(formats) + num_asked)
-    rows: list[Row] = list(zip(questions, formats, strict=False))
+    rows: list[SftExample] = list(zip(questions, formats, strict=False))
     kept = [replace(question, cot=None) for question in questions[len(formats) :]]
     kept += [tell(clip), what_at(rng, clip), *(close_listen(rng, clip) for _ in range(num_clips))]
     return [*rows, *((row, "conditioned") for row in kept)]

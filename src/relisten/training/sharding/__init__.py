@@ -1,12 +1,11 @@
-"""Weights, gradients and optimiser split among processes, as `accelerate launch` was told: by FSDP2, or by ZeRO-3.
+"""Weights, gradients and optimiser split among processes by FSDP2 or by ZeRO-3, as `accelerate launch` was told.
 
-Either way rollouts have whole weights, and checkpoints are like those of one process: a run may go on from the other's.
+In both cases rollouts have whole weights, and checkpoints are like those of one process: a run may continue from a
+checkpoint that was written the other way.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,67 +17,36 @@ from relisten.models.base import AudioLM
 
 
 class Sharding(Protocol):
-    """What trainers need of a way to split a model; all processes must call, whatever they get."""
+    """What trainers need from a way to split a model. All processes must call each method, whatever it returns."""
 
     def shard(self, model: AudioLM) -> None:
-        """Spread a model that is not trained as the one that is (the reference of the KL)."""
+        """Split a model that is not trained like the one that is (the reference of the KL)."""
 
     def whole(self, model: AudioLM) -> AbstractContextManager[None]:
-        """Every process holds all weights: it may make as many steps as it likes, without the others."""
+        """Let every process hold all weights, so that it can generate as many tokens as it needs without the others."""
 
     def weights(self, module: Any) -> dict[str, Tensor]:
-        """All weights by name, each once, in the first process; nothing in the others."""
+        """All weights by name, each once, in the first process; an empty dict in the others."""
 
     def set_weights(self, module: Any, weights: dict[str, Tensor]) -> None:
-        """Spread the first process's weights; what the others give is not looked at."""
+        """Distribute the weights of the first process; those of the others are ignored."""
 
     def order(self, module: Any, optimizer: Any) -> list[str]:
-        """Names of the parameters in the order in which the optimiser was given them."""
+        """Names of the parameters in the optimiser's order."""
 
     def memory(self, module: Any, optimizer: Any) -> dict[str, Any]:
-        """The optimiser's whole memory, its parameters called by name, in the first process."""
+        """The optimiser's whole state, with its parameters by name, in the first process."""
 
     def set_memory(self, module: Any, optimizer: Any, memory: dict[str, Any]) -> None:
-        """Spread the memory that the first process gives."""
-
-
-def kind() -> str:
-    """How accelerate was told to split models: `fsdp`, `deepspeed`, or "" for not at all."""
-    return "deepspeed" if true("ACCELERATE_USE_DEEPSPEED") else "fsdp" if true("ACCELERATE_USE_FSDP") else ""
-
-
-def check(optimizer: str, lora: int) -> None:
-    """Raises ValueError, in one line, on what does not work with split models, or not with ours."""
-    if optimizer == "muon":
-        raise ValueError(f"muon needs whole matrices, which {kind()} splits; set optimizer to adamw")
-    if lora:
-        raise ValueError(f"lora under {kind()} is not supported: adapters fit without it; start with torchrun (DDP)")
-    if kind() == "deepspeed":
-        if importlib.util.find_spec("deepspeed") is None:
-            raise ValueError("DeepSpeed is not installed: pip install 'relisten[deepspeed]'")
-        return
-    if os.environ.get("FSDP_VERSION", "1") != "2":
-        raise ValueError("FSDP 1 is not supported; set fsdp_version to 2 (runs/accelerate_fsdp2.yaml does)")
-    for name, instead in (
-        ("OFFLOAD_PARAMS", "every process needs its weights for rollouts"),
-        ("ACTIVATION_CHECKPOINTING", "gradient_checkpointing of the run's settings does the same"),
-        ("CPU_RAM_EFFICIENT_LOADING", "every process reads the model's file itself"),
-    ):
-        if true(f"FSDP_{name}"):
-            raise ValueError(f"fsdp_{name.lower()} is not supported; set it to false: {instead}")
-
-
-def true(name: str) -> bool:
-    """Whether a variable of the environment says yes, in any of the words that accelerate takes for it."""
-    return os.environ.get(name, "false").lower() in ("1", "true", "yes", "on", "t", "y")
+        """Distribute the optimiser's state that the first process gives."""
 
 
 def load_optimizer(
     sharding: Sharding | None, module: Any, optimizer: torch.optim.Optimizer, path: Path, reader: bool
 ) -> None:
-    """Take up an optimiser's memory, whether it was split when it was written or not; all processes must call.
+    """Load an optimiser's state, whether it was split when it was written or not. All processes must call.
 
-    sharding: how it is split now, None for not at all; then every process reads the file, else `reader` alone.
+    sharding: how it is split now. With None it is not split, and every process reads the file; else only `reader` does.
     """
     memory: dict[str, Any] = {}
     if reader or sharding is None:
@@ -97,7 +65,7 @@ def load_optimizer(
 
 
 def order(module: Any, optimizer: Any) -> list[str]:
-    """Names of the parameters in the order in which an optimiser has them."""
+    """Names of the parameters in an optimiser's order."""
     names = {parameter: name for name, parameter in module.named_parameters()}
     return [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
 

@@ -1,4 +1,4 @@
-"""FSDP2: accelerate shards the model; here is what that leaves open (`sharding.Sharding`)."""
+"""FSDP2. accelerate shards the model; this file does the rest of `sharding.Sharding`."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _FROM_FIRST = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 
 
 class Fsdp2:
-    """A model that accelerate shards, each process holding a part of every tensor."""
+    """A model that accelerate shards. Each process holds a part of every tensor."""
 
     def __init__(self, accelerator: Any, bf16: bool) -> None:
-        """bf16: forward in bfloat16, else as the weights are; gradients are added up, and log-probabilities leave, in
-        float32. Raises ValueError where accelerate would not shard."""
+        """bf16: run forwards in bfloat16, otherwise in the precision of the weights. Gradients are summed in float32,
+        and log-probabilities are float32. Raises ValueError if accelerate would not shard."""
         self.accelerator = accelerator
         self.plugin: Any = getattr(accelerator.state, "fsdp_plugin", None)
         if self.plugin is None:
-            raise ValueError("accelerate shards models on GPUs alone; without them start with torchrun (DDP)")
+            raise ValueError("accelerate shards models only on GPUs; without GPUs, start with torchrun (DDP)")
         self.plugin.mixed_precision_policy = MixedPrecisionPolicy(torch.bfloat16 if bf16 else None, torch.float32)
 
     def shard(self, model: AudioLM) -> None:
@@ -45,14 +45,16 @@ class Fsdp2:
 
     @contextmanager
     def whole(self, model: AudioLM) -> Iterator[None]:
-        """See `Sharding`. Afterwards training lets go of a layer's weights between its passes again, if it did."""
+        """See `Sharding`. Afterwards training releases weights between passes again, if it did before."""
         module: Any = model.module
         parts: list[Any] = [part for part in module.modules() if isinstance(part, FSDPModule)]
         for part in parts:
             part.set_reshard_after_forward(False, recurse=False)
         end = torch.tensor([[model.end_token_id]], device=module.device)
         with torch.no_grad():
-            model.forward(end, torch.zeros_like(end), [], None)  # the root goes first, or a part would take its place
+            model.forward(
+                end, torch.zeros_like(end), [], None
+            )  # the root must be first, or a part would become the root
         for part in parts:
             part.unshard()
         try:
@@ -61,7 +63,7 @@ class Fsdp2:
             for part in parts:
                 part.set_reshard_after_forward(self.plugin.reshard_after_forward, recurse=False)
                 part.reshard()
-            for last in (module, module.get_output_embeddings()):  # what ends a forward begins the backward: it stays
+            for last in (module, module.get_output_embeddings()):  # the backward pass begins with them, so they stay
                 if isinstance(last, FSDPModule):
                     last.set_reshard_after_forward(False, recurse=False)
 

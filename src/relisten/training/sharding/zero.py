@@ -1,6 +1,7 @@
-"""DeepSpeed's ZeRO-3: accelerate starts its engine; here is what that leaves open (`sharding.Sharding`).
+"""DeepSpeed's ZeRO-3. accelerate starts its engine; this file does the rest of `sharding.Sharding`.
 
-DeepSpeed's own checkpoints are not used: they hold a part for each process, and only as many processes can read them.
+DeepSpeed's own checkpoints are not used, because they hold a part for each process, and only the same number of
+processes can read them.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from relisten.models.base import AudioLM
 
 
 class Zero3:
-    """A model that DeepSpeed splits: each process holds a part of every tensor, and of its float32 master copy."""
+    """A model that DeepSpeed splits. Each process holds a part of every tensor and of its float32 master copy."""
 
     def __init__(self, accelerator: Any) -> None:
-        """Raises ValueError on stages and settings that are not supported."""
-        unset_hf_deepspeed_config()  # else transformers would split whatever it loads from now on
+        """Raises ValueError for ZeRO stages and settings that are not supported."""
+        unset_hf_deepspeed_config()  # otherwise transformers would split every model that it loads from now on
         self.accelerator = accelerator
         self.plugin = accelerator.state.deepspeed_plugin
         if self.plugin is None or not dist.is_initialized():
-            raise ValueError("accelerate starts DeepSpeed on GPUs alone; without them start with torchrun (DDP)")
+            raise ValueError("accelerate starts DeepSpeed only on GPUs; without GPUs, start with torchrun (DDP)")
         zero = self.plugin.deepspeed_config["zero_optimization"]
         if zero.get("stage") != 3:
             raise ValueError(f"ZeRO stage {zero.get('stage')} is not supported; set it to 3 (runs/zero3.json does)")
@@ -47,7 +48,7 @@ class Zero3:
 
     @contextmanager
     def whole(self, model: AudioLM) -> Iterator[None]:
-        """See `Sharding`. DeepSpeed's hooks, which gather a layer and let it go again, are off meanwhile."""
+        """See `Sharding`. Meanwhile DeepSpeed's hooks, which gather a layer and release it again, are off."""
         import deepspeed
 
         offload = self.accelerator.deepspeed_engine_wrapped.engine.optimizer.parameter_offload
@@ -65,7 +66,7 @@ class Zero3:
                 offload._register_deepspeed_module(offload.module)
 
     def weights(self, module: Any) -> dict[str, Tensor]:
-        """See `Sharding`. In float32, whatever forwards are in."""
+        """See `Sharding`. The weights are in float32, whatever the precision of forwards."""
         from deepspeed.runtime.zero import GatheredParameters
         from deepspeed.utils import safe_get_full_fp32_param
 
@@ -141,7 +142,7 @@ class Zero3:
         return bool(self.accelerator.is_main_process)
 
     def _part(self, parameter: Any, value: Tensor | None) -> Tensor:
-        """This process's part of a tensor that the first one has, in float32; the last part ends in zeros."""
+        """This process's part, in float32, of a tensor that the first process has; the last part ends in zeros."""
         size = parameter.ds_tensor.numel()
         whole = torch.zeros(size * self.accelerator.num_processes, device=self.accelerator.device)
         if value is not None:
@@ -151,13 +152,13 @@ class Zero3:
 
 
 def _flat(zero: Any, parameter: Any) -> Tensor:
-    """The tensor in which this process's part of a parameter lies, with others, and which is what AdamW steps."""
+    """The flat tensor that contains this process's part of a parameter, among others; AdamW updates it as a whole."""
     flat: Tensor = zero.fp32_partitioned_groups_flat[zero.grad_position[zero.get_param_id(parameter)][0]]
     return flat
 
 
 def _names(module: Any, zero: Any) -> list[list[str]]:
-    """Names of the parameters of each of AdamW's groups, in the model's order."""
+    """Names of the parameters in each group of AdamW, in the order of the model."""
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     groups: list[set[str]] = [set() for _ in zero.optimizer.param_groups]
     for index, parameters in enumerate(zero.fp16_groups):

@@ -1,0 +1,230 @@
+"""The settings of training, and all checks of them that need no data and no model. Importing it imports no torch.
+
+`relisten train --help` is made from these fields.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from relisten.engine.generation import AnswerConfig, GenerationConfig
+from relisten.fields import documented
+from relisten.training import launch, rewards
+from relisten.types import Format
+
+
+@documented
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The settings that SFT and GRPO share."""
+
+    data: str
+    """A JSONL file of examples, or `module:function`: a function that makes the data for an index."""
+    output: Path
+    """The run folder. It gets checkpoints, metrics, and the trained model in its folder `model`."""
+    model: str = "Qwen/Qwen2.5-Omni-7B"
+    """The model to start from: nano, a folder, a name on the Hugging Face hub, or `module:function`."""
+    dtype: str = "float32"
+    """Precision of the weights: float32, or bfloat16 (half the memory, but small updates are rounded away)."""
+    learning_rate: float = 5e-6
+    """The peak learning rate. It rises to it during the warm-up and then follows the schedule."""
+    epochs: float = 1.0
+    """How many passes to make over a JSONL file."""
+    steps: int = -1
+    """How many steps to make. -1 makes as many as `epochs` needs. If `data` is a function, give a number."""
+    batch_size: int = 64
+    """Recordings per step, over all processes. If the file has fewer, each step takes all of them."""
+    device_batch_size: int = 4
+    """The most recordings in one forward pass. Lower it if memory runs out; the result is the same."""
+    warmup: float = 0.05
+    """The share of the steps in which the learning rate rises, from 0 to less than 1."""
+    schedule: str = "cosine"
+    """How the learning rate changes after the warm-up: linear, cosine, cosine_with_restarts, polynomial, constant,
+    constant_with_warmup or inverse_sqrt, as transformers has them."""
+    optimizer: str = "adamw"
+    """adamw, or muon (Muon for matrices, AdamW for everything else)."""
+    weight_decay: float = 0.0
+    """At each step every weight shrinks by this share times the learning rate."""
+    bf16: bool = True
+    """Run forward passes in bfloat16. The weights keep their own precision."""
+    attention: str = "sdpa"
+    """The attention of transformers: sdpa, eager (faster for small models on a CPU), or another that is installed."""
+    gradient_checkpointing: bool = False
+    """Save memory by computing activations again in the backward pass."""
+    freeze: tuple[str, ...] = ("*visual.*", "*audio_bos_eos_token*")
+    """Patterns of parameter names that are not trained. The two default patterns never get a gradient and always stay
+    frozen."""
+    lora: int = 0
+    """Rank of LoRA adapters. They are trained instead of the weights, and merged at the end. 0 trains the weights."""
+    lora_modules: tuple[str, ...] = ("*.[qkvo]_proj", "*.gate_proj", "*.up_proj", "*.down_proj")
+    """Patterns of the linear layers that get an adapter. Frozen layers get none."""
+    seed: int = 0
+    """Random seed. The same seed gives the same data order and, in GRPO, the same sampled answers."""
+    save_steps: int = 100
+    """How many steps lie between two checkpoints. A stopped run continues from the last one."""
+    keep_checkpoints: int = 2
+    """How many checkpoints to keep. Older ones are deleted."""
+    log_steps: int = 10
+    """How many steps lie between two lines of metrics.jsonl. Short runs log more often."""
+    report_to: tuple[str, ...] = ()
+    """Also report metrics to tensorboard, wandb or trackio."""
+    workers: int = 1
+    """How many processes prepare data."""
+
+
+@documented
+@dataclass(frozen=True)
+class SftConfig(TrainingConfig):
+    """Settings of supervised fine-tuning. The defaults are the paper's."""
+
+    format: Format = "grounded"
+    """How the chains of thought of a JSONL file are trained. grounded: segments are text. interleaved: the audio of
+    each segment is inserted after its tag. conditioned: tags are plain text."""
+
+
+@documented
+@dataclass(frozen=True)
+class GrpoConfig(AnswerConfig, TrainingConfig):
+    """Settings of GRPO. The defaults are the paper's. The options of generation are those of `relisten ask`."""
+
+    learning_rate: float = 1e-6
+    """The peak learning rate. All optimiser steps of one rollout use the same rate; the schedule changes it between
+    rollouts."""
+    batch_size: int = 64
+    """Questions per rollout, over all processes. If the file has fewer, each rollout takes all of them."""
+    mini_batch_size: int = 32
+    """Questions per optimiser step. A rollout makes `batch_size` / `mini_batch_size` optimiser steps, or one if the
+    batch is smaller than this."""
+    group_size: int = 8
+    """How many answers are sampled to each question."""
+    device_batch_size: int = 8
+    """The most answers in one forward pass. Answers to one question share its prompt."""
+    warmup: float = 0.0
+    """The share of the steps in which the learning rate rises, from 0 to less than 1."""
+    schedule: str = "constant"
+    """How the learning rate changes after the warm-up: linear, cosine, cosine_with_restarts, polynomial, constant,
+    constant_with_warmup or inverse_sqrt, as transformers has them."""
+    rewards: tuple[str, ...] = ("format", "consistency", "accuracy", "segment")
+    """Rewards, which are added up: format, consistency, accuracy, segment; located (how well the heard segments overlap
+    the labelled ones, in place of segment); confidence (what the authors' code has in place of accuracy); or a function
+    of your own as `module:function`."""
+    temperature: float = 1.0
+    """The temperature at which answers are sampled. The ratio's log-probabilities are always at temperature 1."""
+    clip: float = 0.2
+    """How far the ratio of new to old probability may move from 1 before it is clipped."""
+    clip_high: float | None = None
+    """Another limit for ratios above 1 (clip-higher uses about 0.28). By default it equals `clip`."""
+    kl: float = 0.04
+    """Weight of the KL divergence from the starting model. With 0, no second copy of the model (the reference) is kept.
+    With `lora`, the reference is the same model with its adapters switched off."""
+    loss_mean: Literal["trace", "token"] = "trace"
+    """trace: every answer has the same weight, as in the paper. token: every token has."""
+    normalise: bool = True
+    """Divide the advantages of a group by their standard deviation."""
+    leave_one_out: bool = False
+    """Compare an answer with the mean of the other answers of its group, instead of the mean of all."""
+    mask_over_limit: bool = False
+    """Leave out of the loss the answers that a limit has cut short."""
+    old_logprobs: Literal["recomputed", "rollout"] = "recomputed"
+    """Where the old probabilities of the ratio come from: recomputed by the trainer, or kept from the rollout (this
+    saves a forward pass if a rollout has several mini-batches)."""
+    rollout_rows: int = 64
+    """How many answers one process generates side by side."""
+    sample_steps: int = 10
+    """How many steps lie between two files of sampled answers in the folder `samples` of the run."""
+    save_steps: int = 200
+    """How many rollouts lie between two checkpoints. A stopped run continues from the last one."""
+    log_steps: int = 1
+    """How many rollouts lie between two lines of metrics.jsonl."""
+
+    def sampling(self, step: int = 0) -> GenerationConfig:
+        """How the answers of one step are sampled."""
+        return GenerationConfig(
+            format=self.format,
+            temperature=self.temperature,
+            max_new_tokens=self.max_new_tokens,
+            max_listens=self.max_listens,
+            min_segment=self.min_segment,
+            seed=self.seed * 1_000_000 + step,
+        )
+
+
+SCHEDULES = (
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
+)  # fmt: skip
+"""The schedules of transformers that need no further settings."""
+REPORTS = ("tensorboard", "wandb", "trackio")
+
+
+def num_processes() -> int:
+    """How many processes train together (torchrun and accelerate set it)."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def check(config: TrainingConfig) -> None:
+    """Raises ValueError, in one line, for settings that cannot be used."""
+    if min(config.batch_size, config.device_batch_size) < 1:
+        raise ValueError("batch_size and device_batch_size must be at least 1")
+    if min(config.save_steps, config.log_steps) < 1 or config.workers < 0:
+        raise ValueError("save_steps and log_steps must be at least 1, and workers must not be negative")
+    if config.steps < 1 and (config.steps != -1 or config.epochs <= 0):
+        raise ValueError(f"steps is {config.steps} and epochs is {config.epochs:g}; one of them must be above 0")
+    if config.keep_checkpoints < 1 or min(config.weight_decay, config.learning_rate, config.lora) < 0:
+        raise ValueError(
+            "keep_checkpoints must be at least 1; weight_decay, learning_rate and lora must not be negative"
+        )
+    if not 0 <= config.warmup < 1:  # from 1 on, transformers would take it for a number of steps
+        raise ValueError(f"warmup is {config.warmup:g}; it is a share of the steps, from 0 to less than 1")
+    if config.schedule not in SCHEDULES:
+        raise ValueError(f"schedule {config.schedule!r} is not known; choose from {', '.join(SCHEDULES)}")
+    if config.optimizer not in ("adamw", "muon"):
+        raise ValueError(f"optimizer {config.optimizer!r} is not known; choose adamw or muon")
+    if config.batch_size % num_processes():
+        raise ValueError(f"batch_size {config.batch_size} is not a multiple of the {num_processes()} processes")
+    if launch.kind():
+        launch.check(config.optimizer, config.lora)
+    if config.lora and config.optimizer == "muon":
+        raise ValueError("lora with muon is not supported; set optimizer to adamw")
+    if config.lora and importlib.util.find_spec("peft") is None:
+        raise ValueError("lora needs peft, which is not installed: pip install 'relisten[lora]'")
+    for name in config.report_to:
+        if name not in REPORTS:
+            raise ValueError(f"report_to {name} is not known; choose from {', '.join(REPORTS)}, or leave it out")
+        if importlib.util.find_spec(name) is None:
+            package = "'relisten[tensorboard]'" if name == "tensorboard" else name
+            raise ValueError(f"report_to {name}: it is not installed; pip install {package}")
+    if isinstance(config, GrpoConfig):
+        _check_grpo(config)
+
+
+def _check_grpo(config: GrpoConfig) -> None:
+    rewards.find(config.rewards)
+    config.sampling()  # raises for a negative seed
+    if config.group_size < 2:
+        raise ValueError("group_size must be at least 2, because an answer is compared with the others of its group")
+    if config.mini_batch_size < 1 or config.mini_batch_size % num_processes():
+        raise ValueError(
+            f"mini_batch_size {config.mini_batch_size} must be a multiple of the number of processes"
+            f" ({num_processes()})"
+        )
+    if config.mini_batch_size < config.batch_size and config.batch_size % config.mini_batch_size:
+        raise ValueError(
+            f"batch_size {config.batch_size} must be a multiple of mini_batch_size {config.mini_batch_size}"
+        )
+    if config.loss_mean not in ("trace", "token") or config.old_logprobs not in ("recomputed", "rollout"):
+        raise ValueError("loss_mean must be trace or token, and old_logprobs must be recomputed or rollout")
+    if config.temperature <= 0:
+        raise ValueError("temperature must be above 0, because greedy answers to one question are all the same")
+    if min(config.sample_steps, config.rollout_rows) < 1:
+        raise ValueError("sample_steps and rollout_rows must be at least 1")
+    if not 0 < config.clip < 1 or config.kl < 0 or (config.clip_high is not None and config.clip_high <= 0):
+        raise ValueError("clip must be above 0 and below 1, clip_high must be above 0, and kl must not be negative")

@@ -1,0 +1,123 @@
+"""The private names of transformers that the trainers override, all in this file.
+
+Any release may rename or remove them. `CHECKED` says for which versions the tests passed, and pyproject.toml has the
+upper bound. `missing()` finds a name that is gone, so that no run starts with an override that is never called.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import Trainer
+
+from relisten.training import checkpoint, sharding
+from relisten.training.config import TrainingConfig
+from relisten.training.progress import not_finite
+
+CHECKED = "5.16.1 to 5.23"
+"""Versions of transformers; the upper bound in pyproject.toml is the next one."""
+PRIVATE: dict[str, tuple[str, ...]] = {
+    "_prepare_for_training": ("max_steps", "train_dataloader", "resume_from_checkpoint"),
+    "_load_from_checkpoint": ("resume_from_checkpoint", "model"),
+    "_save_checkpoint": ("model", "trial"),
+    "_save_optimizer_and_scheduler": ("output_dir",),
+    "_load_optimizer_and_scheduler": ("checkpoint",),
+}
+"""Methods of `transformers.Trainer`, with their arguments."""
+
+
+def missing() -> list[str]:
+    """The private names that the installed transformers does not have, or has with other arguments."""
+    return [
+        f"Trainer.{name}"
+        for name, arguments in PRIVATE.items()
+        if not hasattr(Trainer, name) or tuple(inspect.signature(getattr(Trainer, name)).parameters)[1:] != arguments
+    ]
+
+
+class HookedTrainer(Trainer):
+    """`transformers.Trainer` whose checkpoints are complete or absent, and alike whether weights are split or not."""
+
+    config: TrainingConfig
+    sharding: sharding.Sharding | None
+    latest_loss: Tensor | None = None
+
+    def __init__(self, **kwargs: Any) -> None:
+        if gone := missing():
+            raise ValueError(
+                f"transformers {transformers.__version__} has no {gone[0]} as relisten needs it; install a version from"
+                f" {CHECKED}"
+            )
+        super().__init__(**kwargs)
+
+    def restore(self, folder: str) -> None:
+        """Load the weights of a checkpoint."""
+        raise NotImplementedError
+
+    def training_step(self, *arguments: Any, **more: Any) -> Tensor:
+        """As Trainer does; the loss is kept, for a checkpoint of NaN is not to be written."""
+        self.latest_loss = super().training_step(*arguments, **more)
+        return self.latest_loss
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights of a checkpoint, whole whether they are split or not."""
+        if self.sharding is None:
+            super().save_model(output_dir, _internal_call)
+            return
+        weights = self.sharding.weights(self.model)
+        if self.args.should_save:
+            self.model.save_pretrained(output_dir, state_dict=weights)
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        """As Trainer does, but for DeepSpeed it would look for a checkpoint in DeepSpeed's own format."""
+        folder = resume_from_checkpoint if self.is_deepspeed_enabled else None
+        prepared = super()._prepare_for_training(
+            max_steps, train_dataloader, None if folder else resume_from_checkpoint
+        )
+        if folder:
+            self._load_from_checkpoint(folder)
+            self._load_optimizer_and_scheduler(folder)
+        return prepared
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self.restore(resume_from_checkpoint)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.sharding is None:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        memory = self.sharding.memory(self.model, self.optimizer)
+        if self.args.should_save:
+            torch.save(memory, Path(output_dir) / "optimizer.pt")
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        folder, first = Path(checkpoint), self.is_world_process_zero()
+        module = self.accelerator.unwrap_model(self.model) if self.sharding is None else self.model
+        sharding.load_optimizer(self.sharding, module, self.optimizer, folder / "optimizer.pt", reader=first)
+        self.lr_scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write the checkpoint in another folder, then rename it. If the disk is full, the last good one stays."""
+        if self.latest_loss is not None and not math.isfinite(float(self.latest_loss)):
+            raise ValueError(not_finite(self.state.global_step, self.config.output))
+        folder = Path(self.args.output_dir)
+        with checkpoint.staged(folder, f"checkpoint-{self.state.global_step}", self.args.should_save) as part:
+            self.args.output_dir = str(part)
+            self.accelerator.wait_for_everyone()  # an old part is deleted before anyone writes
+            try:
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()  # every process writes its random state there
+            finally:
+                self.args.output_dir = str(folder)
+        if self.args.should_save:
+            checkpoint.prune(folder, self.config.keep_checkpoints)
+        self.accelerator.wait_for_everyone()
