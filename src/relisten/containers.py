@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -29,8 +28,10 @@ _RESTART = 0.5
 """Seconds that time stamps may go back; beyond it, a second recording was appended, whose time starts anew."""
 _MAX_GAP = 3600.0
 """Seconds; a jump beyond it is not a gap, but the start of something recorded at another time."""
-_SLACK = {"mov": 0.5, "matroska": 0.5, "flv": 0.5}
-"""Seconds by which a header's length may exceed the sound that is there: encoder delay, rounding. Others are exact."""
+_SLACK = 0.3
+"""Seconds by which a header's length may exceed the sound that is there; beyond it, the file is not whole."""
+_INEXACT = {"mov", "matroska", "flv"}
+"""Formats whose headers may count what an encoder adds, or round, within that."""
 
 _AV_ERRORS = (av.FFmpegError, OSError, ValueError, OverflowError)
 """FFmpeg's own errors; the others where a damaged header sends it to places that the file does not have."""
@@ -74,8 +75,10 @@ class _Track:
     """Seconds; the unit of the stream's time stamps."""
     num_good: int = 0
     """Frames that were decoded, or packets that were counted."""
-    damaged: list[float | None] = field(default_factory=list)
+    damaged: list[float] = field(default_factory=list)
     """When each packet that could not be decoded was to sound."""
+    gaps: list[float] = field(default_factory=list)
+    """When sound stops that is missing by the time stamps."""
     ends_damaged: bool = False
     """Whether the last packet could not be decoded."""
     to_skip: int = 0
@@ -107,7 +110,7 @@ class _Track:
 
     def damage(self, time: float | None) -> None:
         """Take note of a packet that cannot be decoded."""
-        self.damaged.append(time)
+        self.damaged.append(self.end if time is None else time)
         self.ends_damaged = True
 
 
@@ -155,7 +158,7 @@ def _stream(path: Path, container: av.container.InputContainer) -> av.AudioStrea
     default = [stream for stream in usable if stream.disposition & Disposition.default]
     chosen = (default or usable)[0]
     if len(every) > 1:
-        language = f" ({chosen.language})" if chosen.language else ""
+        language = f" ({chosen.language})" if chosen.language not in (None, "und") else ""
         why = "the one marked as default" if default else "as none is marked as default"
         tell(path, f"has {len(every)} audio tracks; track {every.index(chosen) + 1}{language} is read, {why}")
     for stream in container.streams:
@@ -281,6 +284,8 @@ def _in_time(path: Path, track: _Track, pieces: Iterator[_Piece]) -> Iterator[_R
             clock = _Clock(track.start, track.first)
         track.last = piece.num_frames / piece.rate
         missing = round(clock.missing(piece.time, track.last) * piece.rate)
+        if missing > 0 and track.end:
+            track.gaps.append(track.end)
         track.end = max(track.end, clock.expected)
         num_silent = missing + (0 if piece.frame else piece.num_frames)
         held.extend((block.samples, block.rate) for block in silence(num_silent, piece.num_channels, piece.rate))
@@ -330,15 +335,9 @@ def _merged(pieces: Iterator[_Raw]) -> Iterator[Block]:
 
 
 def _floats(frame: av.AudioFrame) -> Samples:
-    """[channels, frames]"""
-    samples: NDArray[Any] = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = np.ascontiguousarray(samples.reshape(-1, frame.layout.nb_channels).T)
-    if samples.dtype.kind == "f":
-        return samples.astype(np.float32, copy=False)
-    if samples.dtype == np.uint8:
-        return (samples.astype(np.float32) - np.float32(128)) / np.float32(128)
-    return samples.astype(np.float32) / np.float32(-float(np.iinfo(samples.dtype).min))
+    """[channels, frames], of any type of sample; interleaved by FFmpeg, as PyAV crashes on eight planes or more."""
+    parts = [part.to_ndarray() for part in av.AudioResampler(format="flt").resample(frame)]
+    return np.ascontiguousarray(np.concatenate(parts, axis=1).reshape(-1, frame.layout.nb_channels).T)
 
 
 def _last_end(track: _Track, end: float) -> float:
@@ -371,18 +370,23 @@ def _promised(track: _Track, file: File) -> float | None:
 
 
 def _check_end(path: Path, track: _Track, promised: float | None) -> None:
-    """Refuse what breaks off, and tell of damage."""
-    num_damaged, start = len(track.damaged), track.start
+    """Refuse what breaks off, and tell of what is missing."""
     if not track.num_good:
         raise ValueError(f"{shown(path)}: is no recording, or holds no sound; record or copy it again")
-    if num_damaged > track.num_good:
-        raise broken(path, f"{num_damaged} packets of sound cannot be decoded, {track.num_good} can")
+    if len(track.damaged) > track.num_good:
+        raise broken(path, f"{len(track.damaged)} packets of sound cannot be decoded, {track.num_good} can")
     end = track.end - track.last if track.ends_damaged else track.end
-    if promised is not None and end < promised - _SLACK.get(track.kind, 0.05):
-        lengths = f"its header promises {promised - start:.1f} s, {end - start:.1f} s are there"
-        if track.kind != "flac" or track.ends_damaged:
+    short = 0.0 if promised is None else promised - end
+    if short > (_SLACK if track.kind in _INEXACT else _MIN_GAP):
+        lengths = f"its header promises {end + short - track.start:.1f} s, {end - track.start:.1f} s are there"
+        # Tools that copy a stretch of a flac leave the header of the whole, but do not cut within a packet.
+        if track.ends_damaged or (short > _SLACK and track.kind != "flac"):
             raise broken(path, lengths)
-        tell(path, f"{lengths}; it was cut between two frames, or the rest of it is lost")
-    elif num_damaged:
-        first = next((f" (the first at {time - start:.1f} s)" for time in track.damaged if time is not None), "")
-        tell(path, f"is damaged: {num_damaged} packets of sound{first} cannot be decoded, and are silent")
+        tell(path, f"{lengths}; the rest was cut off or is lost")
+    missing = [
+        f"{len(times)} {name} (the first at {times[0] - track.start:.1f} s)"
+        for name, times in (("damaged packets", track.damaged), ("gaps", track.gaps))
+        if times
+    ]
+    if missing:
+        tell(path, f"has {' and '.join(missing)}; silence stands in their place")
