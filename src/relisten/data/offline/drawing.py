@@ -139,7 +139,10 @@ def _between(rng: np.random.Generator, timeline: Timeline, manner: Manner) -> As
     first, second = pick(rng, pairs)
     about = (first.label, second.label)
     (answer,) = right("between", about, timeline)
-    target = next(e for e in timeline.named(answer) if first.start - APART < e.start < second.start + APART)
+    begun = [e for e in timeline.named(answer) if first.start - APART < e.start < second.start + APART]
+    if not begun:  # it goes on from before the first
+        return None
+    target = begun[0]
     steps = (Step("find", first), Step("next", target), Step("next", second))
     question = _ask(rng, manner, "between", *about)
     return Asked(question, about, answer, (answer, *_wrong(rng, timeline, manner, "between", about, answer)), steps)
@@ -300,7 +303,8 @@ def _length(event: Event) -> float:
 
 
 def _level(event: Event) -> float:
-    return float(str(event.labels.get("level", 0)))
+    level = event.labels.get("level")
+    return float(level) if isinstance(level, int | float) else 0.0
 
 
 MAKERS: dict[str, Maker] = {

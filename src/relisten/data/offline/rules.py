@@ -7,6 +7,7 @@ key or a network. It asks only what events with times can answer, so nothing abo
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from relisten import tags
-from relisten.data.checks import covered, said, sentences_end, spoken_of
+from relisten.data.checks import MIN_SECONDS, covered, said, sentences_end, spoken_of
 from relisten.data.compose import HIDDEN, MANNERS, SHARES, SHORT, unblock
 from relisten.data.messages import Messages, digest
 from relisten.data.offline import short
@@ -58,13 +59,20 @@ class Rules:
 
 
 def read_events(known: dict[str, Any]) -> tuple[Event, ...]:
-    """The events of an evidence block in order of onset, with labels as a listener would say them."""
-    events = []
+    """The events of an evidence block in order of onset, with labels as a listener would say them.
+
+    Events without a label or a time inside the recording are left out, and all of them if no segment fits into it.
+    """
+    events, duration = [], float(known.get("A5_duration", 0.0))
+    if not MIN_SECONDS <= duration < math.inf:
+        return ()
     for entry in known.get("A4_events") or []:
         attributes = {key: value for key, value in entry.items() if key not in ("label", "start", "end")}
         if "kind_of" in attributes:
             attributes["kind_of"] = "; ".join(map(said, str(attributes["kind_of"]).split("; ")))
-        events.append(Event(said(str(entry["label"])), float(entry["start"]), float(entry["end"]), attributes))
+        label, start, end = said(str(entry["label"])).strip(), float(entry["start"]), float(entry["end"])
+        if label and 0 <= start < min(end, duration):
+            events.append(Event(label, start, min(end, duration), attributes))
     return tuple(sorted(events, key=lambda event: event.start))
 
 
