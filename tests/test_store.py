@@ -98,3 +98,12 @@ def test_a_teachers_prose_is_left_alone_but_for_keys() -> None:
     )
     settings = {"url": "https://u:p@h/v1", "paths": ("a", 1)}
     assert redact.each_text(redact.redact, settings) == {"url": "https://[hidden]@h/v1", "paths": ("a", 1)}
+
+
+def test_a_damaged_store_is_told_in_one_line(tmp_path: Path) -> None:
+    calls = [Call("a reply " * 200) for _ in range(100)]
+    assert set(kept(tmp_path / "s.sqlite", *calls)) == {None}
+    whole = (tmp_path / "s.sqlite").read_bytes()
+    (tmp_path / "s.sqlite").write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
+    with pytest.raises(ValueError, match=r"s\.sqlite: cannot be (read|opened)"), Store(tmp_path / "s.sqlite") as store:
+        store.spent()

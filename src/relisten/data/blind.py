@@ -1,7 +1,8 @@
-"""What a guesser gets right that never hears anything: it learns from the words of questions and choices alone.
+"""Measures how many answers the text alone gives away, with a guesser that never hears anything.
 
-A linear model over pairs of words (one of the question, one of the choice), the choice's place and its length, trained
-on four fifths of the recordings and asked about the last fifth, in turn. What it gets beyond chance, the text tells.
+The guesser is a linear model over pairs of words (one of the question, one of the choice), the choice's place and its
+length. It is trained on four fifths of the recordings and asked about the last fifth, in turn (cross-validation). Its
+accuracy above chance is what questions and choices give away.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from relisten.types import Example
 
 FOLDS = 5
 MOST = 5_000
-"""Questions that are looked at; more do not make the figure much surer."""
+"""At most so many questions are used; more would hardly narrow the interval."""
 WIDTH = 1 << 17
 EPOCHS = 4
 LEAST = 50
-"""Below this nothing is said: there is nothing to learn from."""
+"""With fewer questions nothing is measured."""
 
 
 @dataclass(frozen=True)
 class Blind:
-    """How the guesser did."""
+    """The guesser's result."""
 
     num: int
     accuracy: float
@@ -38,11 +39,11 @@ class Blind:
     """95 % (Wilson)."""
     chance: float
     margin: float
-    """How much above chance is tolerated."""
+    """How far above chance the guesser may be."""
 
     @property
     def passed(self) -> bool:
-        """Not surely more than the margin above chance: the interval's lower end counts."""
+        """Whether the lower end of the interval is at most the margin above chance."""
         return self.num < LEAST or self.interval[0] <= self.chance + self.margin
 
     def record(self) -> dict[str, Any]:
@@ -51,7 +52,7 @@ class Blind:
 
 
 def guess(examples: Sequence[Example], margin: float, seed: int = 0) -> Blind:
-    """Measure the guesser on a finished set; folds are divided by recording."""
+    """Measure the guesser on a finished set. All questions about one recording are in the same fold."""
     asked = [e for e in examples if e.answer in e.choices and len(e.choices) > 1]
     rng = np.random.default_rng([seed, 5])
     asked = [asked[int(n)] for n in rng.permutation(len(asked))[:MOST]]
@@ -75,7 +76,7 @@ def guess(examples: Sequence[Example], margin: float, seed: int = 0) -> Blind:
 
 
 def _features(example: Example, place: int) -> NDArray[np.int64]:
-    """Hashes of what a guesser can see of a choice."""
+    """Hashes of what the guesser sees of a choice."""
     choice = words(example.choices[place]) or [""]
     question = words(example.question)
     lengths = sorted(len(c) for c in example.choices)
@@ -93,7 +94,7 @@ def _scores(weights: NDArray[np.float64], choices: Sequence[NDArray[np.int64]]) 
 def _learn(
     seen: Sequence[Sequence[NDArray[np.int64]]], gold: Sequence[int], rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Softmax over the choices of each question, by AdaGrad."""
+    """Weights of a softmax over the choices of each question, trained with AdaGrad."""
     weights, squares = np.zeros(WIDTH), np.full(WIDTH, 1.0)
     for _ in range(EPOCHS):
         for n in rng.permutation(len(seen)):

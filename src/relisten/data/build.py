@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import marshal
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,8 @@ from relisten.data.teachers import open_teachers
 from relisten.types import Clip, Event
 
 LEFT_OUT = ".left-out.jsonl"
+_HALF = re.compile(rb"\xed[\xa0-\xbf]")
+"""Half a character, as marshal writes it."""
 SURVEYED = 5_000
 """Clips of a source from which the labels for wrong choices are counted."""
 DESCRIBED_FIRST = 40
@@ -129,8 +134,10 @@ def whole(clip: Clip) -> Clip:
     """
     events = [(event.label, event.start, event.end, event.labels) for event in clip.events]
     known = [clip.id, events, clip.descriptions]
-    if (mended := redact.each_text(redact.whole, known)) == known:
-        return clip
+    with suppress(ValueError):  # a label that only its own class can write
+        if not _HALF.search(marshal.dumps(known, 2)):  # a tenth of the time of looking at each text
+            return clip
+    mended = redact.each_text(redact.whole, known)
     id = clip.id.encode("utf-8", "backslashreplace").decode()
     return Clip(id, clip.audio, clip.duration, tuple(Event(*event) for event in mended[1]), mended[2])
 

@@ -1,4 +1,4 @@
-"""Keeping benchmarks out of training sets: recordings are known by YouTube id and by the hash of their file."""
+"""Keeps recordings of benchmarks out of training sets, by their YouTube ids and the SHA-256 of their files."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Benchmarks:
 
     @property
     def name(self) -> str:
-        """Of this very list."""
+        """A name for exactly these recordings; empty where there are none."""
         return digest([sorted(self.ids), sorted(self.hashes)]).hex() if self else ""
 
     def leak(self, clip: Clip) -> str:
-        """Why a clip must be left out, or an empty text. A variant (…_pitch2, …_30000) is its original's id still."""
+        """Why a clip must be left out, or an empty text. A variant of an id (…_pitch2, …_30000) counts as the id."""
         names = [clip.id, clip.audio.stem if isinstance(clip.audio, Path) else ""]
         for run in (run for name in names for run in re.findall(r"[\w-]{11,}", name)):
             for at in range(len(run) - _LENGTH + 1):
@@ -49,10 +49,10 @@ NONE = Benchmarks()
 
 
 def read_benchmarks(paths: Iterable[Path]) -> Benchmarks:
-    """What benchmarks hold, by lists and folders of theirs.
+    """The recordings that lists and folders of benchmarks name.
 
-    A file of text (MMAR-meta.jsonl, a plain list): every YouTube id in an address or at the start of a name, every
-    SHA-256. A folder: the hashes and ids of the recordings in it. Raises ValueError where there is nothing of the kind.
+    A text file (MMAR-meta.jsonl, a plain list) gives every YouTube id in an address or at the start of a name, and
+    every SHA-256. A folder gives the hashes and ids of its recordings. Raises ValueError where nothing is found.
     """
     ids: set[str] = set()
     hashes: set[str] = set()
@@ -66,7 +66,7 @@ def read_benchmarks(paths: Iterable[Path]) -> Benchmarks:
 
 
 def _known(path: Path) -> tuple[set[str], set[str]]:
-    """The ids and the hashes that a list or a folder gives."""
+    """The ids and the hashes in a list or a folder."""
     if path.is_dir():
         files = list(recordings(path))
         return {id for file in files for id in _ids(file.name)}, {file_hash(file) for file in files} - {""}
@@ -77,7 +77,7 @@ def _known(path: Path) -> tuple[set[str], set[str]]:
 
 
 def _ids(text: str) -> set[str]:
-    """YouTube ids; words of eleven letters are none ("high-energy"): an id nearly always has a digit or a capital."""
+    """YouTube ids. They nearly always have a digit or a capital, so "high-energy" is none."""
     found = set(_IN_ADDRESS.findall(text)) | set(_STARTS_NAME.findall(text))
     found |= set(re.findall(r"[\"/]([\w-]{11})_\d\d-\d\d-\d\d", text))
     return {id for id in found if re.search(r"[0-9A-Z]", id[1:])}

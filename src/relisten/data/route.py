@@ -1,6 +1,7 @@
-"""From outcomes to two sets: both valid -> SFT, the question alone -> RL, the rest out, with stage and reason.
+"""Divides questions into two sets: SFT where question and chain of thought are valid, RL where only the question is.
 
-What concerns the set as a whole is seen to here: near-duplicates go, right answers are spread evenly over positions.
+All other questions are rejected with stage and reason. Over the whole set, near-duplicates are removed and right
+answers are spread evenly over the positions.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from relisten.data.near import Near
 from relisten.types import Example
 
 NEAR = 0.8
-"""Similarity (Jaccard, of words) at which two questions of one kind, with one answer and about the same sounds of one
-recording, are the same; and (of runs of three words) at which question, choices and chain of thought of any two
-recordings are."""
+"""Jaccard similarity from which two questions count as the same. Within a recording it is that of the words, for
+questions of one kind with one answer about the same sounds. Between recordings it is that of runs of three words in
+question, choices and chain of thought."""
 Asks = tuple[str, str, frozenset[str]]
-"""What a question is after: its answer, its kind, and the labels that it names."""
+"""What a question asks for: its answer, its kind, and the labels that it names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """A question that is kept (`set` is sft or rl), or one that is not, with stage and reason."""
+    """A question that is kept (`set` is sft or rl), or one that is rejected, with stage and reason."""
 
     id: str
     set: str
@@ -42,7 +43,7 @@ class Routed:
 
 @dataclass
 class Funnel:
-    """How many got how far. Questions, but for `clips` and `described`."""
+    """How many questions passed each stage; `clips` and `described` count clips."""
 
     clips: int = 0
     described: int = 0
@@ -53,10 +54,10 @@ class Funnel:
     sft: int = 0
     rl: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
-    """"stage: reason", numbers and quoted texts left out."""
+    """Rejected questions and clips by "stage: reason", with N for numbers."""
 
     def count(self, one: Routed) -> None:
-        """Note a question, or a clip that gave none."""
+        """Count a question, or a clip that gave none."""
         passed = {"source": 0, "describe": 0, "compose": 1, "check": 2, "judge": 3, "route": 4}.get(one.stage, 5)
         for number, name in enumerate(("asked", "composed", "checked", "judged"), start=1):
             setattr(self, name, getattr(self, name) + (passed >= number))
@@ -71,7 +72,7 @@ class Funnel:
 def route(
     outcomes: Iterable[tuple[int, str, dict[str, Any]]], source: str, seed: int, funnel: Funnel
 ) -> Iterator[Routed]:
-    """Every question of the outcomes, in their order; the same for the same outcomes. Counts into the funnel."""
+    """Every question of the outcomes, in their order, counted into the funnel. Equal outcomes give equal questions."""
     near = Near(NEAR)
     places = Places(seed)
     for _, clip, outcome in outcomes:
@@ -127,7 +128,7 @@ def _question(
 
 
 class Places:
-    """Puts right answers at every position equally often, for each set and number of choices."""
+    """Puts right answers at each position equally often, for each set and number of choices."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed

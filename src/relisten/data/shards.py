@@ -1,7 +1,7 @@
-"""Shards: parts of a source by a hash of each clip's id, each with a store of its own, so that machines share a build.
+"""Shards: parts of a source, by a hash of each clip's id, so that several machines can share a build.
 
-The whole's store is only read meanwhile. A build without a shard takes over what shards did, does what they left, and
-writes the sets: the same as one machine alone would have written.
+Each shard has a store of its own, and only reads the store of the whole build. A build without a shard copies the
+shards' stores into its own, does what they left undone, and writes the same sets that one machine would have written.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ from relisten.data.store import Store
 
 STORE = "build.sqlite"
 Part = tuple[int, int]
-"""Which, of how many."""
+"""Number of a part, counted from 0, and how many parts there are."""
 WHOLE: Part = (0, 1)
 
 
 def read(shard: str) -> Part:
-    """The part that "0/4" names; empty: the whole."""
+    """The part that a text such as "0/4" names; WHOLE for an empty one. Raises ValueError on any other text."""
     if not shard:
         return WHOLE
     found = re.fullmatch(r"(\d+)/(\d+)", shard)
     if not found or int(found[1]) >= int(found[2]):
-        raise ValueError(f"shard {shard!r}: write which, a slash, of how many, counted from 0: 0/4")
+        raise ValueError(
+            f"shard {shard!r}: write a number counted from 0, a slash, and how many there are, such as 0/4"
+        )
     return int(found[1]), int(found[2])
 
 
@@ -35,7 +37,7 @@ def holds(part: Part, id: str) -> bool:
 
 
 def open_store(out: Path, part: Part) -> Store:
-    """A part's store, which finds what the whole's holds; the whole's takes over those of shards that were left."""
+    """The store of a part, which also finds what the whole's holds. The whole's first adopts the stores of shards."""
     if part != WHOLE:
         return Store(place(out, part), earlier=out / STORE)
     store = Store(out / STORE)
@@ -49,5 +51,5 @@ def open_store(out: Path, part: Part) -> Store:
 
 
 def place(out: Path, part: Part) -> Path:
-    """Where a shard's store lies."""
+    """Path of a shard's store."""
     return out / "shards" / f"{part[0]}-of-{part[1]}.sqlite"

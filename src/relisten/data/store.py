@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +33,7 @@ CREATE INDEX IF NOT EXISTS done ON outcomes (key) WHERE again = 0;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
 """
 TOGETHER = 512
-"""Writes in one commit, at most; clips met together."""
+"""At most so many writes share a commit, and so many clips are met in one step."""
 NO_KEY = bytes(16)
 
 
@@ -47,7 +47,7 @@ ADOPT = (
     " (SELECT 1 FROM main.outcomes AS known WHERE known.key = new.key)",
     "INSERT OR IGNORE INTO main.facts SELECT * FROM shard.facts",
 )
-"""From a shard's store to the whole's."""
+"""Statements that copy a shard's store into the store of the whole build."""
 
 
 Waiter = tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]
@@ -58,7 +58,7 @@ Failure = Literal["", "passing", "lasting", "fatal"]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One question to a teacher, with all its attempts."""
+    """One question to a teacher or describer, with all its attempts."""
 
     text: str
     """What it replied; empty where it failed."""
@@ -67,7 +67,8 @@ class Call:
     error: str = ""
     """Why it failed; empty where it did not."""
     failure: Failure = ""
-    """passing: another day it may succeed. lasting: not for these messages. fatal: not for any (key, model, credit)."""
+    """passing: the same call may succeed later. lasting: these messages will never succeed. fatal: no call will, since
+    the key, the model or the credit is wrong."""
     attempts: int = 1
     """Requests that were sent."""
     prompt_tokens: int = 0
@@ -90,15 +91,18 @@ class Spent:
 
     @property
     def tokens(self) -> int:
-        """Both ways."""
+        """Tokens of prompts and of replies together."""
         return self.prompt_tokens + self.completion_tokens
 
 
 class Store:
-    """Reads from any thread; writes go through one thread of its own. Close it, or use it in a `with`."""
+    """The store of a build. Any thread may read; one thread of its own writes. Use it in a `with`, or close it."""
 
     def __init__(self, path: Path, earlier: Path | None = None) -> None:
-        """`earlier`: another store in which replies and outcomes are looked up too, and which is not written to."""
+        """earlier: another store in which replies and outcomes are looked up too; it is only read.
+
+        Raises ValueError where the file is no store, or another build is using it.
+        """
         self.path = path
         self._places = ["main"]
         self._claim = _claimed(path)
@@ -117,7 +121,7 @@ class Store:
         self._done: Keys | None = None
         self._ids = _Ids()
         self._met = bytearray()
-        """The keys of clips met, by their positions; zeros where an id came twice."""
+        """Keys of the clips that were met, in order; zeros where an id came for the second time."""
         self._queue: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, args=(writes,), name="store", daemon=True)
         self._writer.start()
@@ -136,14 +140,14 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Finish what waits to be written."""
+        """Write what still waits, then close the file."""
         self._queue.put(None)
         self._writer.join()
         self._reader.close()
         self._claim.close()
 
     def adopt(self, path: Path) -> None:
-        """Take over the store of a shard, whose file is then gone; what is here already is not doubled."""
+        """Copy a shard's store into this one and remove its file; what is here already is not doubled."""
         with closing(_claimed(path)), closing(self._open()) as connection:
             connection.execute("ATTACH ? AS shard", (path.absolute().as_uri(),))
             connection.execute("BEGIN IMMEDIATE")
@@ -155,7 +159,7 @@ class Store:
         self._done = None
 
     def call(self, key: bytes) -> Call | None:
-        """The reply that was once given to this very question, if any."""
+        """The reply that was once given to this very question; None where there is none."""
         for place in self._places:
             row = self._one(
                 "SELECT text, thought, error, failure, attempts, prompt_tokens, completion_tokens, cost, seconds"
@@ -184,11 +188,11 @@ class Store:
         await self._put("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?)", row)
 
     def meet(self, clips: Sequence[tuple[bytes, str]]) -> list[str]:
-        """Note the next clips (key, id) that the source gives; each is "new", "done" or "twice".
+        """Note the next clips (key, id) of the source. Says of each whether it is "new" or "done".
 
-        "twice": an earlier clip of this source has the same id.
+        It is "twice" where an earlier clip of this source has the same id.
         """
-        with self._lock:
+        with self._reading():
             if self._done is None:
                 self._done = self._read_done()
             done = _among([key for key, _ in clips], self._done)
@@ -197,7 +201,7 @@ class Store:
         return ["twice" if not first else "done" if known else "new" for first, known in zip(once, done, strict=True)]
 
     def _read_done(self) -> Keys:
-        """The finished clips' keys as they are now, in order: 16 bytes each, for one query is cheaper than many."""
+        """Sorted keys of the clips that are finished now. One query for all is cheaper than one for each."""
         every = " UNION ".join(f"SELECT key FROM {place}.outcomes WHERE again = 0" for place in self._places)
         found = self._reader.execute(f"{every} ORDER BY key")
         parts = []
@@ -206,13 +210,13 @@ class Store:
         return _halves(b"".join(parts))
 
     def outcomes(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
-        """(position, clip's id, outcome) of the clips met since this was opened, in the source's order."""
+        """(position, clip's id, outcome) of the clips that were met since opening, in the order of the source."""
         size = len(NO_KEY)
         for first in range(0, len(self._met) // size, TOGETHER):
             some = bytes(self._met[first * size : (first + TOGETHER) * size])
             keys = [some[at : at + size] for at in range(0, len(some), size)]
             asked = ", ".join("?" * len(keys))
-            with self._lock:
+            with self._reading():
                 found = self._reader.execute(f"SELECT key, clip, outcome FROM outcomes WHERE key IN ({asked})", keys)
                 outcomes = {key: (clip, outcome) for key, clip, outcome in found}
             for position, key in enumerate(keys, start=first):
@@ -221,11 +225,11 @@ class Store:
                     yield position, clip, json.loads(outcome)
 
     def spent_earlier(self) -> Spent:
-        """What the calls of the earlier store came to."""
+        """Sums over the calls of the earlier store."""
         return self.spent(place="earlier") if "earlier" in self._places else Spent()
 
     def spent(self, stage: str | None = None, place: str = "main") -> Spent:
-        """What all calls, or those of a stage, came to."""
+        """Sums over all calls, or over those of one stage."""
         row = self._one(
             "SELECT count(*), coalesce(sum(error != ''), 0), coalesce(sum(attempts), 0),"
             " coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), coalesce(sum(cost), 0.0)"
@@ -236,25 +240,34 @@ class Store:
         return Spent(*row)
 
     def stages(self) -> list[str]:
-        """Stages that made calls."""
-        with self._lock:
+        """Names of the stages that made calls, sorted."""
+        with self._reading():
             return [stage for (stage,) in self._reader.execute("SELECT DISTINCT stage FROM calls ORDER BY stage")]
 
     def fact(self, name: str) -> Any:
-        """What was noted under this name, or None."""
+        """The value that was noted under a name; None where there is none."""
         for place in self._places:
             if row := self._one(f"SELECT value FROM {place}.facts WHERE name = ?", (redact.redact(name),)):
                 return json.loads(row[0])
         return None
 
     async def keep_fact(self, name: str, value: Any) -> None:
-        """Note something by name; on the disk when this returns."""
+        """Note a value under a name; it is on the disk when this returns."""
         await self._put("INSERT OR REPLACE INTO facts VALUES (?, ?)", (redact.redact(name), _json(value)))
 
     def _one(self, sql: str, parameters: Sequence[Any]) -> tuple[Any, ...] | None:
-        with self._lock:
+        with self._reading():
             row: tuple[Any, ...] | None = self._reader.execute(sql, parameters).fetchone()
         return row
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Hold the reader. Raises ValueError where the file is damaged."""
+        try:
+            with self._lock:
+                yield
+        except sqlite3.Error as error:
+            raise ValueError(f"{self.path}: cannot be read ({error}); build again in a new folder") from None
 
     async def _put(self, sql: str, parameters: Sequence[Any]) -> None:
         loop = asyncio.get_running_loop()
@@ -307,14 +320,16 @@ def _json(value: Any) -> str:
 
 
 def _claimed(path: Path) -> sqlite3.Connection:
-    """A lock beside a store, held until it is closed or the process ends: two that write to one would not see it."""
+    """A lock beside a store, held until it is closed or the process ends. Two builds in one store would pay twice."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = sqlite3.connect(path.with_name(f"{path.name}.lock"), timeout=1, check_same_thread=False)
         lock.execute("BEGIN EXCLUSIVE")
     except sqlite3.OperationalError as error:
         if "locked" in str(error):
-            raise ValueError(f"{path}: another build is at work there; let it end, or choose another folder") from None
+            raise ValueError(
+                f"{path}: another build is at work there; wait for its end, or choose another folder"
+            ) from None
         raise ValueError(f"{path}: cannot be opened as a build's store ({error}); choose a new folder") from None
     except OSError as error:
         raise ValueError(f"{path}: cannot be opened as a build's store ({error}); choose a new folder") from None
@@ -330,7 +345,7 @@ def _halves(keys: bytes) -> Keys:
 
 
 def _among(keys: Sequence[bytes], done: Keys) -> list[bool]:
-    """Which keys are among `done`, which is in order. Of two that share their first half, one may be done again."""
+    """Which keys are among `done`, which is sorted. Of two that share their first half, one may be done again."""
     if not len(done):
         return [False] * len(keys)
     asked = _halves(b"".join(keys))
@@ -339,16 +354,16 @@ def _among(keys: Sequence[bytes], done: Keys) -> list[bool]:
 
 
 class _Ids:
-    """Which ids came before: 8 bytes each, in ordered runs that are merged when they are of like length.
+    """The ids that came before, 8 bytes each, in sorted runs that are merged when their lengths are alike.
 
-    Two ids that share their hash of 64 bits are taken for one: at ten million clips a chance of one in 400,000.
+    Two ids with the same 64-bit hash are taken for one; among ten million clips the chance of that is 1 in 400,000.
     """
 
     def __init__(self) -> None:
         self._runs: list[NDArray[np.int64]] = []
 
     def add(self, ids: Sequence[str]) -> list[bool]:
-        """Which of them come for the first time; they are then known."""
+        """Says of each id whether it comes for the first time, and remembers it."""
         asked = np.fromiter(map(hash, ids), np.int64, len(ids))
         fresh, first = np.unique(asked, return_index=True)
         for run in self._runs:

@@ -1,4 +1,4 @@
-"""Teachers: who writes and judges questions. `complete(messages)` gives a call: a reply, and what it took.
+"""Teachers write and judge questions. `complete(messages)` gives a call: a reply, and what it took.
 
     rules               no network: templates and code (rules.py)
     recorded:FILE       replays the calls of a JSONL file: {"messages": [...], "text": "..."} a line
@@ -31,7 +31,7 @@ LONGEST_WAIT = 300.0
 
 
 class Teacher(Protocol):
-    """Whoever replies to messages. `name` says which and with which settings: it is part of a reply's identity."""
+    """Replies to messages. `name` holds the model and its settings; replies are found again by it."""
 
     name: str
 
@@ -39,7 +39,7 @@ class Teacher(Protocol):
         """A reply, or the reason why there is none. Never raises."""
 
     async def close(self) -> None:
-        """Give back what it holds."""
+        """Close what it holds open."""
 
 
 def open_teachers(composer: tuple[str, Server], judge: tuple[str, Server]) -> tuple[Teacher, Teacher]:
@@ -60,7 +60,7 @@ def open_teacher(name: str, server: Server = DEFAULT) -> Teacher:
 
 
 class Recorded:
-    """Replays replies by the messages they answered."""
+    """Replays recorded replies, found by their messages."""
 
     def __init__(self, path: Path) -> None:
         self._replies: dict[bytes, Call] = {}
@@ -78,18 +78,21 @@ class Recorded:
         self.name = f"recorded {digest(sorted(key.hex() for key in self._replies)).hex()}"
 
     async def complete(self, messages: Messages) -> Call:
-        """What was replied to these very messages."""
+        """The recorded reply to exactly these messages."""
         return self._replies.get(digest(messages)) or Call("", "", "no reply to these messages was recorded", "lasting")
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Nothing is open."""
 
 
 class Remote:
-    """A model behind an OpenAI-compatible server; waits and asks again as the server bids."""
+    """A model behind an OpenAI-compatible server. It waits and asks again as the server tells it to."""
 
     def __init__(self, model: str, server: Server, may_be_empty: bool = False) -> None:
-        """Raises ValueError where the server cannot be asked at all: no key, no package, no address."""
+        """may_be_empty: an empty reply is an answer too.
+
+        Raises ValueError where the server cannot be asked at all, because key, package or address are missing.
+        """
         self.model, self.server, self.may_be_empty = model, server, may_be_empty
         self.name = json.dumps([model, server.url, server.temperature, server.max_tokens, server.json_mode])
         self._client = servers.connect(server, f"the teacher {model!r}")
@@ -100,7 +103,7 @@ class Remote:
         await self._client.close()
 
     async def complete(self, messages: Messages) -> Call:
-        """A reply, asked for again while the reason for its absence may pass."""
+        """A reply; it is asked for again after a failure that may pass."""
         begun = time.perf_counter()
         reply = Reply()  # an empty reply is paid for, too: its tokens add up here
         attempts = 1
@@ -130,7 +133,7 @@ class Remote:
 
 
 retrying: Counter[str] = Counter()
-"""Reasons for which calls of this process wait at this moment before they are sent again; for a progress bar."""
+"""Calls of this process that now wait to be sent again, counted by reason; the progress bar shows them."""
 
 
 async def _wait(attempt: int, failed: Failed) -> None:
@@ -147,7 +150,7 @@ async def _wait(attempt: int, failed: Failed) -> None:
 
 
 class Turn:
-    """When the next request may go: `gap` seconds after the last, and not before a pause is over."""
+    """Decides when the next request may be sent: `gap` seconds after the last, and never during a pause."""
 
     def __init__(self, gap: float) -> None:
         self.gap = gap
@@ -158,7 +161,7 @@ class Turn:
         self._paused = max(self._paused, time.monotonic() + min(seconds, LONGEST_WAIT))
 
     async def wait(self) -> None:
-        """Return when it is this request's turn; one that a pause overtakes waits for another."""
+        """Return when it is this request's turn. If a pause begins meanwhile, wait for a new turn."""
         while True:
             mine = max(self._next, self._paused, time.monotonic())
             self._next = mine + self.gap

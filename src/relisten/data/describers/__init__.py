@@ -1,11 +1,11 @@
-"""Describers: what a recording sounds like (A1), what is said in it (A2), what music there is (A3).
+"""Describers say what a recording sounds like (A1), what is said in it (A2), and which music it holds (A3).
 
     ears                       small models that need no network (ears.py); they find events as well
     Qwen/Qwen2.5-Omni-7B       a model of ours, by hub name or folder
     http://host:8000/v1#NAME   a server that takes audio in OpenAI's form (vLLM ...); NAME where it has several models
-    module:function            one's own: Clip -> {"sound", "speech", "music"}, or Clip -> Clip
+    module:function            your own: Clip -> {"sound", "speech", "music"}, or Clip -> Clip
 
-Each is a function of a clip. What the source says stays: its events are never changed, and its descriptions are kept.
+Each is a function of a clip. The source's own events and descriptions are never changed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ KEYS = ("sound", "speech", "music")
 
 @dataclass
 class Used:
-    """What a server took for one recording, its failures included."""
+    """What a server took for one recording, failed requests included."""
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -54,11 +54,11 @@ class Used:
 
 
 used: ContextVar[Used] = ContextVar("used")
-"""Where `remote` writes down what it takes; whoever wants to know sets one of its own before it describes."""
+"""Where `remote` counts what it takes. To read the counts, set a `Used` of your own before describing."""
 MOST_TOKENS = 512
-"""In a description."""
+"""Most tokens in a description."""
 MOST_CHARACTERS = 8_000
-"""Of a description; a server may ignore the limit on tokens."""
+"""A longer description is cut, since a server may ignore the limit on tokens."""
 
 
 def find(name: str, server: Server = DEFAULT) -> Describer:
@@ -83,7 +83,7 @@ def find(name: str, server: Server = DEFAULT) -> Describer:
 
 
 def from_ask(ask: Ask) -> Describer:
-    """A describer that asks for the descriptions that a clip has not yet."""
+    """A describer that asks for those descriptions that a clip does not have yet."""
 
     def describe(clip: Clip) -> Clip:
         heard = clip.audio if isinstance(clip.audio, Audio) else load(clip.audio)
@@ -94,7 +94,7 @@ def from_ask(ask: Ask) -> Describer:
 
 
 def prompt(key: str, clip: Clip) -> str:
-    """The words of prompts/describe_<key>.md, with the clip's own labels: what is known is not asked for."""
+    """The text of prompts/describe_<key>.md, with the labels that the clip has already."""
     text = (files("relisten.data") / "prompts" / f"describe_{key}.md").read_text(encoding="utf-8")
     listed = "; ".join(f"{event.label} from {event.start:.1f} to {event.end:.1f} s" for event in clip.events)
     labels = f"It is certain that this is heard: {listed}." if listed else ""
@@ -102,7 +102,7 @@ def prompt(key: str, clip: Clip) -> str:
 
 
 def local(model: AudioLM, max_new_tokens: int = 256) -> Ask:
-    """A model of ours as describer: plain prompts, greedy, no reasoning, no segments."""
+    """A model in this process as describer: plain prompts, greedy decoding, no reasoning, no segments."""
     from relisten.engine.engine import Engine, GenerationConfig
     from relisten.models.base import Prompts
 
@@ -160,7 +160,7 @@ def remote(url: str, model: str = "", server: Server = DEFAULT) -> Ask:
 
 
 def wav(audio: Audio) -> str:
-    """A recording as base64 of a 16-bit wav."""
+    """A recording as a 16-bit WAV file in base64."""
     import soundfile
 
     file = io.BytesIO()
@@ -168,11 +168,11 @@ def wav(audio: Audio) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-# What of it is kept.
+# What is kept of a description.
 
 
 def settled(clip: Clip, found: Clip | Mapping[str, str]) -> Clip:
-    """The clip with what a describer found, where the source says nothing of its own and labels do not contradict."""
+    """The clip with what a describer found, where the source says nothing itself and its labels do not contradict."""
     texts, events = (found.descriptions, found.events) if isinstance(found, Clip) else (dict(found), clip.events)
     kept, _ = reconcile({key: texts.get(key, "") for key in KEYS}, clip)
     own = {key: text for key, text in clip.descriptions.items() if text}
@@ -185,14 +185,15 @@ DENIED = re.compile(
     r"\b(?:no|nobody|none|nothing|not|without|never|absent|absence|lacks?|neither|nor|n't|cannot|hardly)\b|n't\b", re.I
 )
 COMPLETE = ("audioset-", "desed-", "audiotime-")
-"""Sources (the beginnings of ids) that label everything audible; the project's scenes do too."""
+"""Beginnings of ids of the sources that label everything audible; the project's scenes do so too."""
 
 
 def reconcile(texts: Mapping[str, str], clip: Clip) -> tuple[dict[str, str], list[str]]:
-    """Descriptions without what strong labels contradict, and what was dropped, each with the reason before it.
+    """Descriptions without what the clip's labels contradict, and what was dropped, each after its reason.
 
-    Dropped are texts that say nothing or repeat themselves; sentences with identifiers (/m/...); sentences that deny a
-    labelled sound; and, where labels are complete, talk of speech or of music where no label is one.
+    Texts that say nothing or repeat themselves are dropped, as are sentences with identifiers (/m/...) and sentences
+    that deny a labelled sound. Where labels are complete, sentences about speech or music without such a label are
+    dropped too.
     """
     kept: dict[str, str] = {}
     dropped: list[str] = []
@@ -243,7 +244,7 @@ def complete(clip: Clip) -> bool:
 
 
 def garbage(text: str) -> bool:
-    """Fewer than three words, or a phrase of four words said again and again."""
+    """Whether a text has fewer than three words, or says a phrase of four words at least four times."""
     words = text.casefold().split()
     if len(words) < 3:
         return True
@@ -260,7 +261,7 @@ def _mentions(sentence: str, event: Event) -> bool:
 
 
 def _content(label: str) -> Iterable[str]:
-    """The words of a label that carry it."""
+    """The words of a label that carry its meaning."""
     return [w for w in re.findall(r"[A-Za-z]+", label.split(",")[0]) if len(w) > 2 and w.lower() not in _SMALL]
 
 
