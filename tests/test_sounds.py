@@ -160,7 +160,8 @@ def test_a_users_csv_needs_two_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("csv", "words"),
     [
-        ("name,label\na.wav,kettle\n", "line 2: needs a file and a label"),
+        ("name,label\na.wav,kettle\n", "has no column 'file'"),
+        ("file,label\na.wav,\n", "line 2: needs a file and a label"),
         ("file,label,split\na.wav,kettle,test\n", "split is 'test'"),
         ("file,label,pitch\na.wav,kettle,high\na.wav,kettle,C4\n", "line 3: pitch is 'C4'"),
         ("file,label\nmissing.wav,kettle\n", "missing.wav"),

@@ -126,6 +126,9 @@ LAYOUTS = {
     "length": "file,label,onset,duration\na.wav,Straßenbahn,1,1\na.wav,gate,2.5,0.5\n",
     "length in milliseconds": "file,label,onset_ms,duration_ms\na.wav,Straßenbahn,1000,1000\na.wav,gate,2500,500\n",
     "clock": "file,label,start,end\na.wav,Straßenbahn,0:01,0:02\na.wav,gate,00:00:02.5,00:00:03\n",
+    "joined words": "fileName,className,startTime,endTime\na.wav,Straßenbahn,1,2\na.wav,gate,2.5,3\n",
+    "numbers of classes": "file,class,class_name,start,end\na.wav,3,Straßenbahn,1,2\na.wav,4,gate,2.5,3\n",
+    "two ways to write a path": "file,label,start,end\na.wav,gate,2.5,3\n./a.wav,Straßenbahn,1,2\n",
     "quotes": '"file","label","start","end"\n"a.wav","Straßenbahn","1","2"\n"a.wav","gate","2.5","3"\n',
     "quotes and tabs": '"file"\t"label"\t"start"\t"end"\n"a.wav"\t"Straßenbahn"\t1\t2\n"a.wav"\t"gate"\t2.5\t3\n',
     "more columns": "split,file,label,confidence,start,end\n1,a.wav,Straßenbahn,0.5,1,2\n1,a.wav,gate,1,2.5,3\n",
@@ -176,6 +179,11 @@ REFUSED = {
     ),
     "two units": ("file,label,start_s,end_ms\na.wav,dog,1,2000\n", "'start_s' and 'end_ms' have different units"),
     "a comma within a cell": ("file,label,start,end\na.wav,dog,1,5,2,5\n", "line 2: has 6 cells, and the header has 4"),
+    "two columns of one name": ("file,file,label,start,end\na.wav,b.wav,dog,1,2\n", "has two columns 'file'"),
+    "one recording under two names": (
+        "file,label,start,end\na.wav,dog,1,2\na,cat,3,4\n", "'a.wav' and 'a' are the same recording",
+    ),
+    "a row without a name": ("file,label,start,end\n,dog,1,2\n", r"line 2, column 'file': is empty"),
     "no label": ("file,start,end\na.wav,1,2\n", r"has no column 'label' \(or event_label"),
     "no recording": ("label,start,end\ndog,1,2\n", r"has no column 'audio_path' \(or audio, path"),
     "nothing": ("", "has no column 'label'.*its columns are none"),
@@ -208,7 +216,7 @@ def test_milliseconds_are_told(tmp_path: Path) -> None:
 
 def test_events_that_cannot_be_used_are_told_by_reason(tmp_path: Path) -> None:
     sound(tmp_path / "a.wav")
-    rows = "dog,1,2\ndog,1,2\n,3,4\ncat,,\ncow,5,5.01\npig,11,12\nhen,9,12\nowl,1,2\nfox,2,3\n,,\n"
+    rows = "dog,1,2\ndog,1,2\n,3,4\ncat,,\ncow,5,5.01\npig,11,12\nhen,9,12\nowl,1,2\nfox,2,3\n,,\nape,4,3\n"
     table = text(tmp_path / "mine.csv", "file,label,start,end\n" + "".join(f"a.wav,{r}\n" for r in rows.splitlines()))
     [clip], left_out = read("generic", table)
     assert spans(clip) == [("dog", 1.0, 2.0), ("owl", 1.0, 2.0), ("fox", 2.0, 3.0), ("hen", 9.0, 10.0)]
@@ -217,6 +225,7 @@ def test_events_that_cannot_be_used_are_told_by_reason(tmp_path: Path) -> None:
         "an event is dropped: it has no label": 1,
         "an event is dropped: it has no readable times": 1,
         "an event is dropped: it is shorter than 0.05 s": 1,
+        "an event is dropped: it ends before it starts": 1,
         "an event is dropped: it begins after the recording's end": 1,
     }
 

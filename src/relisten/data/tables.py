@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import csv
 import math
+import posixpath
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,14 +28,15 @@ NAMES = {
         "audio_filename", "audio_file_name", "wav", "recording", "fname", "begin_file",
     ),
     "label": (
-        "label", "event_label", "event", "class", "class_name", "class_label", "label_name", "tag", "sound",
+        "event_label", "class_name", "label_name", "label", "event", "class_label", "class", "tag", "sound",
         "sound_event", "category", "species", "annotation", "name",
     ),
     "start": ("start", "onset", "begin", "start_time", "begin_time", "onset_time", "tmin", "from"),
     "end": ("end", "offset", "stop", "end_time", "stop_time", "offset_time", "tmax", "to"),
     "duration": ("duration", "length", "dur"),
 }  # fmt: skip
-"""Names that columns have in the wild, the more telling first. A unit may follow: `start_ms`, `Begin Time (s)`."""
+"""Names that columns have in the wild, the more telling first: a `class` beside a `class_name` may be a number. A unit
+may follow: `start_ms`, `Begin Time (s)`."""
 UNITS = {
     "s": 1.0, "sec": 1.0, "secs": 1.0, "second": 1.0, "seconds": 1.0,
     "ms": 1e-3, "msec": 1e-3, "msecs": 1e-3, "millis": 1e-3, "millisecond": 1e-3, "milliseconds": 1e-3,
@@ -43,6 +45,7 @@ COUNTED = ("sample", "samples", "frame", "frames")
 _NOTHING: Mapping[str, Any] = {}
 NO_TIME = {"", "-", "na", "n/a", "nan", "none", "null"}
 _NUMBER = re.compile(r"([+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?)\s*([a-zA-Z]*)")
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d\d?(?:[.,]\d*)?)")
 _THOUSANDS = re.compile(r"[1-9]\d{0,2},\d{3}")
 SAMPLE = 100
@@ -195,7 +198,7 @@ def which(header: tuple[str, ...]) -> Columns:
     """Find the columns by their names. Raises ValueError where times are counted in samples or frames."""
     plain: dict[str, tuple[str, str]] = {}
     for name in header:
-        words = re.findall(r"[^\W_]+", name.lower())
+        words = re.findall(r"[^\W_]+", _HUMP.sub(" ", name).lower())
         unit = words.pop() if len(words) > 1 and words[-1] in (*UNITS, *COUNTED) else ""
         plain.setdefault("_".join(words), (name, unit))
     found = {key: next((plain[name] for name in names if name in plain), ("", "")) for key, names in NAMES.items()}
@@ -327,7 +330,9 @@ def _marked(path: Path, delimiter: str, header: list[str], times: Times) -> Iter
         if cells[0].startswith("\\"):  # Audacity's line of frequencies, below the event that it belongs to
             continue
         row = dict(zip(header, _fitted(path, number, cells, len(header)), strict=True))
-        name = row[columns.audio].strip() if columns.audio else own_name(path)
+        name = posixpath.normpath(row[columns.audio].strip().replace("\\", "/")) if columns.audio else own_name(path)
+        if name == ".":
+            raise ValueError(f"{path}, line {number}, column {columns.audio!r}: is empty; name the recording")
         first = first or name
         if counted_on and name != first:
             raise ValueError(
@@ -356,6 +361,8 @@ def layout(path: Path) -> tuple[str, list[str], Columns]:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
         if columns.timed:
+            if twice := [name for name in vars(columns).values() if name and header.count(name) > 1]:
+                raise ValueError(f"{path}: has two columns {twice[0]!r}; rename one of them")
             return delimiter, header, columns
         if _is_time(first, 0) and _is_time(first, 1) and len(first) == 3:
             return delimiter, [], Columns("", "label", "start", "end")
@@ -366,7 +373,7 @@ def layout(path: Path) -> tuple[str, list[str], Columns]:
     assert best is not None
     _, _, header, columns = best
     missing = next(key for key in ("label", "start", "end") if not getattr(columns, key))
-    others = ", ".join(NAMES[missing][1:6])
+    others = ", ".join(name for name in NAMES[missing][:6] if name != missing)
     raise ValueError(f"{path}: has no column {missing!r} (or {others}); its columns are {', '.join(header) or 'none'}")
 
 

@@ -27,7 +27,7 @@ AnyRow = TypeVar("AnyRow")
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".webm", ".mp4", ".mkv", ".aif", ".aiff")
 MIN_EVENT = 0.05
 """Seconds; a shorter event cannot be named by a segment."""
-JOINED = "its rows are not next to each other in the table; they are joined"
+JOINED = "its rows are not all together in the file; they are joined"
 
 
 @dataclass(frozen=True)
@@ -210,6 +210,8 @@ def _fault(label: str, start: float | None, end: float | None, duration: float) 
         return "it has no label"
     if start is None or end is None:
         return "it has no readable times"
+    if end < start:
+        return "it ends before it starts"
     if start >= duration:
         return "it begins after the recording's end"
     if min(end, duration) - max(start, 0.0) < MIN_EVENT:

@@ -7,6 +7,7 @@ to the file. A label track is a table beside its recording and called like it, a
 
 from __future__ import annotations
 
+import posixpath
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -76,12 +77,15 @@ def from_table(path: Path, leave: LeftOut) -> Iterator[Clip]:
             " called like it lies beside it; add the column"
         )
     recordings = Recordings(path.parent, leave, depth=2)
+    names: dict[Path, str] = {}
 
     def found() -> Iterator[Found]:
         for name, marked in together(rows, leave):
-            place = path.parent / name.replace("\\", "/")
+            place = path.parent / name
             opened = recordings.opened(name, place) if place.is_file() else recordings.find(name, (name,))
             if opened is not None:
+                if (other := names.setdefault(opened[0], name)) != name:
+                    raise ValueError(f"{path}: {other!r} and {name!r} are the same recording; give it one name")
                 yield Found(Path(name).with_suffix("").as_posix(), *opened, marked)
 
     yield from _clips(found(), times, leave)
@@ -132,7 +136,7 @@ class _Said:
 def _audio(row: Mapping[str, Any]) -> str:
     """The name of a line's recording, or an empty text."""
     name = row.get(tables.which(tuple(row)).audio)
-    return name if isinstance(name, str) else ""
+    return posixpath.normpath(name) if isinstance(name, str) and name else ""
 
 
 def _said(place: str, row: Mapping[str, Any], times: tables.Times) -> _Said:

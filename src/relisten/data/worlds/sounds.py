@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relisten.audio import load
+from relisten.data.tables import table
 
 SHIPPED = Path(__file__).parents[2] / "assets" / "sounds"
 COLUMNS = ("file", "label", "kind", "split", "voice", "pitch", "source", "author", "licence", "synthetic")
@@ -75,11 +75,7 @@ def _load(folder: Path) -> tuple[Sound, ...]:
 
 def _rows_of_csv(folder: Path) -> list[dict[str, str]]:
     path = folder / "sounds.csv"
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: is not UTF-8; save it as UTF-8")
-    rows = [{key: value or "" for key, value in row.items() if key} for row in csv.DictReader(text.splitlines())]
+    rows = list(table(path, ("file", "label")))
     for number, row in enumerate(rows, start=2):
         if not row.get("file") or not row.get("label"):
             raise ValueError(f"{path}, line {number}: needs a file and a label (columns: file,label,...)")
