@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-# What `make ask` asks; for instance: make ask AUDIO=mine.m4a QUESTION="What happens at the end?" CHOICES=
+# What `make ask` asks.
 AUDIO ?= examples/scene-2.flac
 QUESTION ?= Which sound is heard just after the flute?
 CHOICES ?= --choices two clap eight five
