@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Is training on the pipeline's own output as good as on the scenes' own chains? From the shipped nano, as many steps
-# and questions with each, about the same recordings. Then the same held-out questions, of both kinds. A stopped run goes
-# on where it was.
-# usage: runs/eaqa_nano.sh [FOLDER]   (default out/eaqa_nano). Smaller, to try it: STEPS=2 SCENES=40 HELDOUT=12
-# SEED is the training's; run it with three, each into a folder of its own, before believing a difference. MANNER="" gives
-# the pipeline's usual chains, sentences of 80 words, a language that nano was never taught.
+# Fine-tunes the shipped nano on the chains of `relisten data build` and, for comparison, on the chains that the scenes come
+# with: the same recordings, steps and number of rows. Then it asks both kinds of held-out questions. If it is stopped, run
+# it again: it continues where it was.
+# usage: runs/eaqa_nano.sh [FOLDER]   (default out/eaqa_nano). To try it quickly: STEPS=2 SCENES=40 HELDOUT=12
+# SEED is the seed of training. Use three seeds, each with a folder of its own, before you believe a difference. MANNER=""
+# gives the pipeline's usual chains, sentences of 80 words, which nano cannot write.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=${1:-out/eaqa_nano} steps=${STEPS:-500} scenes=${SCENES:-2500} heldout=${HELDOUT:-300} seed=${SEED:-0} manner=${MANNER-short}
 export PATH="$PWD/.venv/bin:$PATH"
 
-# Scenes of training, and of other waveforms and voices; their questions come from the pipeline, and from the scenes.
+# Scenes for training, and held-out scenes from other waveforms and voices.
 relisten scenes "$folder/scenes" --num "$scenes" --questions 4
 relisten scenes "$folder/heldout" --num "$heldout" --questions 2 --seed 500000 --split heldout
 build="relisten data build --source scenes --teacher rules --blind-margin 1${manner:+ --manner $manner}"

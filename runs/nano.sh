@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Trains a nano from nothing in four stages, then measures it on held-out scenes. A stopped run goes on where it was.
-# Two and a half hours on two cores, then ten minutes for the measurements. With BF16=--bf16 the first three stages are
-# 1.7 times as fast where the processor has it (`relisten doctor` says so); the shipped weights were made that way.
+# Trains a nano from nothing in four stages, then measures it on held-out scenes. If it is stopped, run it again: it
+# continues where it was. Training takes two and a half hours on two cores, and measuring ten minutes. If the processor has
+# instructions for bfloat16 (`relisten doctor` says so), BF16=--bf16 makes the first three stages 1.7 times as fast; the
+# shipped weights were made that way.
 # usage: runs/nano.sh [FOLDER]   (default out/nano; `make test` has installed what it needs)
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Measures nano on held-out scenes, in every format and with every control, and writes docs/nano-report.
+# Measures nano on held-out scenes in every format and with every control, and writes docs/nano-report.
 # usage: runs/nano_report.sh [FOLDER] [MODEL]   (default out/nano-report and the nano of the package; about 15 minutes)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=${1:-out/nano-report} model=${2:-nano}
 export PATH="$PWD/.venv/bin:$PATH"
 
-# Scenes that training never saw, from other waveforms and voices (seeds below 1,000,000 are not trained on).
+# Held-out scenes, mixed from other waveforms and voices (training only uses seeds from 1,000,000 on).
 relisten scenes "$folder/heldout" --num 600 --questions 2 --seed 500000 --split heldout
 for arm in "interleaved own" "grounded own" "conditioned own" "interleaved other" "interleaved silence" \
            "interleaved random" "interleaved neighbour" "interleaved off" "interleaved oracle"; do

@@ -1,8 +1,9 @@
 #!/bin/sh
-# Training on several machines of 8 GPUs. Start it on each, with the same MASTER (the first machine's address) and its
-# own RANK_OF_MACHINE (0, 1, ...). The run folder, the data and the model must lie on a disk that all machines see.
+# Trains on several machines with 8 GPUs each. Start it on every machine, with the same MASTER (the address of the first
+# machine) and the machine's own RANK_OF_MACHINE (0, 1, ...). All machines must see the run folder, the data and the model
+# on a shared disk.
 #   MASTER=10.0.0.1 MACHINES=2 RANK_OF_MACHINE=0 sh runs/several_machines.sh grpo runs/paper_grpo.yaml
-# With SHARDING=fsdp2 or zero3 before it, weights are split over all processes, and settings may leave LoRA out:
+# SHARDING=fsdp2 or SHARDING=zero3 shards the weights over all processes, so that full fine-tuning fits:
 #   SHARDING=fsdp2 MASTER=... sh runs/several_machines.sh grpo runs/paper_grpo.yaml --lora 0 --dtype float32
 # Tested with DDP as two "machines" of one process (GPUS=1) on one CPU; not tested on machines apart, on GPUs, or with
 # SHARDING here.

