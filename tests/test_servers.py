@@ -266,3 +266,22 @@ def test_more_calls_than_a_process_can_make_are_refused(
     settings = config(tmp_path, 4)
     assert cli.run([*command(settings), flag, "100000000"]) == 2
     assert said in capsys.readouterr().err and not settings.out.exists()
+
+
+def test_a_budget_needs_a_server_that_counts_its_tokens(tmp_path: Path) -> None:
+    """It counted 0 tokens for each call, and never stopped."""
+    body = json.dumps(FINE)
+    with serving(lambda *_: f"body {body}") as server:
+        made = build(config(tmp_path, 20, **remote(server, in_flight=2, max_total_tokens=1_000_000)))
+    assert "no budget can be kept" in made["stopped"] and server.num <= 2
+
+
+def test_an_interrupted_build_says_how_to_continue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("relisten.commands.data_build.run_build", interrupted)
+    assert cli.run(command(config(tmp_path, 4))) == cli.INTERRUPTED
+    assert "the same command continues from there" in capsys.readouterr().err

@@ -17,7 +17,7 @@ HIDDEN = "[hidden]"
 _HALF = re.compile("[\ud800-\udfff]")
 _IN_ADDRESS = re.compile(r"(?<=://)[^/?#\s]{1,300}@")
 _AS_VALUE = re.compile(
-    r"(?i)((?:\bbearer\s{1,3}|[\w-]{0,40}(?:api[_-]?key|access[_-]?token|auth[_-]?token|password|passwd|secret)"
+    r"(?i)((?:\bbearer\s{1,3}|(?:api[_-]?key|access[_-]?token|auth[_-]?token|password|passwd|secret)"
     r"[\"']?\s{0,3}[:=]\s{0,3}[\"']?|[?&](?:key|token)=))([^\s\"'&,;<>()\[\]{}]{6,})"
 )
 _AS_KEY = re.compile(r"\b(?:sk|pk|rk|hf|gsk|xai|ghp|glpat)[-_](?=[\w-]{0,200}\d)[\w-]{16,}|\bAIza[\w-]{30,}")

@@ -40,7 +40,12 @@ def build(
     """
     if sample < 1:
         raise ValueError(f"sample is {sample}; an estimate needs at least 1 clip")
-    made = run_build(config, sample if dry_run else 0)
+    try:
+        made = run_build(config, sample if dry_run else 0)
+    except KeyboardInterrupt:
+        kept = "every reply so far is kept in its store, and the same command continues from there"
+        console(stderr=True).print(f"{printable(str(config.out))}: stopped; {kept}", soft_wrap=True)
+        raise
     told = estimate if dry_run else shard if config.shard else summary
     console().print(told(made))
     if said := _trouble(made, config.out):

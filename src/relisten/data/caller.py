@@ -19,7 +19,7 @@ from relisten.data.budget import Budget, Prices, Stopped
 from relisten.data.messages import Messages, digest
 from relisten.data.servers import Failed
 from relisten.data.store import Call, Failure, Store
-from relisten.data.teachers import Teacher
+from relisten.data.teachers import Remote, Teacher
 from relisten.types import Clip
 
 USED = ("calls", "failed", "prompt_tokens", "completion_tokens", "cost")
@@ -74,6 +74,7 @@ class Caller:
                 asked = sum(len(message["content"]) for message in messages) / 3
                 with self.budget.reserve(asked, self._replies[1] / self._replies[0], self.prices):
                     call = await self._counted(teacher, messages)
+                self._know_the_cost(call, teacher)
                 if call.completion_tokens:
                     self._replies = [self._replies[0] + 1, self._replies[1] + call.completion_tokens]
                 await self._keep(key, stage, clip, call)
@@ -112,6 +113,12 @@ class Caller:
             return await teacher.complete(messages)
         finally:
             self.in_flight -= 1
+
+    def _know_the_cost(self, call: Call, teacher: Teacher) -> None:
+        """Stop where there is a budget, and a server does not say what its replies take."""
+        told = call.error or call.prompt_tokens or call.completion_tokens
+        if isinstance(teacher, Remote) and not told and (self.budget.max_cost or self.budget.max_tokens):
+            self.stopped = "the server does not say how many tokens a reply takes (usage), so no budget can be kept"
 
     async def _keep(self, key: bytes, stage: str, clip: str, call: Call) -> None:
         """Book a call and put it on the disk before another is begun: a kill loses no more."""
