@@ -640,5 +640,7 @@ def test_a_recording_beyond_the_context_is_refused_before_its_mel_is_made(monkey
 
 
 def test_help_shows_what_each_option_means() -> None:
+    assert "whatever operation is applied" in pydoc.render_doc(Segment)
+    assert "Seconds from the start of the recording" in pydoc.render_doc(Segment)
     shown = pydoc.render_doc(GenerationConfig)
     assert "The same seed gives the same answers." in shown and "The shortest segment that may be heard again" in shown

@@ -13,6 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from relisten.fields import documented
+
 Format = Literal["conditioned", "grounded", "interleaved"]
 """How the model may reason: text alone; segments named in text; segments named and heard again (Echo, section 3)."""
 
@@ -26,6 +28,7 @@ segments than it may hear. `context`: the model's context or the cache was full.
 stretch of text again and again."""
 
 
+@documented
 @dataclass(frozen=True, slots=True)
 class Segment:
     """A stretch of the ORIGINAL recording, whatever operation is applied to it."""
@@ -41,6 +44,7 @@ class Segment:
         return self.end - self.start
 
 
+@documented
 @dataclass(frozen=True, slots=True, eq=False)
 class Audio:
     """A mono recording in memory."""
@@ -56,6 +60,7 @@ class Audio:
         return len(self.samples) / self.rate
 
 
+@documented
 @dataclass(frozen=True, slots=True)
 class Listen:
     """One piece of audio in a trace; a trace's first is the whole recording."""
@@ -80,6 +85,7 @@ class Refusal:
     """One of: unreadable, too short, outside, too many, context (a limit on tokens left no room for it)."""
 
 
+@documented
 @dataclass(slots=True)
 class Trace:
     """One answer's sequence exactly as the model saw it; append-only. L tokens."""
@@ -106,6 +112,7 @@ class Trace:
         self.logprobs += [logprob] * len(token_ids)
 
 
+@documented
 @dataclass(frozen=True, slots=True)
 class Response:
     """What a finished text says: `tags.parse(text)`."""
@@ -121,6 +128,7 @@ class Response:
     """Exactly one <think> block, then exactly one <answer> block, nothing else around them, every tag readable."""
 
 
+@documented
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
     """One question about one recording: for SFT (with `cot`), RL (without) and evaluation alike."""

@@ -1,4 +1,4 @@
-"""One question about one recording, answered: what `relisten.ask` gives."""
+"""Answers to questions: `ask` for one question, `answer_each` for many."""
 
 from __future__ import annotations
 
@@ -10,29 +10,32 @@ from time import perf_counter
 from relisten import audio as audio_files
 from relisten import tags
 from relisten.choices import read_choice
-from relisten.engine.engine import Engine, GenerationConfig
+from relisten.engine.engine import Engine
+from relisten.engine.generation import GenerationConfig
 from relisten.engine.row import audible
+from relisten.fields import documented
 from relisten.models.base import AudioLM
 from relisten.models.scope import notice
 from relisten.types import Audio, Example, Response, Segment, Trace
 
 
+@documented
 @dataclass(frozen=True)
 class Answer:
-    """What was answered, and how it came about."""
+    """The answer to one question, with everything that led to it."""
 
     answer: str | None
-    """The text between the answer tags; None where the model gave none."""
+    """The text between <answer> and </answer>, or None if the model wrote none."""
     choice: str | None
-    """The choice that the answer means; None where it means none, or there were none."""
+    """The choice that the answer names; None if it names none, or if the question has no choices."""
     response: Response
     trace: Trace
     seconds: dict[str, float]
-    """Wall-clock time: load, prefill, listen (encoding and reading segments), decode, total."""
+    """Wall-clock seconds of: load, prefill, listen (encoding and reading segments), decode, total."""
     segments: tuple[Segment, ...]
-    """What was heard again, in order."""
+    """The segments that were heard again, in order."""
     notice: str | None = None
-    """Why the answer may mean nothing, in one sentence; None where the question lies within what the model knows."""
+    """One sentence that says why the answer may mean nothing, or None if the question is one that the model knows."""
 
 
 def ask(
@@ -42,25 +45,25 @@ def ask(
     choices: Sequence[str] = (),
     config: GenerationConfig | None = None,
 ) -> Answer:
-    """Ask a model about a recording. Raises ValueError, in one line, when the recording cannot be used.
+    """Ask a model one question about a recording. Raises ValueError, in one line, if the recording cannot be used.
 
     >>> ask(load("nano"), "door.wav", "What is heard after the knock?", ["a dog", "a bell"]).choice
     'a bell'
     """
     started = perf_counter()
     heard = audio if isinstance(audio, Audio) else audio_files.load(audio, model.rate)
-    # Sampling depends on the name: as in `relisten ask`, the folder is no part of it.
+    # Sampling depends on the name. As in `relisten ask`, the folder is not part of it.
     name = "the recording" if isinstance(audio, Audio) else Path(audio).name
     loaded = perf_counter()
     engine = Engine(model, max_rows=1)
-    given = choices if isinstance(choices, str) else tuple(choices)  # a text is refused with a word, not taken apart
+    given = choices if isinstance(choices, str) else tuple(choices)  # a single text is refused later, not split
     [[trace]] = engine.generate([Example(name, heard, question, given)], config)  # type: ignore[arg-type]
     seconds = {"load": loaded - started, **engine.seconds, "total": perf_counter() - started}
     return answered(trace, choices, seconds, notice(model, audible(model, heard), question, choices))
 
 
 BLOCK = 128
-"""Examples whose recordings `answer_each` holds in memory together: 30 s each make 250 MB."""
+"""How many recordings `answer_each` holds in memory at a time. At 30 s each they take 250 MB."""
 
 
 def answer_each(
@@ -70,12 +73,12 @@ def answer_each(
     ready: Callable[[Example], Example],
     num_samples: int = 1,
 ) -> Iterator[tuple[int, int, Trace | str]]:
-    """(index, sample, trace) as answers finish, in no fixed order.
+    """Yield (index, sample, trace) as answers finish, in no fixed order.
 
-    For an example that cannot be asked it is (index, 0, reason), once for all of its samples.
+    If an example cannot be asked, it gives (index, 0, reason) once for all of its samples: `ready` raised a ValueError
+    or an OSError, or the prompt does not fit into the context of the model.
 
-    ready: gives the example with its recording in memory; a ValueError or OSError of it is a reason, as is a prompt
-    that the model's context has no room for.
+    ready: returns the example with its recording in memory.
     """
     for first in range(0, len(examples), BLOCK):
         places: list[int] = []
@@ -97,7 +100,7 @@ def answer_each(
 
 
 def answered(trace: Trace, choices: Sequence[str], seconds: dict[str, float], notice: str | None = None) -> Answer:
-    """What a finished trace says."""
+    """The answer that a finished trace gives."""
     response = tags.parse(trace.text)
     segments = tuple(listen.segment for listen in trace.listens[1:])
     return Answer(response.answer, read_choice(response.answer, choices), response, trace, seconds, segments, notice)
