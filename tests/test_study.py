@@ -21,7 +21,8 @@ from studies.echo import study
 from studies.echo import world as small_world
 from studies.echo.__main__ import read
 from studies.echo.localisation import _names, located
-from studies.echo.study import STAGES, StudyConfig, check, gate, train
+from studies.echo.rows import STAGES
+from studies.echo.study import StudyConfig, check, gate, train
 
 
 def test_the_shipped_study_can_be_used() -> None:

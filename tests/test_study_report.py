@@ -10,7 +10,8 @@ from test_analysis import answer
 
 from relisten import records
 from studies.echo import report as study_report
-from studies.echo.study import ARMS, StudyConfig, arm_folder, arms_of, located_file, stages_of
+from studies.echo.rows import ARMS
+from studies.echo.study import StudyConfig, arm_folder, arms_of, located_file, stages_of
 
 HEARD = {"heard": [[0.5, 1.0]], "named": [[0.5, 1.0]], "gold": [[0.4, 1.0]], "duration": 2.0, "seconds": 0.5}
 

@@ -30,58 +30,9 @@ from relisten.reports.tables import (
 )
 from relisten.reports.text import interval, number, percent, share
 from relisten.training.plots import dynamics_figure, read_metrics
-from studies.echo.study import ARMS, SHIPPED, STAGES, StudyConfig, arm_folder, arms_of, located_file, stages_of
+from studies.echo.rows import ARMS, DIFFERENCES, DYNAMICS, LISTENING, SHIPPED, STAGES
+from studies.echo.study import StudyConfig, arm_folder, arms_of, located_file, stages_of
 
-DIFFERENCES = (
-    ("A", "B", "the cold start"),
-    ("B", "C", "hearing without having learnt to"),
-    ("B", "B'", "RL, grounded"),
-    ("C", "D", "RL, interleaved"),
-    ("B", "D", "RL, interleaved, over the cold start"),
-    ("B'", "D", "hearing again, after RL (the paper's claim)"),
-    ("D", "D more", "RL as long again, heard"),
-    ("B'", "B' more", "RL as long again, grounded"),
-    ("B' more", "D more", "hearing again, after as much RL again"),
-    ("B", "D more", "RL, interleaved and twice as long, over the cold start"),
-    ("B'F", "D", "D against grounded RL on the other cold start"),
-    ("A", "E", "RL without cold start"),
-    ("E", "D", "the whole, against RL alone"),
-    ("BF", "CF", "hearing again, after the cold start F"),
-    ("B'F", "DF", "hearing again, after that and RL"),
-    ("B'", "CF", "the cold start F, heard, against RL on grounded chains"),
-    ("B'", "DF", "F and RL, against RL on grounded chains"),
-    ("CF", "DF", "RL over that"),
-    ("A mid", "B mid", "the cold start, on a base that knows sound in mid-text"),
-    ("B mid", "C mid", "hearing without having learnt to, on that base"),
-    ("B mid", "B' mid", "RL, grounded, on that base"),
-    ("C mid", "D mid", "RL, interleaved, on that base"),
-    ("B' mid", "D mid", "hearing again, after RL, on that base"),
-    ("B mid", "B' gentle", "gentler RL, grounded"),
-    ("C mid", "D gentle", "gentler RL, interleaved"),
-    ("B mid", "D gentle", "gentler RL, interleaved, over the cold start (the paper's 13 points)"),
-    ("B' gentle", "D gentle", "hearing again, after gentler RL (the paper's claim)"),
-    ("D gentle", "D gentle more", "gentler RL as long again, heard"),
-    ("B' gentle", "B' gentle more", "gentler RL as long again, grounded"),
-    ("C mid", "D gentle more", "gentler RL, interleaved and twice as long"),
-    ("B mid", "D gentle more", "that, over the cold start"),
-    ("B' gentle more", "D gentle more", "hearing again, after as much gentler RL again"),
-    ("nano grounded", "nano", "hearing again, in the nano that ships"),
-    ("D", "D'", "other questions for RL"),
-    ("D other", "D", "what is heard, in D"),
-    ("DF other", "DF", "what is heard, in DF"),
-    ("D mid other", "D mid", "what is heard, in D mid"),
-    ("D gentle other", "D gentle", "what is heard, in D gentle"),
-    ("BF fine", "CF fine", "hearing again, where captions tell all that clips tell"),
-)
-"""From row, to row, what the difference shows."""
-LISTENING = (
-    "B", "B'", "C", "D", "D more", "CF", "DF", "B mid", "C mid", "D mid", "B' gentle", "D gentle", "D gentle more",
-)  # fmt: skip
-"""Rows whose way of listening is shown beside Echo's."""
-DYNAMICS = (
-    "reward", "reward_accuracy", "reward_segment", "reward_format", "reward_consistency", "segments", "heard_once",
-    "heard_twice", "segment_seconds", "segment_overlap", "tokens", "kl",
-)  # fmt: skip
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Student's t at 97.5 % for 1 to 9 degrees of freedom."""
 

@@ -1,7 +1,7 @@
-"""The paper's ablation at a small scale, from nothing: its rows, how each model comes about, how it is read.
+"""How the study is made: settings, and the tasks that train every model and read every row.
 
-Every model is one run folder of `train_sft` or `train_grpo`, every row one of `evaluate`; so a study that was stopped
-goes on where it was. All rows share data, budgets and seeds, which stand in one settings file.
+Every model is one run folder of `train_sft` or `train_grpo`, every row one of `evaluate`, so a study that was stopped
+continues where it was. All rows share data, budgets and seeds, which stand in one settings file.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ from typing import Any
 
 from relisten import records, run
 from relisten.engine.generation import GenerationConfig
-from relisten.evals.hearing import Hears
 from relisten.evals.runner import Asking, evaluate
 from relisten.models import load
 from relisten.training.config import GrpoConfig, SftConfig, TrainingConfig
 from relisten.training.grpo import train_grpo
 from relisten.training.sft import train_sft
-from relisten.types import Format
 from studies.echo import side_by_side
 from studies.echo import world as small_world
 from studies.echo.localisation import located
+from studies.echo.rows import ARMS, KINDS, SHIPPED, SIDE, STAGES, Arm, Stage
 
 WORLD = "studies.echo.world"
 
@@ -37,152 +36,34 @@ class StudyConfig:
     output: Path = Path("out/study")
     """A folder for each seed, and the report."""
     seeds: int = 1
-    """How often it is made from nothing, with another seed."""
+    """How many times everything is made from random weights, each time with another seed."""
     side_seeds: int = 1
-    """How many of them have the rows beside the claim, too: RL without cold start or on other questions, grounded RL
-    from F, and captions that tell all."""
+    """How many of the seeds also have the rows that the claim does not need: RL without cold start or on other
+    questions, grounded RL from F, and captions that tell all."""
     rows: tuple[str, ...] = ()
-    """The rows that are made, by their keys in ARMS, with the models that they need; none: all."""
+    """Keys of the rows (in `rows.ARMS`) to make, with the models that they need. Empty: all rows."""
     jobs: int = 2
     """How many models are trained or read at a time, each in a process of its own with its share of the cores."""
     num_scenes: int = 600
-    """Held-out scenes; about two questions each."""
+    """Held-out scenes, with about two questions each."""
     num_control_scenes: int = 300
-    """The first of them, on which the controls are read."""
+    """The controls are read on this many of the held-out scenes, the first ones."""
     questions_seed: int = 0
-    """Of the held-out scenes; choose settings on another one."""
+    """Random seed of the held-out scenes. Use another one while you choose settings."""
     clips: dict[str, Any] = field(default_factory=dict)
     base: dict[str, Any] = field(default_factory=dict)
     cold: dict[str, Any] = field(default_factory=dict)
     grpo: dict[str, Any] = field(default_factory=dict)
     gentle: dict[str, Any] = field(default_factory=dict)
-    """What the rows `gentle` have otherwise than `grpo`: more questions to a step, smaller steps. Empty: there are no
-    such rows."""
+    """Settings in which the rows `gentle` differ from `grpo`: more questions per step, smaller steps. Empty: there are
+    no such rows."""
     located: float = 0.0
-    """Least share of events that the base must locate (`localisation.located`); below it a study stops and says so, for
-    a model that does not know where things are cannot gain from hearing them again."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """How a model comes about."""
-
-    settings: str
-    """clips, base, cold, grpo or gentle."""
-    data: str
-    start: str
-    """The model it starts from; "" for random weights."""
-    format: Format = "grounded"
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One row: a model, read in one way."""
-
-    title: str
-    model: str
-    format: Format
-    paper: str = ""
-    """The key of the paper's row that it repeats."""
-    hears: Hears = "own"
-    fine: bool = False
-    """Of the arm in which scenes' captions tell all that clips tell."""
-
-    @property
-    def control(self) -> bool:
-        """Whether something is changed to see what a row rests on."""
-        return self.fine or self.hears != "own"
-
-
-STAGES = {
-    "clips": Stage("clips", "clip_rows", ""),
-    "base": Stage("base", "base_rows", "clips"),
-    "cold-p": Stage("cold", "paper_rows", "base"),
-    "cold-f": Stage("cold", "mixed_rows", "base"),
-    "rl-grounded": Stage("grpo", "rl_rows", "cold-p", "grounded"),
-    "rl-echo": Stage("grpo", "rl_rows", "cold-p", "interleaved"),
-    "rl-echo-other": Stage("grpo", "other_rl_rows", "cold-p", "interleaved"),
-    "rl-direct": Stage("grpo", "rl_rows", "base", "conditioned"),
-    "rl-direct-other": Stage("grpo", "other_rl_rows", "base", "conditioned"),
-    "rl-mixed": Stage("grpo", "rl_rows", "cold-f", "interleaved"),
-    "rl-mixed-grounded": Stage("grpo", "rl_rows", "cold-f", "grounded"),
-    "rl-grounded-more": Stage("grpo", "more_rl_rows", "rl-grounded", "grounded"),
-    "rl-echo-more": Stage("grpo", "more_rl_rows", "rl-echo", "interleaved"),
-    "base-mid": Stage("base", "mid_base_rows", "clips"),
-    "cold-mid": Stage("cold", "mid_paper_rows", "base-mid"),
-    "rl-grounded-mid": Stage("grpo", "rl_rows", "cold-mid", "grounded"),
-    "rl-echo-mid": Stage("grpo", "rl_rows", "cold-mid", "interleaved"),
-    "rl-grounded-gentle": Stage("gentle", "rl_rows", "cold-mid", "grounded"),
-    "rl-echo-gentle": Stage("gentle", "rl_rows", "cold-mid", "interleaved"),
-    "rl-grounded-gentle-more": Stage("gentle", "more_rl_rows", "rl-grounded-gentle", "grounded"),
-    "rl-echo-gentle-more": Stage("gentle", "more_rl_rows", "rl-echo-gentle", "interleaved"),
-    "base-fine": Stage("base", "fine_base_rows", "clips"),
-    "cold-fine": Stage("cold", "fine_mixed_rows", "base-fine"),
-}
-KINDS: dict[str, type[SftConfig | GrpoConfig]] = {
-    "clips": SftConfig, "base": SftConfig, "cold": SftConfig, "grpo": GrpoConfig, "gentle": GrpoConfig,
-}  # fmt: skip
-"""What the settings of each kind of stage are settings of."""
-SHIPPED = "nano"
-"""The model that comes with relisten, of recipe F: made in a larger world and with more steps, so beside the study."""
-SIDE = ("rl-direct", "rl-mixed-grounded", "rl-echo-other", "rl-direct-other", "base-fine", "cold-fine")
-"""Stages beside the claim, which the first `side_seeds` seeds alone have."""
-
-ARMS = {
-    "A": Arm("base model", "base", "conditioned", "A"),
-    "B": Arm("cold start P, grounded", "cold-p", "grounded", "B"),
-    "C": Arm("cold start P, interleaved", "cold-p", "interleaved", "C"),
-    "B'": Arm("P, then RL, grounded", "rl-grounded", "grounded", "B'"),
-    "D": Arm("P, then RL, interleaved (Echo)", "rl-echo", "interleaved", "D"),
-    "B' more": Arm("B', RL as long again", "rl-grounded-more", "grounded"),
-    "D more": Arm("D, RL as long again", "rl-echo-more", "interleaved"),
-    "D'": Arm("P, then RL on other questions", "rl-echo-other", "interleaved", "D'"),
-    "E": Arm("RL without cold start", "rl-direct", "conditioned", "E"),
-    "E'": Arm("RL on other questions, no cold start", "rl-direct-other", "conditioned", "E'"),
-    "BF": Arm("cold start F, grounded", "cold-f", "grounded"),
-    "CF": Arm("cold start F, interleaved", "cold-f", "interleaved"),
-    "B'F": Arm("F, then RL, grounded", "rl-mixed-grounded", "grounded"),
-    "DF": Arm("F, then RL, interleaved", "rl-mixed", "interleaved"),
-    "A mid": Arm("A, of a base that knows sound in mid-text", "base-mid", "conditioned", "A"),
-    "B mid": Arm("B, on that base", "cold-mid", "grounded", "B"),
-    "C mid": Arm("C, on that base", "cold-mid", "interleaved", "C"),
-    "B' mid": Arm("B', on that base", "rl-grounded-mid", "grounded", "B'"),
-    "D mid": Arm("D, on that base", "rl-echo-mid", "interleaved", "D"),
-    "B' gentle": Arm("B', on that base, gentler RL", "rl-grounded-gentle", "grounded", "B'"),
-    "D gentle": Arm("D, on that base, gentler RL", "rl-echo-gentle", "interleaved", "D"),
-    "B' gentle more": Arm("B' gentle, RL as long again", "rl-grounded-gentle-more", "grounded"),
-    "D gentle more": Arm("D gentle, RL as long again", "rl-echo-gentle-more", "interleaved"),
-    "nano": Arm("the nano that ships, interleaved", SHIPPED, "interleaved"),
-    "nano grounded": Arm("the nano that ships, grounded", SHIPPED, "grounded"),
-    "D other": Arm("D, another recording heard", "rl-echo", "interleaved", hears="other"),
-    "D silence": Arm("D, silence heard", "rl-echo", "interleaved", hears="silence"),
-    "D random": Arm("D, random stretches heard", "rl-echo", "interleaved", hears="random"),
-    "D off": Arm("D, nothing inserted", "rl-echo", "interleaved", hears="off"),
-    "D oracle": Arm("D, the right stretch heard", "rl-echo", "interleaved", hears="oracle"),
-    "DF other": Arm("DF, another recording heard", "rl-mixed", "interleaved", hears="other"),
-    "DF silence": Arm("DF, silence heard", "rl-mixed", "interleaved", hears="silence"),
-    "DF random": Arm("DF, random stretches heard", "rl-mixed", "interleaved", hears="random"),
-    "DF off": Arm("DF, nothing inserted", "rl-mixed", "interleaved", hears="off"),
-    "DF oracle": Arm("DF, the right stretch heard", "rl-mixed", "interleaved", hears="oracle"),
-    "C oracle": Arm("C, the right stretch heard", "cold-p", "interleaved", hears="oracle"),
-    "CF oracle": Arm("CF, the right stretch heard", "cold-f", "interleaved", hears="oracle"),
-    "C mid oracle": Arm("C mid, the right stretch heard", "cold-mid", "interleaved", hears="oracle"),
-    "D mid other": Arm("D mid, another recording heard", "rl-echo-mid", "interleaved", hears="other"),
-    "D mid off": Arm("D mid, nothing inserted", "rl-echo-mid", "interleaved", hears="off"),
-    "D mid oracle": Arm("D mid, the right stretch heard", "rl-echo-mid", "interleaved", hears="oracle"),
-    "D gentle other": Arm("D gentle, another recording heard", "rl-echo-gentle", "interleaved", hears="other"),
-    "D gentle silence": Arm("D gentle, silence heard", "rl-echo-gentle", "interleaved", hears="silence"),
-    "D gentle random": Arm("D gentle, random stretches heard", "rl-echo-gentle", "interleaved", hears="random"),
-    "D gentle off": Arm("D gentle, nothing inserted", "rl-echo-gentle", "interleaved", hears="off"),
-    "D gentle oracle": Arm("D gentle, the right stretch heard", "rl-echo-gentle", "interleaved", hears="oracle"),
-    "BF fine": Arm("BF, captions tell all that clips tell", "cold-fine", "grounded", fine=True),
-    "CF fine": Arm("CF, captions tell all that clips tell", "cold-fine", "interleaved", fine=True),
-}
-"""P is the paper's cold start, grounded chains alone; F, beyond the paper, holds truly interleaved ones too."""
+    """The share of events that the base must locate (`localisation.located`). With less, the study stops with an error,
+    because a model that does not know where things are cannot gain from hearing them again."""
 
 
 def make(config: StudyConfig) -> list[Path]:
-    """Train and read everything that is not there yet; the folder of each seed, with `models/` and `arms/` in it."""
+    """Train and read what is not there yet. Returns the folder of each seed, which holds models/ and arms/."""
     check(config)
     folders = [config.output / f"seed-{seed}" for seed in range(config.seeds)]
     tasks: dict[str, side_by_side.Task] = {}
@@ -218,7 +99,7 @@ def arms_of(config: StudyConfig, seed: int) -> dict[str, Arm]:
 
 
 def make_model(name: str, folder: Path, seed: int, config: StudyConfig) -> None:
-    """A stage's model; a base that locates too little raises ValueError."""
+    """Make the model of a stage. ValueError where it is a base that locates too few events."""
     stage = STAGES[name]
     settings = config.grpo | config.gentle if stage.settings == "gentle" else getattr(config, stage.settings)
     train(stage, folder / "models", name, settings, seed)
@@ -227,7 +108,7 @@ def make_model(name: str, folder: Path, seed: int, config: StudyConfig) -> None:
 
 
 def train(stage: Stage, models: Path, name: str, settings: Mapping[str, Any], seed: int) -> Path:
-    """The model of a stage; a run that is finished is not made again."""
+    """Train the model of a stage, unless that is done already; returns its folder."""
     model = models / name / "model"
     if (model / "prompts.json").is_file():  # written last
         return model
@@ -239,7 +120,7 @@ def train(stage: Stage, models: Path, name: str, settings: Mapping[str, Any], se
 
 
 def _typed(kind: type[TrainingConfig], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as the fields are: YAML takes 2e-3 for a text, and [a] for a list."""
+    """Settings in the types of the fields: YAML reads 2e-3 as a text, and gives lists for tuples."""
     defaults = {field.name: field.default for field in fields(kind)}
     return {name: _like(defaults[name], name, value) for name, value in settings.items()}
 
@@ -286,7 +167,7 @@ def check(config: StudyConfig) -> None:
 
 
 def gate(folder: Path, config: StudyConfig, base: str = "base") -> float:
-    """Share of events that a base locates, kept in the seed's folder. Raises ValueError where it is too small."""
+    """The share of events that a base locates, kept in the seed's folder. Raises ValueError where it is too small."""
     kept = located_file(folder, base)
     if not kept.is_file():
         clips = small_world.heldout_scenes(200, config.questions_seed)
@@ -307,7 +188,7 @@ def located_file(folder: Path, base: str = "base") -> Path:
 
 
 OWN = {"data", "model", "output", "seed", "format"}
-"""Settings of a stage that follow from the study."""
+"""Settings of a stage that the study sets by itself."""
 
 
 def read(arm: Arm, folder: Path, key: str, config: StudyConfig) -> None:
