@@ -1,4 +1,4 @@
-"""What a finished run of questions shows: how it listened, what its accuracy depends on. Numbers alone, no model.
+"""How a finished run listened, and what its accuracy depends on. No model is needed, only the run's records.
 
 Where the paper (Echo, section 5) gives a figure of the same name, `ECHO` has it.
 """
@@ -31,7 +31,7 @@ HIT = 0.5
 """Overlap (IoU) from which a segment counts as having found an event."""
 IOU_EDGES = (0.0, 0.25, 0.5, 0.75, 1.0)
 SECONDS_EDGES = (0.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, float("inf"))
-"""Recordings' lengths that are told apart; the paper's training covers 10 s."""
+"""Edges of the groups by length of the recording (seconds); the paper trains on 10 s."""
 IOU_NAMES = ("none named", "0", *(f"{a:g} to {b:g}" for a, b in pairwise(IOU_EDGES)))
 SECONDS_NAMES = (
     *(f"{a:g} to {b:g} s" for a, b in pairwise(SECONDS_EDGES[:-1])),
@@ -46,7 +46,7 @@ begin and end the audio among them), other tokens after it."""
 
 @dataclass(frozen=True)
 class Spread:
-    """A quantity over answers."""
+    """The distribution of a quantity over answers."""
 
     mean: float
     low: float
@@ -62,11 +62,11 @@ class Analysis:
 
     name: str
     num: int
-    """Answers looked at: questions that could be asked."""
+    """Answers that are analysed: those to questions that could be asked."""
     references: float
     """Segments per answer: heard ones in interleaved answers, named ones in others."""
     named: float
-    """Segments named per answer, refused ones left in."""
+    """Segments named per answer, refused ones included."""
     with_one: float
     """Share of answers with at least one segment."""
     with_two: float
@@ -81,13 +81,13 @@ class Analysis:
     timeline: list[float] | None
     """Share of the segments whose middle lies in each tenth of its recording."""
     timeline_gold: list[float] | None
-    """The same of the labelled events that hold the answers: what a perfect listener would show."""
+    """The same for the labelled events that hold the answers, which is what a perfect listener would show."""
     iou: float | None
     """Best overlap of a labelled event with a segment, mean over events."""
     hit_rate: float | None
     """Share of labelled events that a segment meets at IoU 0.5 or better."""
     precision: float | None
-    """Share of segments that meet a labelled event as well as that."""
+    """Share of segments that meet a labelled event at IoU 0.5 or better."""
     by_iou: dict[str, Tally]
     by_seconds: dict[str, Tally]
     """By the recording's length."""
@@ -101,18 +101,18 @@ class Analysis:
 
 @dataclass(frozen=True)
 class AttentionCurve:
-    """Shares of attention by decoding step, the mean over the answers that are as long."""
+    """Shares of attention by decoding step: at each step the mean over the answers that are long enough."""
 
     name: str
     shares: NDArray[np.float64]
     """[steps, 4] over `PARTS`; each row adds up to 1."""
     num: NDArray[np.int64]
-    """[steps] answers that are as long."""
+    """[steps] How many answers have that step."""
     differing: int = 0
-    """Answers that came out otherwise than in the run when they were made again."""
+    """Answers whose text differed from the run's when they were made again."""
 
     def audio(self, first: int, last: int | None = None) -> float | None:
-        """Mean share on all audio over the steps `first` (counted from 0) up to `last`, each answer's alike."""
+        """Mean share on all audio from step `first` (counted from 0) to before `last`; every token counts equally."""
         weights = self.num[first:last]
         return float(np.average(self.shares[first:last, :2].sum(1), weights=weights)) if weights.sum() else None
 
@@ -151,7 +151,7 @@ def read_attention(run: Run) -> AttentionCurve | None:
 
 
 def num_words(record: Record) -> int:
-    """Words of a whole response; tags are none, the times in them are."""
+    """Words of a whole response. Tags are not counted, the times inside them are."""
     return int(record["words"]) if "words" in record else len(re.sub(r"</?\w+>", " ", record["response"]).split())
 
 
@@ -184,7 +184,7 @@ def overlap_rate(segments: Sequence[Segment]) -> float:
 
 
 def analyse(run: Run) -> Analysis:
-    """Everything at once. ValueError where no question of the run could be asked, or the records say nothing of it."""
+    """The whole analysis. ValueError where no question could be asked, or the records do not say what was heard."""
     answers = run.answered
     if not run.traced:
         raise ValueError(f"{run.folder}: predictions do not say what was heard; name a folder of `relisten eval`")

@@ -31,7 +31,7 @@ NUM_ROWS = 64
 """Rows of an attention map in memory at a time."""
 _NAME = "relisten_shares"
 _watched: list[_Watch] = []
-"""The watch in force; an attention function is given no place of its own to keep one."""
+"""The watch in use. transformers gives an attention function no other place to keep one."""
 
 
 @dataclass
@@ -82,9 +82,9 @@ def attention_shares(model: AudioLM, trace: Trace, features: Sequence[Tensor]) -
 
 
 def attention_of_run(model: AudioLM, run: Run, num: int) -> AttentionCurve:
-    """Make `num` of a run's answers again, spread over its questions, and watch them; a progress bar on stderr.
+    """Generate `num` of a run's answers again, spread over its questions, and record where the model looks.
 
-    Greedy answers of the same model come out as they did; how many do not is in the curve.
+    Greedy answers of the same model come out the same; the curve says how many did not. Shows progress on stderr.
     """
     examples = questions_of(run)
     by_id = {example.id: example for example in examples}
@@ -115,7 +115,7 @@ def attention_of_run(model: AudioLM, run: Run, num: int) -> AttentionCurve:
 
 @contextmanager
 def _watching(model: AudioLM, watch: _Watch) -> Iterator[None]:
-    """The text model attends through `_attend`; its audio tower, and afterwards all, as before."""
+    """Within the block the text model attends through `_attend`; its audio tower does not."""
     AttentionInterface.register(_NAME, _attend)
     config: Any = model.module.config.get_text_config()
     before = config._attn_implementation

@@ -1,4 +1,4 @@
-"""Two runs on the same questions: the change in accuracy by group, sorted, and how sure it is."""
+"""Compare two runs on the same questions: how accuracy changes by group, sorted, with intervals and tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from relisten.evals.runs import Run
 
 @dataclass(frozen=True)
 class Change:
-    """From run A to run B over one group of questions; its p is not adjusted for the number of groups."""
+    """The change from run A to run B over one group of questions. Its p is not adjusted for the number of groups."""
 
     name: str
     paired: Paired
@@ -22,7 +22,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Every group of every dimension that the questions have."""
+    """The change over all questions, and for each group of each dimension that the questions have."""
 
     a: str
     b: str
@@ -35,7 +35,7 @@ class Comparison:
 
 
 def compare(a: Run, b: Run, seed: int = 0, failed: Failed = "wrong") -> Comparison:
-    """Pair two runs by question. ValueError where they share none, know no answer, or differ in one."""
+    """Pair two runs by question. ValueError where they share no question, a question differs, or no answer is known."""
     first, second = ({str(r["id"]): r for r in run.records} for run in (a, b))
     shared = [key for key in first if key in second]
     if not shared:

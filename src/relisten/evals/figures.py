@@ -20,8 +20,8 @@ from relisten.segments import best_iou
 from relisten.types import Format, Segment
 
 Failed = Literal["wrong", "first-choice"]
-"""What stands in for an answer that is not there: nothing, which is wrong; or choices[0], as in the paper's release,
-where that alone is worth 28 points on MMAR and 40 on MMAU-mini."""
+"""How a missing answer counts: as wrong, or as if it were choices[0], as in the paper's release. That alone is worth 28
+points on MMAR and 40 on MMAU-mini."""
 
 GROUPS = ("modality", "category", "sub_category", "language", "difficulty", "length_type")
 Record = dict[str, Any]
@@ -34,29 +34,29 @@ class Tally:
 
     num: int
     questions: int
-    """Fewer than answers where each was answered several times."""
+    """Different questions; fewer than answers where several answers to each were sampled."""
     right: int
-    """By the benchmarks' rule on words; for an open question, by the text."""
+    """Right by the benchmarks' rule on words; for an open question, the same text."""
     exact: int
-    """The choice that was read is the right one."""
+    """Answers in which the choice that was read is the right one."""
     right_answered: int
-    """Right, and answered."""
+    """Right answers among those with the status `answered`."""
     counts: dict[Status, int]
     chance: float
-    """What guessing among the choices gives."""
+    """Expected accuracy of guessing among the choices."""
     first_choice: float
-    """What choosing the first choice every time gives."""
+    """Accuracy of always choosing the first choice."""
     known: bool
     """Whether the right answers are known."""
 
     @property
     def accuracy(self) -> float:
-        """Right over all; an answer that cannot be read is wrong, and so is an error."""
+        """Right answers over all; unread answers and errors count as wrong."""
         return self.right / self.num if self.num else 0.0
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % (Wilson), over questions: several answers to one are no new evidence on the others."""
+        """95 % interval (Wilson) over questions, because several answers to one question are not independent."""
         return wilson(self.accuracy * self.questions, self.questions)
 
     @property
@@ -66,7 +66,7 @@ class Tally:
 
 
 def groups(labels: dict[str, Any]) -> dict[str, str]:
-    """What a question is counted under, as MMAR names it; "" where nothing is said.
+    """The groups that a question belongs to, under MMAR's names; "" where its labels do not say.
 
     MMAU's `task` is its modality, MMAU-Pro's `sub-cat` its sub-category; its `length_type` is the recording's.
     """
@@ -88,7 +88,7 @@ def _plain(name: str) -> str:
 
 
 def status_of(record: Record) -> Status:
-    """answered, unparsed, refused or failed; records that do not say are told by what they hold."""
+    """The record's status; records of older versions do not hold it, so it follows from their other fields."""
     if "error" in record:
         return "failed"
     found: Status = record.get("status") or ("unparsed" if record["answer_prediction"] is None else "answered")
@@ -96,7 +96,7 @@ def status_of(record: Record) -> Status:
 
 
 def prediction(record: Record, failed: Failed = "wrong") -> str | None:
-    """What is scored: what was answered, or what stands in for it."""
+    """The text that is scored: the answer, or what counts in its place (`failed`)."""
     if failed == "first-choice" and status_of(record) != "answered" and record["choices"]:
         return str(record["choices"][0])
     said: str | None = record["answer_prediction"]
@@ -104,7 +104,7 @@ def prediction(record: Record, failed: Failed = "wrong") -> str | None:
 
 
 def right(record: Record, failed: Failed = "wrong") -> bool:
-    """By the rule on words; an open question has no choices to tell it from, and is compared as a text."""
+    """Whether the answer is right by the rule on words. An open question has no choices, so its text is compared."""
     said = prediction(record, failed)
     if not record["choices"]:
         return is_right(said, record["answer"])
@@ -132,7 +132,7 @@ def tally(answers: Iterable[Record], failed: Failed = "wrong") -> Tally:
 
 
 def by_question(answers: Iterable[Record], failed: Failed = "wrong") -> dict[str, float]:
-    """For each question's id, the share of its answers that are right: what two runs are compared on."""
+    """For each question's id the share of its answers that are right; two runs are compared on these."""
     found: dict[str, list[bool]] = defaultdict(list)
     for r in answers:
         found[str(r["id"])].append(right(r, failed))
@@ -172,10 +172,10 @@ def mean_iou(answers: Iterable[Record], format: Format = "interleaved") -> float
 
 
 def gold_overlaps(answers: Iterable[Record], format: Format = "interleaved") -> list[float]:
-    """For each gold segment the best overlap (IoU, 0 to 1) with a named one.
+    """For each gold segment the best overlap (IoU, 0 to 1) with a named segment.
 
-    A format that asks for segments counts every question that was asked, naming nothing as 0. A conditioned answer
-    is not asked for any: only those that name some count.
+    Where the format asks for segments, every question that was asked counts, and an answer that names none counts as 0.
+    Conditioned answers are not asked for segments, so only those that name some count.
     """
     return [
         best_iou(Segment(*gold), [Segment(*pair) for pair in r["named"]])
@@ -191,7 +191,7 @@ def write_summary(path: Path, what: dict[str, Any], follow: bool = False) -> Non
 
 
 def _row(answers: Sequence[Record], failed: Failed) -> dict[str, Any]:
-    """A line of a table; accuracies are None where the right answers are withheld."""
+    """The figures of one group; accuracies are None where the right answers are withheld."""
     t = tally(answers, failed)
     sure = {
         "accuracy": round(t.accuracy, 6),
@@ -212,7 +212,7 @@ def _row(answers: Sequence[Record], failed: Failed) -> dict[str, Any]:
 
 
 def _grouped(answers: Sequence[Record], group: str, failed: Failed) -> dict[str, dict[str, Any]]:
-    """Rows by one label, the largest first; nothing where no record has it."""
+    """The figures of each group by one label, the largest first; {} where no record has the label."""
     found: dict[str, list[Record]] = defaultdict(list)
     for r in answers:
         found[str(r.get(group) or "none")].append(r)
@@ -224,7 +224,7 @@ def _grouped(answers: Sequence[Record], group: str, failed: Failed) -> dict[str,
 def _macro(rows: dict[str, dict[str, Any]]) -> float | None:
     """Mean of the groups' accuracies, each counting alike: the paper's "Avg" on MMAR is that over modalities.
 
-    Questions of which nothing is said are no group.
+    Questions without the label are not a group.
     """
     return mean(row["accuracy"] for name, row in rows.items() if name != "none" and row["accuracy"] is not None)
 
@@ -252,7 +252,8 @@ def _samples(answers: Sequence[Record], failed: Failed) -> dict[str, Any] | None
 
 
 def majority(group: Sequence[Record]) -> Record:
-    """The answer that most of a question's samples give; of equally many the first; none only where none was read."""
+    """The answer that most samples of a question give, the first of several such. Without any that could be read, the
+    first sample."""
     votes = Counter(r["answer_prediction"] for r in group if status_of(r) == "answered")
     if not votes:
         return group[0]
@@ -261,7 +262,7 @@ def majority(group: Sequence[Record]) -> Record:
 
 
 def _agreement(group: Sequence[Record]) -> float:
-    """Share of the pairs of a question's samples that give the same answer; what was not read agrees with nothing."""
+    """Share of the pairs of a question's samples that give the same answer; an unread answer agrees with none."""
     said = [r["answer_prediction"] if status_of(r) == "answered" else None for r in group]
     pairs = [(a, b) for i, a in enumerate(said) for b in said[i + 1 :]]
     alike = [a for a, b in pairs if a is not None and a == b]
@@ -269,7 +270,7 @@ def _agreement(group: Sequence[Record]) -> float:
 
 
 def _shown_first(answers: Sequence[Record]) -> float | None:
-    """Of the answers to shuffled choices, the share that is the choice shown first; beside `chance`, a bias."""
+    """Share of the answers to shuffled choices that chose the choice shown first. Far from `chance`, it is a bias."""
     return mean(
         r["answer_prediction"] == r["choices"][r["order"][0]]
         for r in answers
@@ -278,6 +279,6 @@ def _shown_first(answers: Sequence[Record]) -> float | None:
 
 
 def mean(values: Iterable[float]) -> float | None:
-    """None of nothing."""
+    """The mean as a float; None without values."""
     found = list(values)
     return float(np.mean(found)) if found else None

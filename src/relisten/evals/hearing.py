@@ -1,4 +1,4 @@
-"""What a model hears: its recording and its segments, or one of the controls that take something from it."""
+"""What a model hears: its recording and its segments, or what a control puts in their place."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ Recording = Literal["own", "other", "silence", "none"]
 
 @dataclass(frozen=True)
 class Hearing:
-    """What stands between a question and the engine."""
+    """How questions are prepared for the engine, and what their segments give."""
 
     ready: Callable[[Example], Example]
     """Puts an example's recording in memory; ValueError where it cannot."""
     operation: Operation
-    """What `<seg>` gives."""
+    """The operation of `<seg>`."""
     where: Callable[[Example, Segment, float], Segment]
-    """Which stretch of the recording (of so many seconds) that is, for a segment that was named."""
+    """Given the question, a named segment and the recording's seconds: the stretch that is heard."""
 
 
 def hearing(
@@ -49,10 +49,10 @@ def hearing(
     recording: Recording = "own",
     seed: int = 0,
 ) -> Hearing:
-    """What is heard in a run over `examples` (all of them, also where a shard asks some alone).
+    """What is heard in a run over `examples` (all questions, even when a shard asks only some of them).
 
-    For `other`, the recording half the list of different recordings away stands in, repeated where it is too short;
-    questions about one recording have one stand-in. seed: of `random`.
+    For `other`, the recording that lies half the list of different recordings away is used, repeated where it is too
+    short; all questions about one recording get the same one. seed: of `random`.
     """
     check_hearing(hears, recording, examples)
     if hears in ("own", "off") and recording in ("own", "none"):
@@ -65,7 +65,7 @@ def hearing(
 
 
 class AskedAs:
-    """A model whose prompt is that of one format whatever the format of the answer, or leaves the recording out."""
+    """A model whose prompt always has one format, whatever the format of the answer, or leaves the recording out."""
 
     def __init__(self, model: AudioLM, format: Format, without_recording: bool) -> None:
         self._model, self._format, self._without = model, format, without_recording
@@ -83,7 +83,7 @@ class AskedAs:
 def asked_as(
     model: AudioLM, config: GenerationConfig, hears: Hears, recording: Recording
 ) -> tuple[AudioLM, GenerationConfig]:
-    """Model and config with which `off` and `none` are asked: nothing inserted, no audio in the prompt."""
+    """The model and config for `off` (nothing is inserted) and `none` (no audio in the prompt)."""
     check_hearing(hears, recording, (), config.format)
     if hears != "off" and recording != "none":
         return model, config
@@ -92,7 +92,7 @@ def asked_as(
 
 
 class _Control:
-    """`hearing` where something is swapped: remembers which recording a piece of audio in memory stands for."""
+    """`hearing` for controls that swap something; it remembers which recording a piece of audio stands for."""
 
     def __init__(
         self,
@@ -171,7 +171,7 @@ class _Control:
 def check_hearing(
     hears: Hears, recording: Recording, examples: Sequence[Example], format: Format = "interleaved"
 ) -> None:
-    """Raises ValueError where these examples, or answers of this format, cannot be heard so."""
+    """Raises ValueError where a control cannot be used with these examples or this format."""
     if hears not in get_args(Hears) or recording not in get_args(Recording):
         raise ValueError(
             f"--hears {hears} --recording {recording}: use {', '.join(get_args(Hears))};"
@@ -196,7 +196,7 @@ def _apart(gold: Segment, named: Segment) -> tuple[float, float]:
 
 
 def _uniform(seed: int, example_id: str, segment: Segment) -> float:
-    """Within 0 .. 1; depends on what is given alone, not on what was drawn before."""
+    """A number within 0 .. 1 that depends only on the arguments, not on earlier draws."""
     text = f"{seed} {segment.start} {segment.end} {example_id}"
     digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
@@ -207,10 +207,10 @@ def _from(samples: NDArray[np.float32], start: int, num: int) -> NDArray[np.floa
 
 
 def _whose(example: Example) -> Path | Audio:
-    """What tells an example's recording from others: the file, whatever path leads to it, or the object in memory."""
+    """Identifies an example's recording: the file, whatever path leads to it, or the object in memory."""
     return example.audio if isinstance(example.audio, Audio) else example.audio.resolve()
 
 
 def _audio(recording: Path | Audio, rate: int, max_seconds: float) -> Audio:
-    """In memory; a file's is at `rate` (Hz)."""
+    """The recording in memory; a file is read at `rate` (Hz)."""
     return recording if isinstance(recording, Audio) else load(recording, rate, max_seconds)

@@ -1,4 +1,4 @@
-"""Two runs over the same questions: is the difference more than luck?"""
+"""Two runs over the same questions: is their difference larger than chance explains?"""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 FEWEST = 6
-"""Questions on which two runs must differ before p can be less than 0.05; a bootstrap of fewer knows no doubt."""
+"""With fewer questions on which two runs differ, p cannot be below 0.05, and a bootstrap interval is too narrow."""
 _AT_ONCE = 1_000_000
 """Numbers drawn together in a bootstrap."""
 
 
 @dataclass(frozen=True)
 class Paired:
-    """What two runs make of the questions that both have."""
+    """The comparison of two runs over the questions that both have."""
 
     num: int
     accuracy: tuple[float, float]
     difference: float
-    """Second less first."""
+    """Accuracy of the second run minus that of the first."""
     interval: tuple[float, float]
     """95 % of the difference, by a paired bootstrap over questions."""
     better: tuple[int, int]
@@ -32,7 +32,7 @@ class Paired:
 
     @property
     def surely(self) -> int:
-        """1 better, -1 worse, 0 unsure: the interval holds 0, or too few questions differ for any test."""
+        """1 better, -1 worse, 0 unsure (the interval holds 0, or too few questions differ for any test)."""
         if sum(self.better) < FEWEST:
             return 0
         return (self.interval[0] > 0) - (self.interval[1] < 0)
@@ -49,14 +49,14 @@ def paired(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Pa
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """How likely so uneven a split of the questions on which two runs differ is, if neither is better; exact."""
+    """McNemar's exact p: how likely a split at least as uneven is if neither run is better."""
     num = only_first + only_second
     tail = sum(comb(num, k) for k in range(min(only_first, only_second) + 1))
     return min(1.0, float(2 * tail / 2**num))
 
 
 def bootstrap(values: Sequence[float] | NDArray[np.float64], num: int = 10_000, seed: int = 0) -> tuple[float, float]:
-    """The 95 % interval of the values' mean, from drawing as many of them again, with replacement, `num` times."""
+    """The 95 % bootstrap interval of the mean: the values are resampled with replacement `num` times."""
     given = np.asarray(values, float)
     rng = np.random.default_rng(seed)
     rows = max(1, _AT_ONCE // len(given))

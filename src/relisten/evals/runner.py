@@ -30,16 +30,16 @@ _LETTER = re.compile(r"\w")
 
 @dataclass(frozen=True)
 class Asking:
-    """How a run asks its questions, beside how the model generates."""
+    """How a run asks its questions; how the model generates is in `GenerationConfig`."""
 
     hears: Hears = "own"
     recording: Recording = "own"
     samples: int = 1
     """Answers to each question."""
     shuffle: int | None = None
-    """Seed of the order in which choices are shown, another one for each sample; None: the file's order."""
+    """Random seed for the order of the choices, which differs for each sample. None: the order of the file."""
     shard: tuple[int, int] = (0, 1)
-    """(which, of how many): every so manieth question, counted from 0."""
+    """(which, of how many): shard 1 of 4 asks questions 1, 5, 9 and so on, counted from 0."""
 
     def __post_init__(self) -> None:
         which, num = self.shard
@@ -53,7 +53,7 @@ class Asking:
 
 @dataclass(frozen=True)
 class _Job:
-    """What the engine is asked together: one question as it is shown, for one sample or for all."""
+    """One request to the engine: a question as it is shown, for one sample or for all of them."""
 
     question: Example
     shown: Example
@@ -96,7 +96,7 @@ def evaluate(
 
 
 def check(examples: Sequence[Example], config: GenerationConfig, asking: Asking, max_rows: int = 32) -> None:
-    """Raises ValueError on what cannot be asked so, before a folder is begun for it."""
+    """Raises ValueError where these settings cannot be used, before anything is written."""
     check_hearing(asking.hears, asking.recording, examples, config.format)
     for example in examples:
         records.gold_segments(example)
@@ -109,7 +109,7 @@ def check(examples: Sequence[Example], config: GenerationConfig, asking: Asking,
 
 
 def _jobs(examples: Sequence[Example], asking: Asking) -> Iterator[_Job]:
-    """A question whose choices keep their order is read once for all of its samples."""
+    """A question whose choices are not shuffled is one job for all of its samples, so its prompt is read once."""
     for example in examples:
         if asking.shuffle is None or not example.choices:
             yield _Job(example, example, None, tuple(range(asking.samples)))

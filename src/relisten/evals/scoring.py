@@ -14,7 +14,7 @@ def words(text: str) -> frozenset[str]:
 
 
 def word_match(prediction: str | None, answer: str | None, choices: tuple[str, ...] | list[str]) -> bool:
-    """The rule of MMAR and MMAU: the answer's words are all said, and no word that only wrong choices have.
+    """The rule of MMAR and MMAU: all words of the answer are in the prediction, and none that only wrong choices have.
 
     Words of no choice do not count, nor do order and repetition: "3:1" and "1:3" are the same answer here.
     """

@@ -1,4 +1,4 @@
-"""The benchmarks that are known by name: where their questions lie, and how their own scripts want answers."""
+"""The benchmarks known by name: where their questions lie, and which form of predictions their own scripts read."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class Benchmark:
     examples: Callable[[Path], list[Example]]
     """The questions in a folder."""
     keys: tuple[str, ...]
-    """What the official script calls a prediction, and what its manual does."""
+    """The names under which the official script, and its manual, expect a prediction."""
     form: str
-    """How the script wants predictions: jsonl, json (a list) or parquet."""
+    """The form of the predictions file: jsonl, json (a list) or parquet."""
     withheld: bool = False
-    """Whether the right answers are kept back, so that predictions are sent in."""
+    """Whether the right answers are not published, so that predictions are sent in for scoring."""
     left_out: Callable[[Path], dict[str, int]] = lambda root: {}
     """How many of the file's questions are not asked, by the reason."""
     id: str = "id"
-    """Under which name the file has the ids of its questions."""
+    """The name under which the file has the ids of its questions."""
 
 
 BENCHMARKS = {
@@ -49,7 +49,7 @@ BENCHMARKS = {
 
 
 def missing(examples: Sequence[Example]) -> list[Path]:
-    """Recordings that are not there, each once."""
+    """The recordings that do not exist, each once."""
     paths = dict.fromkeys(e.audio for e in examples if isinstance(e.audio, Path))
     return [path for path in paths if not path.is_file()]
 

@@ -8,7 +8,7 @@ from relisten import records
 from relisten.types import Example
 
 FILES = ("MMAR-meta.jsonl", "MMAR-meta.json")
-"""Since February 2026, and before. The first that is there is taken."""
+"""The name since February 2026, and the one before. The first that exists is taken."""
 
 
 def examples(root: Path) -> list[Example]:

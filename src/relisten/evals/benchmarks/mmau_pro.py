@@ -39,7 +39,7 @@ def examples(root: Path) -> list[Example]:
 
 
 def left_out(root: Path) -> dict[str, int]:
-    """How many questions are not asked, by the reason, the most first."""
+    """How many questions are not asked, by reason, the most frequent first."""
     found = Counter(reason for _, row in records.entries(file(root)) if (reason := why_not(row)))
     return dict(found.most_common())
 
@@ -73,7 +73,7 @@ def _recordings(row: Mapping[str, Any]) -> list[str]:
 
 
 def _right(row: Mapping[str, Any]) -> str | None:
-    """The choice that is the answer but for case and blanks; None where there is none."""
+    """The choice that equals the answer apart from case and blanks; None where there is none."""
     plain = {_plain(choice): choice for choice in reversed(row["choices"])}
     answer = row.get("answer")
     return None if answer is None else plain.get(_plain(str(answer)))
