@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 NUM_COLOURS = 6
 NUM_BARS = 200
 LONGEST_WAV = 60.0
-"""Seconds; longer recordings are embedded as FLAC, which is half the size and plays in every current browser."""
+"""Seconds. Longer recordings are embedded as FLAC, which has half the size and plays in every current browser."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def page(
         seconds_shown=f"{audio.duration:.1f}",
         hint=_hint(drawn),
         audio=_audio_address(audio),
-        reasoning=_reasoning(pieces),
+        reasoning=reasoning(pieces, _segment),
         answer=_answer(answer, choices),
         details=_details(answer, name, model, command),
     )
@@ -152,7 +152,7 @@ def _button_data(number: int, segment: Segment) -> str:
 
 
 def _lanes(marks: Sequence[Mark], duration: float) -> list[int]:
-    """A row for each segment's tab so that none covers another; a tab takes at least 3.5 % of the width."""
+    """The row of each segment's tab, so that no tab covers another; a tab takes at least 3.5 % of the width."""
     ends: list[float] = []
     lanes = []
     for mark in marks:
@@ -233,21 +233,25 @@ def _hint(marks: Sequence[Mark]) -> str:
     return f"{counted} {'heard again' if num_heard else 'named'} · press {keys} to listen"
 
 
-def _reasoning(pieces: Sequence[str | Mark]) -> str:
+def reasoning(pieces: Sequence[str | Mark], segment: Callable[[int, Mark], str]) -> str:
+    """HTML of a reasoning. segment: gives the HTML of a heard or named segment with its number, counted from 0."""
     html, number = "", 0
     for piece in pieces:
         if isinstance(piece, str):
             html += safe(piece)
         elif piece.segment is not None:
-            html += (
-                f'<button class="seg {_target(number, piece)}" {_button_data(number, piece.segment)}>'
-                f"<b>{number + 1}</b>{_times(piece.segment)}</button>"
-            )
+            html += segment(number, piece)
             number += 1
         elif piece.refusal is not None:
             text, reason = safe(piece.refusal.text), safe(piece.refusal.reason)
             html += f'<span class="refused"><s>{text}</s> (not heard: {reason})</span>'
     return html.strip() or '<span class="refused">The model wrote nothing.</span>'
+
+
+def _segment(number: int, mark: Mark) -> str:
+    assert mark.segment is not None
+    data = _button_data(number, mark.segment)
+    return f'<button class="seg {_target(number, mark)}" {data}><b>{number + 1}</b>{_times(mark.segment)}</button>'
 
 
 def _answer(answer: Answer, choices: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 
 import numpy as np
@@ -15,16 +16,16 @@ from relisten import tags
 from relisten.audio import load
 from relisten.evals.figures import Record, right, status_of
 from relisten.evals.runs import Run, questions_of
-from relisten.reports.answer_page import NUM_COLOURS, Mark, annotate
+from relisten.reports.answer_page import NUM_COLOURS, Mark, annotate, reasoning
 from relisten.reports.strip import levels
 from relisten.reports.text import safe
 from relisten.types import Audio, Example, Listen, Refusal, Segment
 
 CLASSES = ("right", "wrong", "unparsed")
 MAX_BYTES = 6_000_000
-"""Of sound in one page, before it is written as text (which adds a third); what comes later is shown without."""
+"""The most sound in one page, before it is written as text, which adds a third. Later recordings have no sound."""
 RATE = 16_000
-"""Samples a second (Hz) of the sound in the page."""
+"""Samples per second (Hz) of the sound in the page."""
 NUM_BARS = 160
 HEIGHT = 64
 
@@ -54,7 +55,7 @@ def examples_of(runs: Sequence[Run], num: int) -> tuple[str, str]:
 
 
 def draw_lots(run: Run, num: int) -> dict[str, list[Record]]:
-    """Up to `num` answers of each class. The lot falls by the question's id alone: runs tend to show the same."""
+    """Up to `num` answers of each class, by a lot that depends on the id alone, so runs tend to show the same ones."""
     found: dict[str, list[Record]] = {name: [] for name in CLASSES}
     for record in sorted(run.answered, key=_lot):
         name = verdict(record)
@@ -79,7 +80,7 @@ class Sounds:
     """The recordings in a page: each once, up to `MAX_BYTES` in all."""
 
     examples: Mapping[str, Example]
-    """By question id; empty where the questions are not there any more."""
+    """The questions by id; empty where their file is gone."""
     names: dict[str, str] = field(default_factory=dict)
     """Recording -> the id of its <audio>; "" where it did not fit."""
     elements: list[str] = field(default_factory=list)
@@ -131,7 +132,7 @@ def example_html(record: Record, sounds: Sounds) -> str:
         f"{_choices(record)}<div class='wave2'>{drawn}</div>"
         f'<p class="row">{play}<span class="caption">{safe(str(record["id"]))} · {duration:.1f} s'
         f"{' · without sound: the page would grow too large' if audio and not sound else ''}</span></p>"
-        f'<p class="reasoning">{_reasoning(pieces, sound)}</p></article>'
+        f'<p class="reasoning">{reasoning(pieces, partial(_segment, sound))}</p></article>'
     )
 
 
@@ -142,7 +143,7 @@ def _choices(record: Record) -> str:
         name = "gold" if choice == gold else "said" if choice == said else ""
         mark = (" ✓" if choice == gold else "") + (" ← answered" if choice == said else "")
         listed += f'<li class="{name}">{safe(choice)}{mark}</li>'
-    written = tags.parse(record.get("response") or record["answer_prediction"] or "").answer
+    written = tags.parse(record["response"]).answer if "response" in record else record["answer_prediction"]
     none = f"answered: {safe(written[:80])}" if written else "no answer was written"
     none = "" if said is not None else f"<li class='said'>{none}</li>"
     return f"<ul class='choices2'>{listed}{none}</ul>"
@@ -168,24 +169,16 @@ def _wave(audio: Audio, marks: Sequence[Mark], gold: Sequence[Segment]) -> str:
     )
 
 
-def _reasoning(pieces: Sequence[str | Mark], sound: str) -> str:
-    html, number = "", 0
-    for piece in pieces:
-        if isinstance(piece, str):
-            html += safe(piece)
-        elif piece.segment is not None:
-            times = f"{piece.segment.start:.1f}–{piece.segment.end:.1f} s"
-            kind = f"seg s{number % NUM_COLOURS}{'' if piece.heard else ' named'}"
-            text = f"<b>{number + 1}</b>{times}"
-            html += _button(sound, piece.segment.start, piece.segment.end, text, kind)
-            number += 1
-        elif piece.refusal is not None:
-            html += f'<span class="refused"><s>{safe(piece.refusal.text)}</s> ({safe(piece.refusal.reason)})</span>'
-    return html.strip() or '<span class="refused">The model wrote nothing.</span>'
+def _segment(sound: str, number: int, mark: Mark) -> str:
+    """A segment in the reasoning, as a button where there is sound."""
+    assert mark.segment is not None
+    start, end = mark.segment.start, mark.segment.end
+    kind = f"seg s{number % NUM_COLOURS}{'' if mark.heard else ' named'}"
+    return _button(sound, start, end, f"<b>{number + 1}</b>{start:.1f}–{end:.1f} s", kind)
 
 
 def _button(sound: str, start: float, end: float, text: str, kind: str) -> str:
-    """text: HTML."""
+    """A button that plays a stretch of a sound; without sound only its text (HTML)."""
     if not sound:
         return f'<span class="{kind}">{text}</span>'
     data = f'data-sound="{sound}" data-start="{start:.3f}" data-end="{end:.3f}"'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -138,16 +138,30 @@ def short_table(results: Sequence[Result]) -> Table:
 
 def groups_table(results: Sequence[Result], dimension: str) -> Table:
     """Accuracy by a dimension (kind, category ...), a group to a row and a run to a column."""
-    groups = [r.groups.get(dimension, {}) for r in results]
-    found = []
-    for name in sorted({name for group in groups for name in group}):
-        counts = sorted({group[name].num for group in groups if name in group})
-        cells = [_accuracy(group.get(name)) for group in groups]
-        found.append([name, "/".join(map(str, counts)), *cells])
-    return Table([dimension.replace("_", "-"), "n", *(r.name for r in results)], found, "In brackets: 95 % (Wilson).")
+    groups = {r.name: r.groups.get(dimension, {}) for r in results}
+    names = sorted({name for group in groups.values() for name in group})
+    return _by_run(dimension.replace("_", "-"), names, groups)
 
 
-def _accuracy(counts: Tally | None, with_num: bool = False) -> str:
+def bins_table(analyses: Sequence[Analysis], which: str) -> Table:
+    """Accuracy by `by_iou` or `by_seconds`, a group to a row and a run to a column."""
+    names, first = {"by_iou": (IOU_NAMES, "IoU with the events"), "by_seconds": (SECONDS_NAMES, "recording")}[which]
+    return _by_run(first, names, {a.name: getattr(a, which) for a in analyses})
+
+
+def _by_run(first: str, names: Sequence[str], groups: Mapping[str, Mapping[str, Tally]]) -> Table:
+    """A group to a row, a run to a column; the number of answers stands in the cells where runs differ in it."""
+    rows = []
+    for name in names:
+        counts = {group[name].num for group in groups.values() if name in group}
+        if counts:
+            num = f"{counts.pop():,}" if len(counts) == 1 else "-"
+            rows.append([name, num, *(_accuracy(group.get(name), num == "-") for group in groups.values())])
+    note = "In brackets: 95 % interval (Wilson), and the number of answers where runs differ in it."
+    return Table([first, "n", *groups], rows, note)
+
+
+def _accuracy(counts: Tally | None, with_num: bool) -> str:
     if counts is None:
         return "-"
     low, high = counts.interval
@@ -183,16 +197,6 @@ def listening_table(analyses: Sequence[Analysis]) -> Table:
     kept = [[name, *cells, echo] for name, cells, echo in lines if any(cell not in ("-", "none") for cell in cells)]
     note = "Echo: after RL, Qwen2.5-Omni-7B on MMAR. Words and seconds: mean (5th to 95th percentile)."
     return Table(["", *(a.name for a in analyses), "Echo (paper)"], kept, note)
-
-
-def bins_table(analyses: Sequence[Analysis], which: str) -> Table:
-    """Accuracy by `by_iou` or `by_seconds`, a group to a row and a run to a column."""
-    found: list[dict[str, Tally]] = [getattr(a, which) for a in analyses]
-    names, first = {"by_iou": (IOU_NAMES, "IoU with the events"), "by_seconds": (SECONDS_NAMES, "recording")}[which]
-    rows = [[name, *(_accuracy(groups.get(name), True) for groups in found)] for name in names
-            if any(name in groups for groups in found)]  # fmt: skip
-    note = "Accuracy; in brackets its 95 % interval (Wilson) and the number of answers."
-    return Table([first, *(a.name for a in analyses)], rows, note)
 
 
 def attention_table(curves: Sequence[AttentionCurve]) -> Table:
