@@ -16,6 +16,7 @@ from rich.text import Text
 
 from relisten.reports.text import broken, console, printable, safe
 
+_WORD, _DIGIT = re.compile(r"[^\W\d]"), re.compile(r"\d")
 _BRACKETS, _SMALL = re.compile(r"^(\S+) (\(.+\))$"), r"\1 <small>\2</small>"
 _LONG = 24
 """Characters; a longer cell may be broken into lines."""
@@ -25,7 +26,7 @@ _FIRST, _HEAD = 14, 10
 
 @dataclass(frozen=True)
 class Table:
-    """Texts in rows and columns. The first column is set left, the others right."""
+    """Texts in rows and columns. The first column and columns without a figure are set left, the others right."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -34,6 +35,11 @@ class Table:
     title: str = ""
     rules: Sequence[int] = ()
     """Rows (counted from 0) before which a terminal draws a line."""
+
+    def is_left(self, column: int) -> bool:
+        """Whether a column is set left: the first one, and those of words."""
+        cells = [row[column] for row in self.rows]
+        return not column or (any(map(_WORD.search, cells)) and not any(map(_DIGIT.search, cells)))
 
 
 def terminal_table(table: Table, title: str = "", width: int | None = None) -> RenderableType:
@@ -53,7 +59,7 @@ def terminal_table(table: Table, title: str = "", width: int | None = None) -> R
         for column in block:
             most = first if not column else max(_width(table, column, head=False), _HEAD)
             head = "\n".join(broken(printable(table.columns[column]), most))
-            rich.add_column(Text(head), justify="right" if column else "left", overflow="fold",
+            rich.add_column(Text(head), justify="left" if table.is_left(column) else "right", overflow="fold",
                             no_wrap=column > 0 and need[column] - gap <= _LONG)  # fmt: skip
         for place, cells in enumerate(table.rows):
             texts = [printable(cells[column]).replace("\n", " ") for column in block]
@@ -93,18 +99,27 @@ def markdown_table(table: Table) -> str:
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(one_line(cell).replace("|", "\\|") for cell in cells) + " |"
 
-    rule = "|---|" + "--:|" * (len(table.columns) - 1)
+    rule = "|" + "".join("---|" if table.is_left(column) else "--:|" for column in range(len(table.columns)))
     lines = [line(table.columns), rule, *map(line, table.rows)]
     return "\n".join(lines) + (f"\n\n{one_line(table.note)}" if table.note else "") + "\n"
 
 
 def html_table(table: Table) -> str:
     """A <table> that scrolls by itself where it is too wide. What a figure has in brackets goes under it."""
-    head = "".join(f"<th scope='col'>{safe(name)}</th>" for name in table.columns)
+    left = [table.is_left(column) for column in range(len(table.columns))]
+
+    def cell(text: str, column: int) -> str:
+        kind = " ".join(name for name, holds in (("long", len(text) > 16), ("left", left[column])) if holds)
+        opened = f"<td class='{kind}'>" if kind else "<td>"
+        return f"{opened}{_BRACKETS.sub(_SMALL, safe(text))}</td>"
+
+    head = "".join(
+        f"<th scope='col'{' class=left' * left[n]}>{safe(name)}</th>" for n, name in enumerate(table.columns)
+    )
     body = ""
-    for cells in table.rows:
-        rest = (f"<td{' class=long' * (len(c) > 16)}>{_BRACKETS.sub(_SMALL, safe(c))}</td>" for c in cells[1:])
-        body += f"<tr><th scope='row'>{safe(cells[0])}</th>{''.join(rest)}</tr>"
+    for first, *rest in table.rows:
+        cells = "".join(cell(text, column) for column, text in enumerate(rest, start=1))
+        body += f"<tr><th scope='row'>{safe(first)}</th>{cells}</tr>"
     note = f"<p class='caption'>{safe(table.note)}</p>" if table.note else ""
     return f"<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{note}"
 
