@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 Row = tuple[str, float | None, float | None, Mapping[str, Any]]
-"""Label, start and end of one event, in the unit of its table (None: not given), and whatever else is said of it."""
+"""Label, start and end of an event, in the unit of its table (None: not given), and what else is known of the event."""
 
 NAMES = {
     "audio": (
@@ -35,13 +35,14 @@ NAMES = {
     "end": ("end", "offset", "stop", "end_time", "stop_time", "offset_time", "tmax", "to"),
     "duration": ("duration", "length", "dur"),
 }  # fmt: skip
-"""Names that columns have in the wild, the more telling first: a `class` beside a `class_name` may be a number. A unit
-may follow: `start_ms`, `Begin Time (s)`."""
+"""Usual names of columns, the preferred one first: a `class` beside a `class_name` may be a number. A unit may follow
+the name, as in `start_ms` and `Begin Time (s)`."""
 UNITS = {
     "s": 1.0, "sec": 1.0, "secs": 1.0, "second": 1.0, "seconds": 1.0,
     "ms": 1e-3, "msec": 1e-3, "msecs": 1e-3, "millis": 1e-3, "millisecond": 1e-3, "milliseconds": 1e-3,
 }  # fmt: skip
 COUNTED = ("sample", "samples", "frame", "frames")
+"""Units that cannot be turned into seconds without knowing the rate."""
 _NOTHING: Mapping[str, Any] = {}
 NO_TIME = {"", "-", "na", "n/a", "nan", "none", "null"}
 _NUMBER = re.compile(r"([+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?)\s*([a-zA-Z]*)")
@@ -49,9 +50,9 @@ _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d\d?(?:[.,]\d*)?)")
 _THOUSANDS = re.compile(r"[1-9]\d{0,2},\d{3}")
 SAMPLE = 100
-"""Recordings that are compared with their times to find out whether these are seconds or milliseconds."""
+"""Number of recordings whose length is compared with their times, to find out whether these are milliseconds."""
 SLACK = 0.5
-"""Seconds by which a time may lie beyond the recording's end and still be taken for one of it."""
+"""Seconds by which an event may end after its recording and still be counted as fitting it."""
 
 
 # Text.
@@ -100,8 +101,14 @@ def first_row(path: Path, delimiter: str) -> list[str]:
 def _header(path: Path, delimiter: str, needed: Sequence[str]) -> list[str]:
     header = first_row(path, delimiter)
     if missing := [name for name in needed if name not in header]:
-        raise ValueError(f"{path}: has no column {missing[0]!r}; its columns are {', '.join(header) or 'none'}")
+        raise ValueError(f"{path}: has no column {missing[0]!r}; its columns are {_named(header)}")
     return header
+
+
+def _named(header: Sequence[str]) -> str:
+    """Names of columns for a message, which is one line."""
+    short = [" ".join(name.split())[:30] for name in header[:12]]
+    return ", ".join([*short, *(["..."] if len(header) > 12 else [])]) or "none"
 
 
 def _delimiter(path: Path, needed: Sequence[str]) -> str:
@@ -176,16 +183,16 @@ def _time(value: Any) -> tuple[float | None, bool]:
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column, or key of an object, holds what; an empty text where none does."""
+    """Which column, or key of an object, holds what; the name is empty if none does."""
 
     audio: str
     label: str
     start: str
     end: str
     duration: str = ""
-    """Of the event; used where there is no end."""
+    """Of the event; used if there is no end."""
     scale: float | None = None
-    """Seconds in one unit of the times, as the columns' names say; None where they do not."""
+    """Seconds in one unit of the times, according to the columns' names; None if they do not say."""
 
     @property
     def timed(self) -> bool:
@@ -195,7 +202,7 @@ class Columns:
 
 @lru_cache(maxsize=256)
 def which(header: tuple[str, ...]) -> Columns:
-    """Find the columns by their names. Raises ValueError where times are counted in samples or frames."""
+    """Find the columns by their names. Raises ValueError if times are in samples or frames, or in different units."""
     plain: dict[str, tuple[str, str]] = {}
     for name in header:
         words = re.findall(r"[^\W_]+", _HUMP.sub(" ", name).lower())
@@ -218,7 +225,7 @@ def which(header: tuple[str, ...]) -> Columns:
 
 @dataclass
 class Times:
-    """What was learnt of the times of a file while they were read: which unit they have, which way commas are used."""
+    """What is known of the times of a file after reading them: their unit, and how commas are used."""
 
     where: str
     """The file, for messages."""
@@ -227,15 +234,15 @@ class Times:
     scale: float | None = None
     """Seconds in one unit; None until it is known."""
     thousands: str = ""
-    """A time whose comma may be a decimal one or one between thousands, as in 1,250."""
+    """A time whose comma may be a decimal comma or a separator of thousands, as in 1,250."""
     decimals: bool = False
-    """Whether another time shows that commas are decimal ones."""
+    """Whether another time shows that commas are decimal commas."""
     own_units: bool = False
     """Whether a time has a unit of its own, as 0:01.5 and "3 s" have."""
 
     def read(self, value: Any, column: str) -> float | None:
         """One time, in the file's unit. Raises ValueError that names the column."""
-        if isinstance(value, str) and value.replace(".", "", 1).isdecimal():  # nearly every time of a corpus
+        if isinstance(value, str) and len(value) < 16 and value.replace(".", "", 1).isdecimal():  # nearly always
             return float(value)
         try:
             number, unit_given = _time(value)
@@ -261,14 +268,14 @@ class Times:
         return sys.intern(str(cells.get(columns.label) or "").strip()), start, end, _NOTHING
 
     def settle(self, first: Sequence[tuple[float, Sequence[Row]]]) -> str:
-        """Decide the unit by the first recordings: (duration in seconds, events). Returns what is to be told, or "".
+        """Decide the unit by the first recordings, given as (duration in seconds, events). Returns a note, or "".
 
-        Raises ValueError, which names the columns, where the times fit the recordings neither way.
+        Raises ValueError that names the columns if the times fit neither as seconds nor as milliseconds.
         """
         ends = [(end, duration) for duration, rows in first for _, _, end, _ in rows if end is not None]
         names = " and ".join(repr(name) for name in (self.columns.start, self.columns.end or self.columns.duration))
-        fit = self.columns.scale == 1e-3 or all(1000 * end <= duration + SLACK for end, duration in ends)
-        if self.thousands and not self.decimals and fit:
+        fit = self.columns.scale == 1e-3 or not _num_beyond(ends, 1000.0)
+        if ends and self.thousands and not self.decimals and fit:
             raise ValueError(
                 f"{self.where}: it is not clear whether the comma of {self.thousands!r} in {names} is a decimal comma;"
                 " write the times with points"
@@ -374,7 +381,7 @@ def layout(path: Path) -> tuple[str, list[str], Columns]:
     _, _, header, columns = best
     missing = next(key for key in ("label", "start", "end") if not getattr(columns, key))
     others = ", ".join(name for name in NAMES[missing][:6] if name != missing)
-    raise ValueError(f"{path}: has no column {missing!r} (or {others}); its columns are {', '.join(header) or 'none'}")
+    raise ValueError(f"{path}: has no column {missing!r} (or {others}); its columns are {_named(header)}")
 
 
 def _is_time(cells: Sequence[str], place: int) -> bool:
