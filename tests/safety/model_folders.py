@@ -90,19 +90,19 @@ def _use(folder: Path) -> None:
 # --- changes --------------------------------------------------------------------------------------------------------
 
 
-def _leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Where every value of a JSON document stands, its containers too; of long lists and vocabularies the first."""
     if path:
         yield path
     if isinstance(value, dict):
         for key in list(value)[:60]:
-            yield from _leaves(value[key], (*path, key))
+            yield from leaves(value[key], (*path, key))
     elif isinstance(value, list):
         for place in range(min(2, len(value))):
-            yield from _leaves(value[place], (*path, place))
+            yield from leaves(value[place], (*path, place))
 
 
-def _edited(file: str, path: tuple[Any, ...], value: Any, gone: bool = False) -> Change:
+def edited(file: str, path: tuple[Any, ...], value: Any, gone: bool = False) -> Change:
     def change(folder: Path) -> None:
         whole = json.loads((folder / file).read_text())
         at = whole
@@ -119,11 +119,11 @@ def _edited(file: str, path: tuple[Any, ...], value: Any, gone: bool = False) ->
 
 def _settings(good: Path) -> Iterator[Broken]:
     for file in SETTINGS:
-        for path in _leaves(json.loads((good / file).read_text())):
+        for path in leaves(json.loads((good / file).read_text())):
             where = f"{file}: {'.'.join(map(str, path))}"
-            yield Broken(f"{where} gone", _edited(file, path, None, gone=True))
+            yield Broken(f"{where} gone", edited(file, path, None, gone=True))
             for value in VALUES:
-                yield Broken(f"{where} = {json.dumps(value)[:20]}", _edited(file, path, value))
+                yield Broken(f"{where} = {json.dumps(value)[:20]}", edited(file, path, value))
     evil = {"AutoConfig": "evil.A", "AutoTokenizer": ["evil.A", "evil.A"]}
     added = {
         "auto_map": evil, "quantization_config": {"quant_method": "fp8"}, "attn_implementation": "a/b",
@@ -132,30 +132,30 @@ def _settings(good: Path) -> Iterator[Broken]:
     }  # fmt: skip
     for file in SETTINGS:
         for key, value in added.items():
-            yield Broken(f"{file}: {key} added", _edited(file, (key,), value))
+            yield Broken(f"{file}: {key} added", edited(file, (key,), value))
 
 
 def _tokenizer(good: Path) -> Iterator[Broken]:
     whole = json.loads((good / "tokenizer.json").read_text())
-    for path in _leaves(whole):
+    for path in leaves(whole):
         if "vocab" in path or "merges" in path:
             continue
         yield Broken(
-            f"tokenizer.json: {'.'.join(map(str, path))} gone", _edited("tokenizer.json", path, None, gone=True)
+            f"tokenizer.json: {'.'.join(map(str, path))} gone", edited("tokenizer.json", path, None, gone=True)
         )
         for value in VALUES:
             yield Broken(f"tokenizer.json: {'.'.join(map(str, path))} = {json.dumps(value)[:20]}",
-                         _edited("tokenizer.json", path, value))  # fmt: skip
+                         edited("tokenizer.json", path, value))  # fmt: skip
     for value in VALUES:
         yield Broken(
-            f"tokenizer.json: vocab = {json.dumps(value)[:20]}", _edited("tokenizer.json", ("model", "vocab"), value)
+            f"tokenizer.json: vocab = {json.dumps(value)[:20]}", edited("tokenizer.json", ("model", "vocab"), value)
         )
         yield Broken(
-            f"tokenizer.json: merges = {json.dumps(value)[:20]}", _edited("tokenizer.json", ("model", "merges"), value)
+            f"tokenizer.json: merges = {json.dumps(value)[:20]}", edited("tokenizer.json", ("model", "merges"), value)
         )
         yield Broken(
             f"tokenizer.json: an id = {json.dumps(value)[:20]}",
-            _edited("tokenizer.json", ("model", "vocab", "a"), value),
+            edited("tokenizer.json", ("model", "vocab", "a"), value),
         )
 
 
@@ -258,7 +258,7 @@ def _others() -> Iterator[Broken]:
         "_thinker",
         7,
     ):
-        yield Broken(f"model_type is {model_type}", _edited("config.json", ("model_type",), model_type))
+        yield Broken(f"model_type is {model_type}", edited("config.json", ("model_type",), model_type))
 
 
 def void(_: object) -> None:

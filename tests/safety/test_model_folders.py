@@ -93,7 +93,7 @@ def test_pickled_weights_are_never_opened(good: Path, tmp_path: Path) -> None:
 def test_settings_that_cannot_be_right_are_refused_before_they_cost_anything(
     good: Path, tmp_path: Path, file: str, where: tuple[str, ...], value: object, message: str
 ) -> None:
-    broken = model_folders.Broken("", model_folders._edited(file, where, value))
+    broken = model_folders.Broken("", model_folders.edited(file, where, value))
     outcome = model_folders.tried(good, broken, tmp_path)
     assert outcome.kind == "refused" and message.split(".")[0] in outcome.said, outcome
     with pytest.raises(ValueError, match=message):
