@@ -178,6 +178,40 @@ def test_half_a_character_is_written_as_its_escape(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_text() == r'"caf\udce9"'
 
 
+@pytest.mark.parametrize(
+    ("link", "command"),
+    [
+        ("answers.jsonl", ["eval", "QUESTIONS", "OUT", "--max-new-tokens", "2"]),
+        ("config.json", ["eval", "QUESTIONS", "OUT", "--max-new-tokens", "2"]),
+        ("summary.json", ["eval", "QUESTIONS", "OUT", "--max-new-tokens", "2"]),
+        ("audio", ["scenes", "OUT", "--num", "1"]),
+        ("questions.jsonl", ["scenes", "OUT", "--num", "1"]),
+        ("build.sqlite", ["data", "build", "--source", "scenes", "--root", "HERE", "--out", "OUT"]),
+        ("sft.jsonl", ["data", "build", "--source", "scenes", "--root", "HERE", "--out", "OUT"]),
+        ("checkpoints", ["train", "sft", "--data", "QUESTIONS", "--output", "OUT", "--model", "nano", "--steps", "1",
+                         "--batch-size", "1", "--device-batch-size", "1", "--workers", "0"]),
+    ],
+)  # fmt: skip
+def test_commands_refuse_a_link_in_the_place_of_what_they_write(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], link: str, command: list[str]
+) -> None:
+    """The run folder came from somebody else; what the link points to is as it was before."""
+    write_scenes(tmp_path / "here", num=2, max_seconds=4)
+    precious = tmp_path / "precious"
+    if link in ("audio", "checkpoints"):
+        precious.mkdir()
+    else:
+        precious.write_text("{}")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / link).symlink_to(precious)
+    places = {"QUESTIONS": tmp_path / "here" / "questions.jsonl", "OUT": tmp_path / "out", "HERE": tmp_path / "here"}
+    assert cli.run([str(places.get(token, token)) for token in command]) == 2
+    said = capsys.readouterr().err
+    # What a link shows is not the run's, so `eval` may refuse the folder before it writes.
+    assert ("is a link" in said) or (command[0] == "eval" and "choose a new folder" in said)
+    assert not list(precious.iterdir()) if precious.is_dir() else precious.read_text() == "{}"
+
+
 # --- what is lost while a command runs ------------------------------------------------------------------------------
 
 

@@ -47,6 +47,12 @@ def check(folder: str | os.PathLike[str], config: Any) -> dict[str, Any]:
     return _previous(Path(folder), _settings(config), _defaults(config))
 
 
+def check_kept(folder: Path) -> None:
+    """Raise ValueError where a run's folder was removed since `start`, even if something was written there again."""
+    if gone := [name for name in ("config.json", "run.json") if not (folder / name).is_file()]:
+        raise ValueError(f"{folder}: was removed while this run wrote to it; {gone[0]} and earlier results are lost")
+
+
 def log_metrics(folder: str | os.PathLike[str], step: int, metrics: Mapping[str, Any]) -> None:
     """Add one line to metrics.jsonl; numbers of numpy and torch are taken, NaN and infinity become null."""
     values = {name: _number(name, value) for name, value in metrics.items()}

@@ -93,17 +93,18 @@ def kill(long: Long, out: Path, num: int, rng: random.Random, counts: Counts, un
     wanted, done = long.left(whole), 0
     while done < num and time.monotonic() < until:
         shutil.rmtree(out, ignore_errors=True)
-        for _ in range(rng.randint(1, 4)):  # a run is killed up to four times before it may end
+        kills = rng.randint(1, min(4, num - done))
+        for _ in range(kills):  # before the run may end
             child = forked(lambda: command(long.given(out)))
             time.sleep(rng.uniform(0.1, 0.9) * lasts)
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            done += 1
+        done += kills
         outcome = attempt(lambda: command(long.given(out)), seconds=120)
         if outcome.kind == "passed":
             outcome = compared(long, out, wanted)
-        counts.add(kind, "then started again", Outcome("failed", outcome.said) if outcome.said else outcome, num=1)
-    counts.by_kind[kind]["passed"] += done - counts.by_kind[kind].total()  # each kill, not each run
+        outcome = outcome if outcome.kind == "passed" else Outcome("failed", outcome.said)
+        counts.add(kind, "then started again", outcome, kills)
 
 
 def starve(long: Long, out: Path, num: int, rng: random.Random, counts: Counts, until: float = math.inf) -> None:

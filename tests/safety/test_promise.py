@@ -42,9 +42,10 @@ def test_what_is_promised_holds_for_ten_minutes(
     for number, long in enumerate(longs):
         place = tmp_path / f"of-{number}"
         place.mkdir()
-        until = begun + SECONDS * 2 / 3 * (number + 1) / len(longs)
-        long_commands.kill(long, place / "out", KILLS, rng, counts, until - 0.3 * (until - time.monotonic()))
-        long_commands.starve(long, place / "out", FAULTS, rng, counts, until)
+        now = time.monotonic()
+        share = (begun + SECONDS * 2 / 3 - now) / (len(longs) - number)
+        long_commands.kill(long, place / "out", KILLS, rng, counts, now + 0.7 * share)
+        long_commands.starve(long, place / "out", FAULTS, rng, counts, now + share)
         shutil.rmtree(place)
     kinds = [*fuzz.fuzzers(world, tmp_path / "fuzz"), server_fuzzer(world, tmp_path / "servers")]
     while time.monotonic() < begun + SECONDS:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relisten import redact
+from relisten.files import refuse_links
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS calls (number INTEGER PRIMARY KEY, key BLOB NOT NULL, stage TEXT, clip TEXT, time REAL,
@@ -321,6 +322,7 @@ def _json(value: Any) -> str:
 
 def _claimed(path: Path) -> sqlite3.Connection:
     """A lock beside a store, held until it is closed or the process ends. Two builds in one store would pay twice."""
+    refuse_links(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = sqlite3.connect(path.with_name(f"{path.name}.lock"), timeout=1, check_same_thread=False)

@@ -12,6 +12,8 @@ from relisten import cpu
 if TYPE_CHECKING:
     from relisten.models.base import AudioLM
 
+SAFELY: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
+"""How transformers is to read a model: nothing is fetched, opened as a pickle, or run."""
 NOT_MODELS = ("__init__", "base", "folder", "nano", "trial")
 """Files here that are not named after a `model_type`."""
 WEIGHT_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]

@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from relisten.files import replacing_files
+from relisten.models import SAFELY
 from relisten.models.base import Prompts, lay_out_for_cpu, pad_features, read_prompts
 from relisten.models.folder import Shapes, check_layers, check_plausible, checked, foreign, read_json
 from relisten.models.scope import Scope, read_scope
@@ -243,9 +244,7 @@ def load(folder: Path, dtype: str = "auto", device: str = "auto", device_map: An
             dtype=dtype,
             device_map=device_map,
             output_loading_info=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
+            **SAFELY,
         )
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"{folder}: {len(missing)} weights are missing, {missing[0]} for one; is the download whole?")

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from relisten.files import make_folder, refuse_links
+
 
 def latest(folder: Path) -> str | None:
     """The newest complete `checkpoint-N` in a folder, or None.
@@ -35,7 +37,8 @@ def staged(folder: Path, name: str, writer: bool = True) -> Iterator[Path]:
     """
     part = folder / ".part"
     if writer:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(make_folder(folder) / part.name, ignore_errors=True)
+        refuse_links(part)  # a link is left by rmtree, and would be written through
     try:
         yield part
         if writer:

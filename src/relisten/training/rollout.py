@@ -14,6 +14,7 @@ import torch
 from relisten import records
 from relisten.engine.engine import Engine
 from relisten.engine.generation import GenerationConfig
+from relisten.files import make_folder
 from relisten.segments import iou
 from relisten.training import rewards
 from relisten.training.losses import group_advantages
@@ -128,4 +129,4 @@ def write_samples(path: Path, step: int, groups: Sequence[Sequence[Rollout]], nu
             heard = ", ".join(f"{s.start:.1f}-{s.end:.1f}" for s in one.response.heard) or "nothing"
             refused = "".join(f"; refused {r.text} ({r.reason})" for r in one.trace.refusals)
             lines += [f"{index}. {one.trace.text!r}", f"   heard {heard}{refused}", ""]
-    records.write_atomic(path, "\n".join(lines) + "\n")
+    records.write_atomic(make_folder(path.parent) / path.name, "\n".join(lines) + "\n")

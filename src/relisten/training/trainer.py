@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import ProgressCallback, TrainingArguments
 
 from relisten import cpu, run
-from relisten.models import load
+from relisten.models import SAFELY, load
 from relisten.models.base import AudioLM
 from relisten.training import checkpoint, launch, plots, sharding
 from relisten.training.config import TrainingConfig, is_first_process, num_processes
@@ -81,8 +81,7 @@ class PackedTrainer(HookedTrainer):
         module, weights = self.audio_lm.module, dict[str, Any]()
         split = self.sharding is not None and self.is_in_train  # before the training loop, each process has all weights
         if self.is_world_process_zero() or not split:
-            safely = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
-            weights = type(module).from_pretrained(folder, **safely).state_dict()
+            weights = type(module).from_pretrained(folder, **SAFELY).state_dict()
         if self.sharding is not None and split:
             self.sharding.set_weights(module, weights)
         else:
@@ -202,6 +201,7 @@ def train(trainer: PackedTrainer, lines: Sequence[str] = ()) -> Path:
             trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
         model.module.eval()
         model.save(config.output / "model", weights=weights)
+        run.check_kept(config.output)
         plots.training_curves(config.output / "metrics.jsonl", config.output / "curves.png")
         for line in finished(config):
             tell(line)
