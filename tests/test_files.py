@@ -215,7 +215,7 @@ def test_commands_refuse_a_link_in_the_place_of_what_they_write(
 # --- what is lost while a command runs ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("what", ["folder", "file", "end"])
+@pytest.mark.parametrize("what", ["folder", "file", "at once", "end"])
 @pytest.mark.parametrize("command", ["eval", "ask"])
 def test_answers_that_are_removed_in_mid_run_are_missed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str, command: str
@@ -231,10 +231,17 @@ def test_answers_that_are_removed_in_mid_run_are_missed(
         nonlocal num
         num += 1
         size = real(path, record, size)
-        if num == (4 if what == "end" else 2):
+        if num == (4 if what == "end" else 2) and what != "at once":
             shutil.rmtree(out) if what == "folder" else answers.unlink()
         return size
 
+    def fsync(descriptor: int) -> None:
+        put(descriptor)
+        if num == 2 and what == "at once":  # before the line that is written now has come back to its writer
+            answers.unlink()
+
+    put = os.fsync
+    monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(records, "append", append)
     options = ["--max-new-tokens", "4", *(["--out", str(answers)] if command == "ask" else [])]
     given = [str(asked), str(out)] if command == "eval" else [str(asked)]

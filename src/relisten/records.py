@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from relisten import tags
-from relisten.files import check_size, grow, size_of
+from relisten.files import check_size, grow
 from relisten.files import sole_writer as sole_writer
 from relisten.files import write_atomic as write_atomic
 from relisten.types import Example, Segment
@@ -58,7 +58,8 @@ def append(path: str | os.PathLike[str], record: Mapping[str, Any], size: int | 
     with grow(path) as file:
         _mend(file)
         file.write(line + b"\n")
-    return size_of(path)
+        file.flush()
+        return os.fstat(file.fileno()).st_size  # of the file that was written, even if its name is gone already
 
 
 def resume(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

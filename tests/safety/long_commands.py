@@ -122,8 +122,8 @@ def starve(long: Long, out: Path, num: int, rng: random.Random, counts: Counts, 
         outcome = attempt(lambda fault=fault: [fault(), command(long.given(out))], seconds=120)
         if fault.__name__ == "remove" and outcome.kind == "passed":
             outcome = compared(long, out, wanted)  # what is lost must be said
-            if gone := {path.name for path in whole.iterdir()} - {path.name for path in out.iterdir()}:
-                outcome = Outcome("failed", f"{min(gone)} is lost, and nothing was said")
+            if gone := {path.name for path in whole.glob("[!.]*")} - {path.name for path in out.iterdir()}:
+                outcome = Outcome("failed", f"{min(gone)} is lost, and nothing was said; {outcome.said}")
         counts.add(kind, fault.__doc__ or "", outcome)
         if outcome.kind != "failed" and fault.__name__ != "remove":
             outcome = attempt(lambda: command(long.given(out)), seconds=120)
