@@ -1,4 +1,4 @@
-"""Models: `load()` finds the file in this folder that is named after a checkpoint's `model_type`."""
+"""Models. `load()` uses the file in this folder that is named after the `model_type` of a checkpoint."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ WEIGHT_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 def load(name: str | Path = "nano", dtype: str = "auto", device: str = "auto", device_map: Any = None) -> AudioLM:
     """Load a model: "nano" (shipped), a folder, or a hub name such as "Qwen/Qwen2.5-Omni-7B".
 
-    dtype: auto (the checkpoint's own), float32, bfloat16 or float16. device: auto (CUDA, then MPS, then CPU) or a
-    torch device. device_map: transformers' own, for models that need several devices ("auto" needs accelerate).
-    Raises ValueError, in one line, on anything that cannot be loaded.
+    dtype: auto (that of the checkpoint), float32, bfloat16 or float16. device: auto (CUDA if there is one, else MPS,
+    else the CPU), or a torch device. device_map: as in transformers, for a model that needs several devices ("auto"
+    needs accelerate). Raises ValueError, in one line, if the model cannot be loaded.
     """
     folder = find(name)
     from relisten.models.folder import read_json
@@ -44,7 +44,7 @@ def load(name: str | Path = "nano", dtype: str = "auto", device: str = "auto", d
 
 
 def find(name: str | Path) -> Path:
-    """The local folder of a model, fetched from the hub when it is not one. Raises ValueError when it cannot be had."""
+    """The local folder of a model. A hub name is downloaded first. Raises ValueError if there is no such model."""
     if str(name) == "nano":
         return Path(str(files("relisten") / "assets" / "nano"))
     folder = Path(name).expanduser()

@@ -1,7 +1,7 @@
-"""nano: a model of the paper's own class, small enough to train and to answer on a laptop's CPU.
+"""nano: a model of the same class as the paper's, small enough to train and run on a laptop CPU.
 
-It is made here from nothing (configuration, tokenizer, prompts, random weights) and saved in the ordinary Hugging Face
-layout, so that `Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained` and `relisten.load` both read it.
+Configuration, tokenizer, prompts and random weights are made here. The model is saved in the layout of Hugging Face, so
+that both `Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained` and `relisten.load` can read it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CONTROL_TOKENS = (
     "<|IMAGE|>",
     "<|VIDEO|>",
 )
-# Tags and tenths of a second are single tokens: a short sequence is what a small model can learn.
+# Tags and tenths of a second are single tokens, because a small model learns short sequences more easily.
 PIECES = r" ?</?(?:seg|think|answer)>|\d+\.\d(?!\d)|, | ?\p{L}+|\p{N}|\s|[^\s\p{L}\p{N}]"
 
 
@@ -50,20 +50,20 @@ class NanoConfig:
     audio_heads: int = 3
     audio_intermediate_size: int = 576
     audio_block: int = 200
-    """Half a block of the audio tower, in mel frames (`n_window`); 200 makes a block 8 s, Qwen's are 2 s."""
+    """Half a block of the audio tower, in mel frames (`n_window`). With 200, a block is 8 s; Qwen's blocks are 2 s."""
     num_mel_bins: int = 64
     hop_length: int = 320
-    """Samples between mel frames; 320 makes 12.5 audio tokens a second, half of Qwen's rate."""
+    """Samples between mel frames. With 320 there are 12.5 audio tokens a second, half of Qwen's rate."""
     n_fft: int = 512
     context: int = 4096
-    """Longest sequence, in tokens."""
+    """The longest sequence, in tokens."""
 
 
 def prompts() -> Prompts:
-    """nano's short prompt: at this size every token of a prompt is paid for in training time."""
+    """nano's short prompt. For such a small model, every token of the prompt costs training time."""
     return Prompts(
         system=None,
-        choose="{question}\n {choices}",  # with a blank before it, a choice is the same token as in a sentence
+        choose="{question}\n {choices}",  # with the blank, a choice has the same tokens as in a sentence
         open="{question}",
         choice_separator="\n ",
         instructions={"conditioned": "", "grounded": "\nlisten", "interleaved": "\nlisten"},
@@ -71,7 +71,7 @@ def prompts() -> Prompts:
 
 
 def tokenizer(texts: Iterable[str], vocab_size: int = 2048) -> PreTrainedTokenizerFast:
-    """Byte-level BPE in which each word, tag and tenth of a second of `texts` is one token; no text is unknown."""
+    """Byte-level BPE in which each word, tag and tenth of a second in `texts` is one token. It can encode any text."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -96,7 +96,7 @@ def tokenizer(texts: Iterable[str], vocab_size: int = 2048) -> PreTrainedTokeniz
 
 
 def config(size: NanoConfig, vocab: PreTrainedTokenizerFast) -> Qwen2_5OmniThinkerConfig:
-    """The class's own configuration, with its vision tower as small as it goes (it is never used)."""
+    """The configuration of the class. Its vision tower is never used and as small as possible."""
     ids = {text: vocab.convert_tokens_to_ids(text) for text in CONTROL_TOKENS}
     half = size.hidden_size // size.num_heads // 2
     width = half // 8

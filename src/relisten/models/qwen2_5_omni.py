@@ -1,7 +1,7 @@
 """Qwen2.5-Omni's Thinker, the paper's base model: prompt, audio placeholders, log-mel, forward.
 
-The HF processor is not used: it needs torchvision, and pads every piece of audio to 300 s. What it does for audio is
-small: expand the placeholder, compute the mel.
+The processor of transformers is not used, because it needs torchvision and pads every piece of audio to 300 s. All it
+does for audio is to expand the placeholder and to compute the mel.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from relisten.models.trial import check_tokenizer, try_out
 from relisten.types import Audio, Format
 
 CLOSING = ("</seg>", "</seg")
-"""A closing tag, and what stands before its last character: the token that ends it must end there (design: a clean
-boundary), because Qwen's vocabulary merges the `>` with what follows."""
+"""A closing tag, whole and without its last character. The `>` must be a token of its own, because Qwen's vocabulary
+would merge it with the text that follows, and the audio has to start on a token boundary."""
 
 
 class Qwen2_5Omni:  # noqa: N801 (named after the model)
@@ -70,11 +70,11 @@ class Qwen2_5Omni:  # noqa: N801 (named after the model)
     # --- text ---------------------------------------------------------------------------------------------------
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of plain text; a control token that stands in it is spelled out as text."""
+        """Tokens of plain text. A control token that occurs in it is encoded as ordinary text."""
         return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
     def encode_response(self, text: str) -> list[int]:
-        """Tokens of a response, cut before and after the `>` of every `</seg>`, as the engine produces it."""
+        """Tokens of a response. The `>` of every `</seg>` is a token of its own, as the engine produces it."""
         ids: list[int] = []
         pieces = text.split(CLOSING[0])
         for piece in pieces[:-1]:
@@ -88,13 +88,13 @@ class Qwen2_5Omni:  # noqa: N801 (named after the model)
         return self.encode(piece + CLOSING[1]) + self.encode(">")
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of tokens; control and audio tokens give nothing."""
+        """Text of tokens. Control and audio tokens give no text."""
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def prompt(
         self, question: str, choices: Sequence[str], format: Format, num_samples: int | None
     ) -> tuple[list[int], int | None]:
-        """ChatML with the recording first in the user's turn; the index is that of its first audio token."""
+        """The prompt in ChatML, with the recording first in the user's turn, and the index of its first audio token."""
         begin, end = self._turn_ids["<|im_start|>"], self._turn_ids["<|im_end|>"]
         ids: list[int] = []
         if self.prompts.system is not None:
@@ -110,11 +110,11 @@ class Qwen2_5Omni:  # noqa: N801 (named after the model)
     # --- audio --------------------------------------------------------------------------------------------------
 
     def num_frames(self, num_samples: int) -> int:
-        """Mel frames of a piece of audio: hops, the last one begun."""
+        """Number of mel frames of a piece of audio: one for each hop, rounded up."""
         return -(-num_samples // int(self.feature_extractor.hop_length))
 
     def num_audio_tokens(self, num_samples: int) -> int:
-        """Two strides of two over the mel frames (25 tokens a second at a hop of 160 samples)."""
+        """Number of audio tokens: two strides of two over the mel frames (25 a second at a hop of 160 samples)."""
         after_conv = (self.num_frames(num_samples) - 1) // 2 + 1
         return max(0, (after_conv - 2) // 2 + 1)
 
@@ -123,14 +123,17 @@ class Qwen2_5Omni:  # noqa: N801 (named after the model)
         return [self.audio_begin_id, *[self.audio_id] * self.num_audio_tokens(num_samples), self.audio_end_id]
 
     def features(self, audio: Audio) -> Tensor:
-        """Log-mel [mel bins, frames] of one piece: the extractor's own, padded to 30 s and cut, to the last place."""
+        """Log-mel [mel bins, frames] of one piece of audio.
+
+        It is equal, bit by bit, to what the extractor computes when it pads to 30 s and the result is cut.
+        """
         if audio.rate != self.rate:
             raise ValueError(f"audio at {audio.rate} Hz; this model takes {self.rate} Hz")
         extractor, num_samples = self.feature_extractor, len(audio.samples)
         frames = self.num_frames(num_samples)
         padded = np.zeros(frames * extractor.hop_length + extractor.n_fft, dtype=np.float32)
         padded[:num_samples] = audio.samples
-        with torch.autocast("cpu", enabled=False):  # in float32, whatever the forward around it is in
+        with torch.autocast("cpu", enabled=False):  # in float32, whatever the precision of the forward
             mel = extractor(padded, sampling_rate=self.rate, padding="do_not_pad", truncation=False)
         return torch.from_numpy(np.asarray(mel["input_features"][0], dtype=np.float32)[:, :frames])
 
@@ -170,7 +173,7 @@ class Qwen2_5Omni:  # noqa: N801 (named after the model)
         return logits
 
     def _additive(self, mask: Tensor | None) -> Tensor | None:
-        """The eager attention adds its mask to the scores; the others take a boolean one as it is."""
+        """Eager attention adds its mask to the scores. The other kinds take a boolean mask."""
         if mask is None or self.module.config._attn_implementation != "eager":
             return mask
         lowest = torch.finfo(self.module.dtype).min
@@ -178,7 +181,7 @@ class Qwen2_5Omni:  # noqa: N801 (named after the model)
 
     @contextmanager
     def _keep(self, keep: tuple[Tensor, Tensor]) -> Iterator[None]:
-        """Project only the positions that are wanted onto the vocabulary; the forward itself stays the module's."""
+        """Inside this, only the wanted positions are projected onto the vocabulary."""
         handle = self.module.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0][keep],))
         try:
             yield
@@ -186,7 +189,7 @@ class Qwen2_5Omni:  # noqa: N801 (named after the model)
             handle.remove()
 
     def save(self, folder: Path, dtype: torch.dtype | None = None, weights: Mapping[str, Tensor] | None = None) -> None:
-        """Write the model in the ordinary layout, prompts included; see `AudioLM.save`."""
+        """Write the model and its prompts in the layout of transformers; see `AudioLM.save`."""
         own = self.module.state_dict() if weights is None else weights
         written = {name: v.to(dtype or v.dtype).contiguous() for name, v in own.items()}
         saving = foreign(folder, "the model cannot be saved there")
@@ -206,7 +209,7 @@ class Qwen2_5Omni:  # noqa: N801 (named after the model)
         return int(token_id)
 
     def _banned(self) -> set[int]:
-        """Placeholders would be taken for media by the model's own forward; rows past the vocabulary mean nothing."""
+        """Ids that are never sampled: placeholders, which the forward takes for media, and ids past the vocabulary."""
         config = self.module.config
         ids = {self.audio_id, self.audio_begin_id, self.audio_end_id, self._turn_ids["<|im_start|>"]}
         ids |= {_config_id(config, "image_token"), _config_id(config, "video_token")}
