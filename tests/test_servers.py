@@ -63,7 +63,7 @@ def ask(server: TeacherServer, **more: Any) -> Call:
 def test_time_and_size_of_a_reply_are_bounded(fault: str, reason: str) -> None:
     with serving(lambda *_: fault) as server:
         call = ask(server, timeout=0.5 if "drip" in fault else 60.0)
-        assert call.failure == "passing" and reason in call.error
+        assert call.failure == "passing" and reason in call.error and "unreadable" not in call.error
         assert server.sent < 3 * servers.MOST_BYTES
 
 

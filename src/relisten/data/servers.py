@@ -197,14 +197,17 @@ async def _ask(ask: Any, server: Server, asked: dict[str, Any]) -> Any:
             # Compression is not asked for: a reply is small, and one that unpacks without end is not sent by mistake.
             raw = await ask(**asked, extra_headers={"Accept-Encoding": "identity"})
         return json.loads(raw.content)
+    except Failed:
+        raise
     except (TimeoutError, openai.APITimeoutError):
         raise Failed(f"timeout: no complete reply within {server.timeout:g} s", "passing") from None
     except openai.APIStatusError as error:
         raise _refused(error) from None
     except openai.APIError as error:  # no connection, half a body
         cause = error.__cause__ or error
-        said = redact.one_line(str(cause))
-        raise Failed(said if isinstance(cause, Failed) else f"{type(cause).__name__}: {said}", "passing") from None
+        if isinstance(cause, Failed):
+            raise cause from None
+        raise Failed(f"{type(cause).__name__}: {redact.one_line(str(cause))}", "passing") from None
     except (ValueError, TypeError, RecursionError) as error:
         raise Failed(f"unreadable reply ({redact.one_line(str(error)) or type(error).__name__})", "passing") from None
 
