@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from tqdm import tqdm
 
 from relisten import audio, cli, models
 from relisten.commands.options import ModelOptions
@@ -532,3 +533,15 @@ def test_the_systems_errors_are_told_with_a_reason(
 
     monkeypatch.setattr(cli, "_tell_all", fail)
     assert run("--help") == (2, "", f"relisten: {said}\n")
+
+
+def test_an_error_under_a_progress_bar_has_a_line_of_its_own(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stood at the end of the bar: `training:  38%|###| 3/8]relisten: metrics.jsonl: cannot be written`."""
+
+    def fail(*_: object) -> None:
+        for _ in tqdm(range(8), desc="training", mininterval=0):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cli, "_tell_all", fail)
+    code, _, err = run("--help")
+    assert code == 2 and "relisten: No space left on device" in re.split(r"[\r\n]", err)

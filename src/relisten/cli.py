@@ -179,7 +179,11 @@ def _fail(error: BaseException, debug: bool, explain: Callable[[Any], str] = str
     if debug:
         raise error
     message = " ".join(redact(explain(error)).split()) or type(error).__name__
-    print("relisten: " + "".join(c if c.isprintable() else "�" for c in message), file=sys.stderr)
+    line = "relisten: " + "".join(c if c.isprintable() else "�" for c in message)
+    if "tqdm" in sys.modules:  # a progress bar may be open, at whose end the line would stand
+        sys.modules["tqdm"].tqdm.write(line, file=sys.stderr)
+    else:
+        print(line, file=sys.stderr)
     return USAGE_ERROR
 
 
