@@ -227,3 +227,10 @@ def test_charts_are_drawn_anew_for_a_phone(folders: list[Path]) -> None:
     drawn = [part for section in page.sections for part in section.parts if isinstance(part, Chart)]
     assert drawn and all('width="259.2pt"' in one.narrow and 'width="504pt"' in one.svg for one in drawn)
     assert html_page(page).count("<source media") == len(drawn)
+
+
+def test_columns_of_words_are_set_left() -> None:
+    table = Table(["", "side", "share"], [["a", "engine, 8 rows", "0.5"], ["b", "-", "about 0.1"]])
+    assert [table.is_left(column) for column in range(3)] == [True, True, False]
+    assert markdown_table(table).splitlines()[1] == "|---|---|--:|"
+    assert "<td class='left'>-</td>" in html_table(table)

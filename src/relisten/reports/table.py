@@ -16,7 +16,6 @@ from rich.text import Text
 
 from relisten.reports.text import broken, console, printable, safe
 
-_WORD, _DIGIT = re.compile(r"[^\W\d]"), re.compile(r"\d")
 _BRACKETS, _SMALL = re.compile(r"^(\S+) (\(.+\))$"), r"\1 <small>\2</small>"
 _LONG = 24
 """Characters; a longer cell may be broken into lines."""
@@ -26,7 +25,7 @@ _FIRST, _HEAD = 14, 10
 
 @dataclass(frozen=True)
 class Table:
-    """Texts in rows and columns. The first column and columns without a figure are set left, the others right."""
+    """Texts in rows and columns. The first column and columns of words are set left, the others right."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -38,8 +37,8 @@ class Table:
 
     def is_left(self, column: int) -> bool:
         """Whether a column is set left: the first one, and those of words."""
-        cells = [row[column] for row in self.rows]
-        return not column or (any(map(_WORD.search, cells)) and not any(map(_DIGIT.search, cells)))
+        cells = [text for row in self.rows if (text := row[column].strip(" -"))]
+        return not column or (bool(cells) and all(text[0].isalpha() for text in cells))
 
 
 def terminal_table(table: Table, title: str = "", width: int | None = None) -> RenderableType:
