@@ -355,8 +355,11 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
     rates = Table(["", "side", "rate", "ratio", "lowest to highest"], rows, note, title, rules)
     peaks = [[side, f"{n / 1e6:,.0f}", f"{n / result['memory'][PLAIN]:.2f}"] for side, n in result["memory"].items()]
     memory = Table(["", "MB", "ratio"], peaks, "The most within a step, weights not counted, on the same answers.")
-    grown = [[GROWTH[point["what"]][0], f"{point['value']:g}", *(f"{x:.2f}" for x in (*_parts(point), sum(_parts(point))))]
-             for point in result["growth"]]  # fmt: skip
+    grown = []
+    for point in result["growth"]:
+        parts = _parts(point)
+        seconds = (f"{x:.2f}" for x in (*parts, sum(parts)))
+        grown.append([GROWTH[point["what"]][0], f"{point['value']:g}", *seconds])
     growth = Table(
         ["", "value", "rollout", "rest of the step", "step"], grown, title="how a step of GRPO grows, CPU seconds"
     )
