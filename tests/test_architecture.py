@@ -6,7 +6,8 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evals": {VALUES, "models", "engine", "training"},
     "data": {VALUES, "models", "engine", "evals"},
     "reports": {VALUES, "models", "engine", "evals", "training", "data"},
-    "commands": {VALUES, "models", "engine", "evals", "training", "data", "reports"},
+    "asking": {VALUES, "models", "engine", "reports"},
+    "commands": {VALUES, "models", "engine", "evals", "training", "data", "reports", "asking"},
 }
 COMMAND_LINE = {"relisten.cli", "relisten.__main__"}
 HEAVY = {"torch", "transformers", "accelerate", "matplotlib"}
@@ -54,7 +56,11 @@ def imports(path: Path, typing: bool = True) -> Iterator[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     if not typing:
         tree.body = [node for node in tree.body if not _is_typing(node)]
-    for node in ast.walk(tree):
+    yield from _imported(ast.walk(tree), path)
+
+
+def _imported(nodes: Iterable[ast.AST], path: Path = ROOT) -> Iterator[str]:
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -80,10 +86,12 @@ def functions(path: Path) -> Iterator[tuple[ast.FunctionDef | ast.AsyncFunctionD
 
 def test_every_package_is_known() -> None:
     found = {module.split(".")[1] for module, path in MODULES.items() if path.name == "__init__.py" and "." in module}
-    assert found == set(MAY_IMPORT) - {VALUES}, "a new package needs its line in MAY_IMPORT: say what it may import"
+    assert found == set(MAY_IMPORT) - {VALUES, "asking"}, (
+        "a new package needs its line in MAY_IMPORT: say what it may import"
+    )
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if m not in COMMAND_LINE])
+@pytest.mark.parametrize("module", [m for m in MODULES if m not in COMMAND_LINE | {"relisten"}])
 def test_imports_go_one_way(module: str) -> None:
     """Lazy imports count as well; those of `TYPE_CHECKING` do too."""
     here = package(module)
@@ -142,19 +150,30 @@ def test_public_functions_are_typed_and_explained(path: Path) -> None:
 
 WITH_TRANSFORMERS = {"huggingface_hub", "packaging", "safetensors", "tokenizers", "tqdm"}
 """Imported here and there; transformers cannot be installed without them."""
+IMPORT_NAMES = {"pyyaml": "yaml"}
+EXTRAS_OF = {"training": {"train", "lora", "deepspeed", "tensorboard"}, "data": {"data", "ears", "ray"}}
+"""Extras that a package of the house may import anywhere. Others import an extra inside of a function, if at all."""
 
 
-def test_what_is_imported_is_declared() -> None:
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    declared = {name.lower().replace("-", "_") for name in re.findall(r'"([A-Za-z0-9_-]+)(?:\[[a-z,]+\])?>=', text)} | {
-        "yaml",
-        "relisten",
-    }
-    for module, path in MODULES.items():
-        outside = {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names) - declared
-        assert outside <= WITH_TRANSFORMERS, (
-            f"{module} imports {outside - WITH_TRANSFORMERS}: declare it in pyproject.toml"
-        )
+def declared(extra: str | None = None) -> set[str]:
+    """Import names of what the core needs, or of what an extra adds."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = project["dependencies"] if extra is None else project["optional-dependencies"][extra]
+    names = (re.match(r"[A-Za-z0-9_-]+", line)[0].lower() for line in lines)  # type: ignore[index]
+    return {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in names} - {"relisten"}
+
+
+@pytest.mark.parametrize("module", list(MODULES))
+def test_what_is_imported_is_declared(module: str) -> None:
+    """At the top of a file: the core, or an extra of its package. In functions: any extra that people install."""
+    core = declared() | WITH_TRANSFORMERS | set(sys.stdlib_module_names) | {"relisten"}
+    own = set[str]().union(*map(declared, EXTRAS_OF.get(package(module), set())))
+    shown = set[str]().union(*map(declared, ("train", "data", "ears", "ray", "lora", "deepspeed", "tensorboard")))
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    top = {name.split(".")[0] for name in _imported(n for n in tree.body if not _is_typing(n))}
+    lazy = {name.split(".")[0] for name in imports(MODULES[module])} - top
+    assert top <= core | own, f"{module} needs {sorted(top - core - own)} at its top: declare it, or import it later"
+    assert lazy <= core | shown, f"{module} imports {sorted(lazy - core - shown)}: declare it in pyproject.toml"
 
 
 def test_importing_relisten_imports_nothing_heavy_and_names_are_there() -> None:

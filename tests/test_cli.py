@@ -20,6 +20,7 @@ from tqdm import tqdm
 from relisten import audio, cli, models
 from relisten.commands.options import ModelOptions
 from relisten.engine.scripted import END, ScriptedEngine, script
+from relisten.extras import install_hint
 from relisten.models.base import AudioLM
 
 ANSWER = (
@@ -419,7 +420,7 @@ def test_doctor_finds_a_model_usable_or_not(run: Run, says: Callable[[str], None
     assert code == 1
     assert "no such folder" in " ".join(out.split())
     says(ANSWER)
-    monkeypatch.setattr("relisten.engine.answer.Engine", lambda model, max_rows: __import__("relisten").Engine(model))
+    monkeypatch.setattr("relisten.asking.Engine", lambda model, max_rows: __import__("relisten").Engine(model))
     code, out, _ = run("doctor")
     assert code == 0, out
     assert "torch" in out
@@ -429,7 +430,7 @@ def test_doctor_finds_a_model_usable_or_not(run: Run, says: Callable[[str], None
 def test_doctor_names_the_extra_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib import metadata
 
-    from relisten.commands import installed as doctor
+    from relisten.commands import diagnosis as doctor
 
     real = metadata.version
 
@@ -440,7 +441,7 @@ def test_doctor_names_the_extra_that_is_missing(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(metadata, "version", version)
     missing = {finding.topic: (finding.health, finding.advice) for finding in doctor.packages()}
-    assert missing["accelerate [train]"] == ("missing", "pip install 'relisten[train]'")
+    assert missing["accelerate [train]"] == ("missing", install_hint("train"))
     assert missing["torch"][0] == "good"
 
 

@@ -15,8 +15,8 @@ import torch
 from conftest import make_audio, make_example, make_model
 
 import relisten
+from relisten.asking import ask
 from relisten.audio import save
-from relisten.engine.answer import ask
 from relisten.engine.engine import Engine, Finished, Heard, Refused, Text, audible
 from relisten.engine.generation import GenerationConfig
 from relisten.engine.naive import Script, naive

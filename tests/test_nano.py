@@ -12,9 +12,9 @@ import torch
 from transformers import AutoTokenizer, Qwen2_5OmniThinkerForConditionalGeneration, WhisperFeatureExtractor
 
 from relisten import audio, records
+from relisten.asking import ask
 from relisten.choices import is_right
 from relisten.data.worlds.scene_files import write_scenes
-from relisten.engine.answer import ask
 from relisten.engine.engine import Engine
 from relisten.engine.generation import GenerationConfig
 from relisten.evals.figures import mean_iou

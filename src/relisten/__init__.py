@@ -1,22 +1,54 @@
-"""relisten: large audio-language models that hear a recording again while they reason about it."""
+"""relisten: large audio-language models that hear a recording again while they reason about it.
+
+>>> import relisten
+>>> model = relisten.load("nano")
+>>> relisten.ask(model, relisten.EXAMPLE, "Which sound is heard just after the flute?", ["two", "five"]).choice
+'five'
+"""
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
-# Where each public name lives: imported when first used, so that `import relisten` does not import torch.
+if TYPE_CHECKING:  # so that editors and type checkers know what is imported lazily below
+    from relisten.asking import EXAMPLE as EXAMPLE
+    from relisten.asking import ShownAnswer as ShownAnswer
+    from relisten.asking import ask as ask
+    from relisten.audio import load as load_audio  # noqa: F401
+    from relisten.engine.engine import Engine as Engine
+    from relisten.engine.generation import GenerationConfig as GenerationConfig
+    from relisten.engine.row import Finished as Finished
+    from relisten.engine.row import Heard as Heard
+    from relisten.engine.row import Refused as Refused
+    from relisten.engine.row import Text as Text
+    from relisten.models import load as load
+    from relisten.types import Audio as Audio
+    from relisten.types import Example as Example
+    from relisten.types import Listen as Listen
+    from relisten.types import Response as Response
+    from relisten.types import Segment as Segment
+    from relisten.types import Trace as Trace
+
+# Where each public name lives. It is imported when it is first used, so that `import relisten` does not import torch.
 _HOME = {
+    "EXAMPLE": "relisten.asking:EXAMPLE",
     "Audio": "relisten.types:Audio",
     "Engine": "relisten.engine.engine:Engine",
     "Example": "relisten.types:Example",
+    "Finished": "relisten.engine.row:Finished",
     "GenerationConfig": "relisten.engine.generation:GenerationConfig",
+    "Heard": "relisten.engine.row:Heard",
+    "Listen": "relisten.types:Listen",
+    "Refused": "relisten.engine.row:Refused",
     "Response": "relisten.types:Response",
     "Segment": "relisten.types:Segment",
+    "ShownAnswer": "relisten.asking:ShownAnswer",
+    "Text": "relisten.engine.row:Text",
     "Trace": "relisten.types:Trace",
-    "ask": "relisten.engine.answer:ask",
+    "ask": "relisten.asking:ask",
     "load": "relisten.models:load",
     "load_audio": "relisten.audio:load",
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from relisten import tags
+from relisten.extras import install_hint
 from relisten.files import check_size, grow
 from relisten.files import sole_writer as sole_writer
 from relisten.files import write_atomic as write_atomic
@@ -96,7 +97,7 @@ def table(path: Path) -> Any:
     try:
         import pyarrow.parquet
     except ImportError:
-        raise ValueError(f"{path}: reading Parquet needs pyarrow; pip install 'relisten[data]'") from None
+        raise ValueError(f"{path}: reading Parquet needs pyarrow; {install_hint('data')}") from None
     try:
         return pyarrow.parquet.read_table(path)
     except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors

@@ -6,19 +6,24 @@ import json as jsonlib
 import os
 import time
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+from rich.text import Text
 
 from relisten.commands.options import GENERATION, MODEL, OUTPUT, ModelOptions, as_json, command_line
 from relisten.engine.generation import GenerationConfig
-from relisten.reports.text import console
+from relisten.reports.text import console, printable
 from relisten.types import Audio
 
 if TYPE_CHECKING:
     from relisten.engine.answer import Answer
     from relisten.models.base import AudioLM
+
+EXAMPLE = "example"
+"""The name of the recording that comes with relisten, where no file has this name."""
 
 
 def ask(
@@ -42,7 +47,8 @@ def ask(
     ----------
     audio
         A recording in any format that libsndfile or FFmpeg reads. Or a .jsonl of questions in MMAR's form: one object a
-        line with id, audio_path (relative to the file), question, and optionally choices and answer.
+        line with id, audio_path (relative to the file), question, and optionally choices and answer. Or the word
+        example, for a recording that comes with relisten.
     question
         What to ask. With a .jsonl, leave it out.
     choices
@@ -63,6 +69,8 @@ def ask(
         raise ValueError(f"{audio}: what do you ask? Give a question after the recording")
     elif out is not None:
         raise ValueError("--out needs a .jsonl of questions; for one question, use --json or --html")
+    if str(audio) == EXAMPLE and not audio.exists():
+        audio = Path(str(files("relisten") / "assets" / "example.flac"))
     _check_writable(audio, html, out)
     if question is None:
         from relisten.commands.ask_many import ask_many
@@ -70,9 +78,12 @@ def ask(
         return ask_many(audio, out, generation, options)
     recording = _load_audio(audio, options.max_seconds)
     loaded = options.load()
+    told = notice(loaded, recording, question, choices)
+    if told and not json:
+        console().print(Text(printable(told), "yellow"), soft_wrap=True)
     seconds = {"load": time.perf_counter() - started}
     answer = _stream(loaded, recording, audio, question, choices, generation, quiet=json)
-    answer = replace(answer, seconds=seconds | answer.seconds)
+    answer = replace(answer, seconds=seconds | answer.seconds, notice=told)
     if json:
         print(jsonlib.dumps(as_json(answer), ensure_ascii=False, indent=2))
     else:
@@ -104,6 +115,14 @@ def _check_writable(asked: Path, *results: Path | None) -> None:
             raise ValueError(f"{path}: is also the input; name another file for the result")
 
 
+def notice(model: AudioLM, recording: Audio, question: str, choices: tuple[str, ...]) -> str | None:
+    """One sentence if the question lies outside of what the model was trained on, else None."""
+    from relisten.engine.row import audible
+    from relisten.models import scope
+
+    return scope.notice(model, audible(model, recording), question, choices)
+
+
 def _load_audio(path: Path, max_seconds: float) -> Audio:
     from relisten import audio
 
@@ -121,25 +140,25 @@ def _stream(
 ) -> Answer:
     """Answer one question. Unless quiet, print the reasoning as it is written."""
     from relisten.commands.terminal import Typist
+    from relisten.engine import engine as events
     from relisten.engine.answer import answered
-    from relisten.engine.engine import Engine, Finished, Heard, Refused, Text
     from relisten.types import Example
 
     typist = None if quiet else Typist(console())
-    engine = Engine(model)
+    engine = events.Engine(model)
     example = Example(id=path.name, audio=recording, question=question, choices=choices)
     for event in engine.stream(example, config):
-        if isinstance(event, Finished):
+        if isinstance(event, events.Finished):
             if typist:
                 typist.flush()
                 typist.console.print()
             return answered(event.trace, choices, engine.seconds)
         if typist is None:
             continue
-        if isinstance(event, Text):
+        if isinstance(event, events.Text):
             typist.text(event.text)
-        elif isinstance(event, Heard):
+        elif isinstance(event, events.Heard):
             typist.heard(event.listen)
-        elif isinstance(event, Refused):
+        elif isinstance(event, events.Refused):
             typist.refused(event.refusal)
     raise AssertionError("the stream ended without Finished")

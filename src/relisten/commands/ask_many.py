@@ -18,7 +18,9 @@ from relisten.commands.options import ModelOptions, as_json
 from relisten.engine.answer import answer_each, answered
 from relisten.engine.engine import Engine
 from relisten.engine.generation import GenerationConfig
+from relisten.engine.row import audible
 from relisten.files import check_size, resolved, size_of
+from relisten.models.scope import notice
 from relisten.reports.text import console
 from relisten.types import Example
 
@@ -95,16 +97,21 @@ def _lines(
 ) -> Iterator[Line]:
     """Yield lines as answers finish, in no fixed order. A question that cannot be asked gives a line with `error`."""
 
+    notices: dict[str, str | None] = {}
+
     def ready(example: Example) -> Example:
         assert isinstance(example.audio, Path)
-        return replace(example, audio=audio.load(example.audio, engine.model.rate, max_seconds))
+        recording = audio.load(example.audio, engine.model.rate, max_seconds)
+        heard = audible(engine.model, recording)
+        notices[example.id] = notice(engine.model, heard, example.question, example.choices)
+        return replace(example, audio=recording)
 
     for index, _, trace in answer_each(engine, waiting, config, ready):
         question = _question(waiting[index], folder)
         if isinstance(trace, str):
             yield {**question, "answer_prediction": None, "error": trace}
             continue
-        answer = answered(trace, waiting[index].choices, {})
+        answer = answered(trace, waiting[index].choices, {}, notices[waiting[index].id])
         everything = as_json(answer)
         del everything["seconds"]  # rows share every step, so an answer has no time of its own
         yield {
@@ -130,4 +137,7 @@ def _summary(lines: Sequence[Line]) -> str:
     if known:
         right = sum(is_right(line.get("answer_prediction"), line["answer"]) for line in known)
         text += f", {right} of {len(known)} right ({100 * right / len(known):.1f} %)"
+    outside = sum(bool((line.get("relisten") or {}).get("notice")) for line in lines)
+    if outside:
+        text += f"; {outside} lie outside of what the model was trained on, see `notice` in their lines"
     return text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from relisten.commands.installed import Finding, examine
+from relisten.commands.diagnosis import Finding, examine
 from relisten.reports.text import console, printable
 
 MARKS = {"good": ("✓", "green"), "missing": ("–", "yellow"), "bad": ("✗", "bold red")}

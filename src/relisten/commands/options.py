@@ -57,6 +57,7 @@ def as_json(answer: Answer) -> dict[str, Any]:
     return {
         "answer": answer.answer,
         "choice": answer.choice,
+        "notice": answer.notice,
         "response": {
             "text": answer.response.text,
             "think": answer.response.think,

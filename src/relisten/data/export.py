@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from relisten import records, tags
 from relisten.data.route import Routed
+from relisten.extras import install_hint
 from relisten.files import make_folder, replacing
 from relisten.types import Example
 
@@ -226,7 +227,7 @@ def _parquet(path: Path, rows: Iterable[dict[str, Any]], columns: Mapping[str, s
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise ValueError("Parquet files need a package; pip install 'relisten[data]'") from None
+        raise ValueError(f"Parquet files need pyarrow; {install_hint('data')}") from None
     types = {"text": pyarrow.string(), "number": pyarrow.float64(), "texts": pyarrow.list_(pyarrow.string()),
              "pairs": pyarrow.list_(pyarrow.list_(pyarrow.float64()))}  # fmt: skip
     schema = pyarrow.schema([(name, types[kind]) for name, kind in columns.items()]) if columns else None

@@ -22,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 
 from relisten import redact
 from relisten.data.store import Failure
+from relisten.extras import install_hint
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
@@ -100,7 +101,7 @@ def ready(server: Server, who: str) -> str:
             f"url {redact.one_line(server.url)!r}: write a server's address such as http://localhost:8000/v1"
         )
     if find_spec("openai") is None:
-        raise ValueError(f"{who} needs the package openai; pip install 'relisten[data]'")
+        raise ValueError(f"{who} needs the package openai; {install_hint('data')}")
     check_key(server.key)
     key = os.environ.get(server.key, "")
     if not key and (not server.url or server.key != Server.key):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from relisten.data import shards
+from relisten.extras import install_hint
 
 if TYPE_CHECKING:
     from relisten.data.build_config import BuildConfig
@@ -36,7 +37,7 @@ def over_ray(build: Callable[[BuildConfig], dict[str, Any]], config: BuildConfig
         import ray
         import ray.data
     except ImportError:
-        raise ValueError("workers need Ray; pip install 'relisten[ray]'") from None
+        raise ValueError(f"workers need Ray; {install_hint('ray')}") from None
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     ours = not ray.is_initialized()

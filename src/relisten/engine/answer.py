@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from time import perf_counter
 
-from relisten import audio as audio_files
 from relisten import tags
 from relisten.choices import read_choice
 from relisten.engine.engine import Engine
 from relisten.engine.generation import GenerationConfig
-from relisten.engine.row import audible
 from relisten.fields import documented
-from relisten.models.base import AudioLM
-from relisten.models.scope import notice
-from relisten.types import Audio, Example, Response, Segment, Trace
+from relisten.types import Example, Response, Segment, Trace
 
 
 @documented
@@ -36,30 +30,6 @@ class Answer:
     """The segments that were heard again, in order."""
     notice: str | None = None
     """One sentence that says why the answer may mean nothing, or None if the question is one that the model knows."""
-
-
-def ask(
-    model: AudioLM,
-    audio: Path | str | Audio,
-    question: str,
-    choices: Sequence[str] = (),
-    config: GenerationConfig | None = None,
-) -> Answer:
-    """Ask a model one question about a recording. Raises ValueError, in one line, if the recording cannot be used.
-
-    >>> ask(load("nano"), "door.wav", "What is heard after the knock?", ["a dog", "a bell"]).choice
-    'a bell'
-    """
-    started = perf_counter()
-    heard = audio if isinstance(audio, Audio) else audio_files.load(audio, model.rate)
-    # Sampling depends on the name. As in `relisten ask`, the folder is not part of it.
-    name = "the recording" if isinstance(audio, Audio) else Path(audio).name
-    loaded = perf_counter()
-    engine = Engine(model, max_rows=1)
-    given = choices if isinstance(choices, str) else tuple(choices)  # a single text is refused later, not split
-    [[trace]] = engine.generate([Example(name, heard, question, given)], config)  # type: ignore[arg-type]
-    seconds = {"load": loaded - started, **engine.seconds, "total": perf_counter() - started}
-    return answered(trace, choices, seconds, notice(model, audible(model, heard), question, choices))
 
 
 BLOCK = 128

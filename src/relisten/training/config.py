@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from relisten.engine.generation import AnswerConfig, GenerationConfig
+from relisten.extras import install_hint
 from relisten.fields import documented
 from relisten.training import launch, rewards
 from relisten.types import Format
@@ -195,7 +196,7 @@ def check(config: TrainingConfig) -> None:
     if config.lora and config.optimizer == "muon":
         raise ValueError("lora with muon is not supported; set optimizer to adamw")
     if config.lora and importlib.util.find_spec("peft") is None:
-        raise ValueError("lora needs peft, which is not installed: pip install 'relisten[lora]'")
+        raise ValueError(f"lora needs peft, which is not installed: {install_hint('lora')}")
     for name in config.report_to:
         if name not in REPORTS:
             raise ValueError(f"report_to {name} is not known; choose from {', '.join(REPORTS)}, or leave it out")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 
+from relisten.extras import install_hint
+
 
 def kind() -> str:
     """How models are split: `fsdp`, `deepspeed`, or "" if they are not split."""
@@ -19,7 +21,7 @@ def check(optimizer: str, lora: int) -> None:
         raise ValueError(f"lora under {kind()} is not supported; adapters fit without it, so start with torchrun (DDP)")
     if kind() == "deepspeed":
         if importlib.util.find_spec("deepspeed") is None:
-            raise ValueError("DeepSpeed is not installed: pip install 'relisten[deepspeed]'")
+            raise ValueError(f"DeepSpeed is not installed; {install_hint('deepspeed')}")
         return
     if os.environ.get("FSDP_VERSION", "1") != "2":
         raise ValueError("FSDP 1 is not supported; set fsdp_version to 2 (runs/accelerate_fsdp2.yaml does)")

