@@ -250,8 +250,8 @@ def test_a_run_goes_on_in_other_processes_than_it_began_in(
         ({"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, "fsdp_cpu_ram_efficient_loading"),
         ({"optimizer": "muon"}, "adamw"),
         ({"lora": 4}, "torchrun"),
-        ({}, "on GPUs alone"),  # accelerate would train without sharding, and say nothing
-        (zero(), "on GPUs alone"),
+        ({}, "only on GPUs"),  # accelerate would train without sharding, and say nothing
+        (zero(), "only on GPUs"),
         (zero() | {"optimizer": "muon"}, "deepspeed splits"),
     ],
 )
