@@ -53,7 +53,7 @@ def check(folder: Path, rng: np.random.Generator) -> None:
     start, picture, gaps = 0.0, False, ()
     if suffix in PICTURES and rng.random() < 0.5:
         picture, start = bool(rng.random() < 0.7), float(rng.uniform(0, 3))
-    if suffix not in NO_CLOCK and rng.random() < 0.4 and at[2] - at[1] > 0.9:
+    if suffix not in NO_CLOCK and codec != "wavpack" and rng.random() < 0.4 and at[2] - at[1] > 0.9:
         gaps = ((at[1] + 0.3, at[2] - 0.3),)
     piped = bool(suffix in PIPES and rng.random() < 0.4)
     told = (
@@ -62,13 +62,14 @@ def check(folder: Path, rng: np.random.Generator) -> None:
     options = {"start": start, "picture": picture, "gaps": gaps, "piped": piped, "bit_rate": 96_000 * num_channels}
     path = mux(folder / f"a{suffix}", [samples], codec, rate, **options)
     late = start if picture else 0.0
-    truth, length = [time + late for time in at], seconds + late
+    truth, length, near = [time + late for time in at], seconds + late, 0.1
     if suffix in JOINABLE and not picture and rng.random() < 0.4:
         path.write_bytes(path.read_bytes() * 2)
         truth, length, told = truth + [time + length for time in truth], 2 * length, f"{told}, twice"
+        near = 0.2  # the first copy ends with what its encoder added to fill a packet
     heard = audio.load(path)
     places = found(heard.samples)
-    assert len(places) == len(truth) and places == pytest.approx(truth, abs=0.1), told
+    assert len(places) == len(truth) and places == pytest.approx(truth, abs=near), told
     assert heard.duration == pytest.approx(length, abs=0.2), told
     assert audio.duration(path) == pytest.approx(heard.duration, abs=0.001), told
 

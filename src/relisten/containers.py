@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -114,8 +115,7 @@ class _Track:
         self.ends_damaged = True
 
 
-@dataclass(frozen=True)
-class _Piece:
+class _Piece(NamedTuple):
     """A stretch of sound as a packet gives it."""
 
     time: float | None
@@ -317,19 +317,22 @@ def _num_frames(samples: av.AudioFrame | NDArray[np.float32]) -> int:
 
 def _merged(pieces: Iterator[_Raw]) -> Iterator[Block]:
     """Small pieces joined to blocks."""
-    fifo, setup, rate = av.AudioFifo(), None, 0
+    fifo, rate = av.AudioFifo(), 0
     for samples, new_rate in pieces:
-        frame = samples if isinstance(samples, av.AudioFrame) else None
-        new = frame and (new_rate, frame.format.name, frame.layout.name)
-        if fifo.samples and (new != setup or fifo.samples >= BLOCK):
+        if fifo.samples and (new_rate != rate or isinstance(samples, np.ndarray) or fifo.samples >= BLOCK):
             yield Block(_floats(fifo.read()), rate)
-        if frame is None:
+        if isinstance(samples, np.ndarray):
             yield Block(samples, new_rate)
             continue
-        if new != setup:
-            fifo, setup, rate = av.AudioFifo(), new, new_rate
-        frame.pts = None
-        fifo.write(frame)
+        rate = new_rate
+        samples.pts = None
+        try:
+            fifo.write(samples)
+        except ValueError:  # other channels, or another type of sample, than before
+            if fifo.samples:
+                yield Block(_floats(fifo.read()), rate)
+            fifo = av.AudioFifo()
+            fifo.write(samples)
     if fifo.samples:
         yield Block(_floats(fifo.read()), rate)
 
