@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), *DOCS.glob("reference/*.md")])
+CODE = sorted(path for name in ("src", "studies", "benchmarks", "runs") for path in (ROOT / name).rglob("*.py"))
 RIDDLES = (
     "segments count that would be",
     "one that has no other in its batch",
@@ -22,6 +23,7 @@ RIDDLES = (
     "is said to be",
     "processor does for all",
     "Of the sampling.",
+    "such as would be heard",
 )
 """Parts of sentences that nobody understood at first reading. CONTRIBUTING.md says how to write instead."""
 
@@ -30,6 +32,11 @@ RIDDLES = (
 def test_no_riddle_comes_back(path: Path) -> None:
     text = " ".join(path.read_text(encoding="utf-8").split())
     assert not [riddle for riddle in RIDDLES if riddle in text]
+
+
+def test_no_riddle_comes_back_in_help_and_docstrings() -> None:
+    found = {path: riddle for path in CODE for riddle in RIDDLES if riddle in path.read_text(encoding="utf-8")}
+    assert not found
 
 
 def test_every_page_is_in_the_site() -> None:
