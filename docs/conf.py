@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,23 @@ def plain_docstring(site: Sphinx, what: str, name: str, item: Any, options: Any,
     text = "".join(pieces)
     text = re.sub(r"(?<=[A-Za-z0-9])_(?=[\s.,;:)]|$)", r"\\_", text)
     text = re.sub(r"^(\w+)\n-{3,}$", r"**\1**\n", text, flags=re.MULTILINE)  # a heading, as numpy writes them
-    lines[:] = [*text.split("\n"), ""]
+    lines[:] = [*_sections(text.split("\n")), ""]
+
+
+def _sections(lines: list[str]) -> Iterator[str]:
+    """Sections such as "Args:", whose lines are "    name: what it is", become lists."""
+    inside = False
+    for line in lines:
+        if re.fullmatch(r"(Args|Raises|Returns|Yields):", line):
+            inside = True
+            yield from (f"**{line[:-1]}**", "")
+            continue
+        inside = inside and (not line or line.startswith("    "))
+        entry = re.match(r"    (\w+): (.*)", line) if inside else None
+        if entry:
+            yield f"- ``{entry[1]}``: {entry[2]}"
+        else:
+            yield re.sub(r"^ {8}", "  ", line) if inside else line
 
 
 def nothing_from_elsewhere(site: Sphinx, error: Exception | None) -> None:
