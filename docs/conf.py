@@ -81,7 +81,8 @@ def plain_docstring(site: Sphinx, what: str, name: str, item: Any, options: Any,
     pieces = re.split(r"(`[^`\n]+`)", text)
     for place, piece in enumerate(pieces):
         if place % 2:
-            pieces[place] = f"``{piece.strip('`')}``"
+            after = pieces[place + 1][:1]
+            pieces[place] = f"``{piece.strip('`')}``" + ("\\ " if after.isalnum() else "")
         else:
             pieces[place] = re.sub(r"([*|\\])", r"\\\1", piece)
     text = "".join(pieces)
