@@ -18,10 +18,13 @@ import soundfile
 from tqdm import tqdm
 
 from relisten import audio, cli, models
-from relisten.commands.options import ModelOptions
+from relisten.commands.options import ModelOptions, keeping
+from relisten.commands.train import _kept
+from relisten.engine.answer import answer_each
 from relisten.engine.scripted import END, ScriptedEngine, script
 from relisten.extras import install_hint
 from relisten.models.base import AudioLM
+from relisten.training.config import SftConfig
 
 ANSWER = (
     "<think>The bell comes first <seg>1.2, 1.9</seg>, then a voice <seg>3.0, 3.5</seg>, and not"
@@ -546,3 +549,47 @@ def test_an_error_under_a_progress_bar_has_a_line_of_its_own(run: Run, monkeypat
     monkeypatch.setattr(cli, "_tell_all", fail)
     code, _, err = run("--help")
     assert code == 2 and "relisten: No space left on device" in re.split(r"[\r\n]", err)
+
+
+# --- stopped by the user --------------------------------------------------------------------------------------------
+
+
+def stopping_after(num: int) -> Callable[..., Iterator[Any]]:
+    """`answer_each`, but the user presses Ctrl-C after so many answers."""
+
+    def stopped(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        for count, found in enumerate(answer_each(*args, **kwargs)):
+            if count == num:
+                raise KeyboardInterrupt
+            yield found
+
+    return stopped
+
+
+def test_a_stopped_command_says_what_is_kept_and_continues(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = Path(__file__).parent.parent / "examples" / "questions.jsonl"
+    asked, evaluated = tmp_path / "a.jsonl", tmp_path / "run" / "answers.jsonl"
+    commands = {
+        "relisten.commands.ask_many": (("ask", examples, "--out", asked), asked),
+        "relisten.evals.runner": (("eval", examples, evaluated.parent), evaluated),
+    }
+    for module, (tokens, file) in commands.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(f"{module}.answer_each", stopping_after(2))
+            code, _, err = run(*tokens)
+        assert code == 130
+        assert f"Stopped. {file}: 2 of 6 answers are kept; the same command continues." in " ".join(err.split())
+        assert run(*tokens)[0] == 0
+        assert len(file.read_text().splitlines()) == 6
+
+
+def test_stopped_training_names_its_last_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = SftConfig(output=tmp_path / "run", data="x.jsonl")
+    with pytest.raises(KeyboardInterrupt), keeping(lambda: _kept(config)):
+        raise KeyboardInterrupt
+    assert "no checkpoint was written yet (one is written every 100 steps)" in " ".join(capsys.readouterr().err.split())
+    (tmp_path / "run" / "checkpoint-40").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoint-40" / "trainer_state.json").write_text("{}")
+    assert _kept(config) == f"{tmp_path / 'run'}: checkpoint-40 is kept"

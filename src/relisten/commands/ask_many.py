@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from relisten import audio, records
 from relisten.choices import is_right
-from relisten.commands.options import ModelOptions, as_json
+from relisten.commands.options import ModelOptions, as_json, keeping, kept_answers
 from relisten.engine.answer import answer_each, answered
 from relisten.engine.engine import Engine
 from relisten.engine.generation import GenerationConfig
@@ -38,7 +38,9 @@ def ask_many(questions: Path, out: Path | None, config: GenerationConfig, option
     """
     out = None if out is None else resolved(out)
     with nullcontext() if out is None else records.sole_writer(out):
-        lines = _answer(records.read_examples(questions), questions, out, config, options)
+        examples = records.read_examples(questions)
+        with keeping(lambda: kept_answers(out, len(examples)) if out else "The lines that were printed are whole"):
+            lines = _answer(examples, questions, out, config, options)
     print(_summary(lines), file=sys.stderr)
     return int(any(line.get("answer_prediction") is None for line in lines))
 

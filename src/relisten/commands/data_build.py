@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from rich.table import Table
 from rich.text import Text
 
+from relisten.commands.options import keeping
 from relisten.data.build import build as run_build
 from relisten.data.build_config import BuildConfig
 from relisten.reports.text import console, printable
@@ -40,12 +41,8 @@ def build(
     """
     if sample < 1:
         raise ValueError(f"sample is {sample}; an estimate needs at least 1 clip")
-    try:
+    with keeping(lambda: f"{config.out}: every reply so far is kept in its store"):
         made = run_build(config, sample if dry_run else 0)
-    except KeyboardInterrupt:
-        kept = "every reply so far is kept in its store, and the same command continues from there"
-        console(stderr=True).print(f"{printable(str(config.out))}: stopped; {kept}", soft_wrap=True)
-        raise
     told = estimate if dry_run else shard if config.shard else summary
     console().print(told(made))
     if said := _trouble(made, config.out):

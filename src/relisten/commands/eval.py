@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from cyclopts import Group, Parameter
 
 from relisten import records, run
-from relisten.commands.options import GENERATION, MODEL, ModelOptions
+from relisten.commands.options import GENERATION, MODEL, ModelOptions, keeping, kept_answers
 from relisten.engine.generation import GenerationConfig
 from relisten.evals.benchmarks import BENCHMARKS, Benchmark, check_ids, export, missing
 from relisten.evals.figures import Failed, Record, summary, write_summary
@@ -93,8 +93,9 @@ def eval_file(
     if benchmark is None and data is not None:
         settings["data"] = data  # where a report finds the recordings again
     hashes = sums([path, *sorted(find(options.model).glob("*.safetensors"))])
-    _start(out, settings | hashes | {"num_answers": samples * len(examples[asking.shard[0] :: asking.shard[1]])})
-    with records.sole_writer(out / "answers.jsonl"):
+    num = samples * len(examples[asking.shard[0] :: asking.shard[1]])
+    _start(out, settings | hashes | {"num_answers": num})
+    with records.sole_writer(out / "answers.jsonl"), keeping(lambda: kept_answers(out / "answers.jsonl", num)):
         answers = evaluate(loaded, examples, out / "answers.jsonl", generation, asking, max_rows, options.max_seconds)
     result = summary(answers, generation.format, failed)
     left = {} if benchmark is None else benchmark.left_out(path.parent)

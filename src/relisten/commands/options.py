@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cyclopts import Group, Parameter
 
+from relisten import records
 from relisten.fields import documented
 from relisten.reports.text import console, named_seconds, printable
 from relisten.types import MAX_SECONDS
@@ -47,6 +50,22 @@ class ModelOptions:
 
             disable_progress_bar()
             return models.load(self.model, device=self.device, dtype=self.dtype)
+
+
+@contextmanager
+def keeping(kept: Callable[[], str]) -> Iterator[None]:
+    """If the user stops the command (Ctrl-C), say on stderr what is kept, and that the same command continues."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console(stderr=True).print(printable(f"Stopped. {kept()}; the same command continues."), soft_wrap=True)
+        raise
+
+
+def kept_answers(path: Path, num: int) -> str:
+    """How many of `num` answers lie in a file, as a clause for people."""
+    there = sum(1 for _ in records.read(path, torn=True)) if path.is_file() else 0
+    return f"{path}: {there} of {num} answers are kept"
 
 
 def as_json(answer: Answer) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from relisten.commands.options import keeping
 from relisten.training.config import GrpoConfig, SftConfig
 from relisten.training.plan import planned
 
@@ -28,7 +29,8 @@ def sft(settings: Path | None = None, /, *, config: Annotated[SftConfig, Paramet
     _hide_bars()
     from relisten.training.sft import run_sft
 
-    return run_sft(plan)
+    with keeping(lambda: _kept(config)):
+        return run_sft(plan)
 
 
 def grpo(settings: Path | None = None, /, *, config: Annotated[GrpoConfig, Parameter(name="*")]) -> Path:
@@ -46,7 +48,17 @@ def grpo(settings: Path | None = None, /, *, config: Annotated[GrpoConfig, Param
     _hide_bars()
     from relisten.training.grpo import run_grpo
 
-    return run_grpo(plan)
+    with keeping(lambda: _kept(config)):
+        return run_grpo(plan)
+
+
+def _kept(config: SftConfig | GrpoConfig) -> str:
+    from relisten.training.checkpoint import latest
+
+    last = latest(config.output)
+    if last is None:
+        return f"{config.output}: no checkpoint was written yet (one is written every {config.save_steps} steps)"
+    return f"{config.output}: {Path(last).name} is kept"
 
 
 def _hide_bars() -> None:
