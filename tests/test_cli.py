@@ -551,6 +551,16 @@ def test_an_error_under_a_progress_bar_has_a_line_of_its_own(run: Run, monkeypat
     assert code == 2 and "relisten: No space left on device" in re.split(r"[\r\n]", err)
 
 
+def test_a_line_of_answers_with_something_else_under_our_name_is_no_traceback(run: Run, tmp_path: Path) -> None:
+    examples = Path(__file__).parent.parent / "examples" / "questions.jsonl"
+    out = tmp_path / "a.jsonl"
+    assert run("ask", examples, "--out", out)[0] == 0
+    lines = [json.loads(line) | {"relisten": 3} for line in out.read_text().splitlines()]
+    out.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, _, err = run("ask", examples, "--out", out)
+    assert code == 0 and "6 of 6 are answered already" in err
+
+
 # --- stopped by the user --------------------------------------------------------------------------------------------
 
 

@@ -90,8 +90,14 @@ def _check_same(out: Path, asked: Mapping[str, Line], settings: Line) -> None:
         question = asked.get(str(line.get("id")))
         if question is None or any(line.get(name) != value for name, value in question.items()):
             raise ValueError(f"{out}: line {number} answers a question that is not in the file now; choose a new --out")
-        if line.get("relisten", {}).get("settings", settings) != settings:
+        if _told(line).get("settings", settings) != settings:
             raise ValueError(f"{out}: line {number} was answered with another model or options; choose a new --out")
+
+
+def _told(line: Line) -> Line:
+    """What relisten wrote beside the answer; an empty dict if the line has none, or something else under that name."""
+    told = line.get("relisten")
+    return told if isinstance(told, dict) else {}
 
 
 def _lines(
@@ -139,7 +145,7 @@ def _summary(lines: Sequence[Line]) -> str:
     if known:
         right = sum(is_right(line.get("answer_prediction"), line["answer"]) for line in known)
         text += f", {right} of {len(known)} right ({100 * right / len(known):.1f} %)"
-    outside = sum(bool((line.get("relisten") or {}).get("notice")) for line in lines)
+    outside = sum(bool(_told(line).get("notice")) for line in lines)
     if outside:
         text += f"; {outside} lie outside of what the model was trained on, see `notice` in their lines"
     return text
