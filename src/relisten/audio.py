@@ -20,7 +20,7 @@ import soxr
 from numpy.typing import NDArray
 
 from relisten import containers, records
-from relisten.decoding import Block, Recording, Samples, open_file, read_uncompressed, shown, uncompressed
+from relisten.decoding import Block, File, Recording, Samples, open_file, parts, read_uncompressed, shown, uncompressed
 from relisten.types import MAX_SECONDS as MAX_SECONDS
 from relisten.types import Audio, Segment
 
@@ -99,13 +99,28 @@ def _expanded(path: str | os.PathLike[str]) -> Path:
 def _opened(path: Path, count_only: bool = False) -> Iterator[Recording]:
     """Whatever decodes the file; if its blocks are only counted, most of them need no decoding."""
     with open_file(path) as file:
-        sound = uncompressed(file)
-        if sound is not None:
-            with sound:
-                yield read_uncompressed(path, sound, count_only)
+        if len(files := parts(file)) > 1:
+            yield Recording(None, _in_turn(path, files, count_only))
         else:
-            with containers.opened(path, file) as container:
-                yield containers.read(path, container, file, count_only)
+            with _decoded(path, file, count_only) as recording:
+                yield recording
+
+
+@contextmanager
+def _decoded(path: Path, file: File, count_only: bool) -> Iterator[Recording]:
+    sound = uncompressed(file)
+    if sound is not None:
+        with sound:
+            yield read_uncompressed(path, sound, count_only)
+    else:
+        with containers.opened(path, file) as container:
+            yield containers.read(path, container, file, count_only)
+
+
+def _in_turn(path: Path, files: list[File], count_only: bool) -> Iterator[Block]:
+    for file in files:
+        with file, _decoded(path, file, count_only) as recording:
+            yield from recording.blocks
 
 
 def _check_length(path: Path, seconds: float, max_seconds: float, at_least: str = "") -> None:

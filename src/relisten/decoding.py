@@ -6,7 +6,9 @@ neither the name's encoding nor its ending matters. A header is believed only wh
 
 from __future__ import annotations
 
+import itertools
 import logging
+import mmap
 import os
 import re
 import stat
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -118,6 +121,11 @@ class File(FileIO):
         except OSError:
             return -1
 
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return os.fstat(self.fileno()).st_size
+
     def part(self, start: int, length: int) -> bytes:
         """Up to `length` bytes from `start` on, without moving."""
         here = self.tell()
@@ -148,9 +156,90 @@ def open_file(path: Path) -> File:
         raise ValueError(f"{shown(path)}: cannot be opened ({reason(error)}); check its permissions") from None
 
 
+class _Part(File):
+    """One of several recordings that were joined to one file: only its own bytes can be reached."""
+
+    def __init__(self, whole: File, start: int, end: int) -> None:
+        super().__init__(os.dup(whole.fileno()))
+        self._start, self._end = start, end
+        self.seek(0)
+
+    @property
+    def size(self) -> int:
+        return self._end - self._start
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        offset += {0: self._start, 1: super().tell(), 2: self._end}[whence]
+        return -1 if offset < self._start else super().seek(offset) - self._start
+
+    def tell(self) -> int:
+        return super().tell() - self._start
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = max(0, self._end - super().tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        found = self.read(len(view))
+        view[: len(found)] = found
+        return len(found)
+
+
+_HEADS = (
+    re.compile(rb"FLV\x01[\0-\x05]\0\0\0\x09\0\0\0\0"),
+    re.compile(rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c"),  # asf and wma
+    re.compile(rb"nut/multimedia container\0"),
+)
+"""How files begin that FFmpeg would read no further than the end of the first, were several joined; nut's header, it
+would take for sound."""
+
+
+def parts(file: File) -> list[File]:
+    """The recordings that were joined to this file by `cat`, where a reader would stop after the first of them."""
+    head, starts = file.part(0, 32), [0]
+    pattern = next((pattern for pattern in _HEADS if pattern.match(head)), None)
+    if pattern is not None:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            starts = [found.start() for found in pattern.finditer(content)]
+    elif head[4:8] in (b"ftyp", b"moov", b"mdat"):
+        starts = _starts_of_mp4(file)
+    elif (head[:4], head[8:12]) in ((b"RIFF", b"WAVE"), (b"FORM", b"AIFF"), (b"FORM", b"AIFC")):
+        starts = _starts_of_wav(file, head[:4])
+    if len(starts) == 1:
+        return [file]
+    return [_Part(file, start, end) for start, end in itertools.pairwise([*starts, file.size])]
+
+
+def _starts_of_mp4(file: File) -> list[int]:
+    """A second file begins with its type (ftyp), after the description of the first (moov)."""
+    starts, at, described = [0], 0, False
+    while len(head := file.part(at, 16)) >= 8:
+        if head[4:8] == b"ftyp" and described:
+            starts.append(at)
+        described = head[4:8] == b"moov" or (described and head[4:8] != b"ftyp")
+        length = int.from_bytes(head[:4], "big")
+        length = int.from_bytes(head[8:], "big") if length == 1 else length
+        if length < 8:  # 0 stands for all that follows
+            break
+        at += length
+    return starts
+
+
+def _starts_of_wav(file: File, name: bytes) -> list[int]:
+    """A second file begins where the first ends by its header."""
+    starts = [0]
+    while True:
+        length = int.from_bytes(file.part(starts[-1] + 4, 4), "little" if name == b"RIFF" else "big")
+        at = starts[-1] + 8 + length + length % 2
+        if length >= _STREAMED or file.part(at, 4) != name:
+            return starts
+        starts.append(at)
+
+
 def check_whole(path: Path, file: File) -> None:
     """FFmpeg drops what is left of a page or a chunk that was cut, without a word."""
-    head, size = file.part(0, 12), path.stat().st_size
+    head, size = file.part(0, 12), file.size
     if head[:4] == b"RIFF" and size < int.from_bytes(head[4:8], "little") + 8 < _STREAMED:  # avi, wav
         raise broken(path, f"its header promises {int.from_bytes(head[4:8], 'little') + 8} bytes, {size} are there")
     if head[:4] != b"OggS":
@@ -179,7 +268,7 @@ def uncompressed(file: File) -> soundfile.SoundFile | None:
     if _COMPRESSED.match(file.part(0, 4)):
         return None
     try:
-        sound = soundfile.SoundFile(file.fileno(), closefd=False)
+        sound = soundfile.SoundFile(file if isinstance(file, _Part) else file.fileno(), closefd=False)
     except soundfile.LibsndfileError:
         sound = None
     # FFmpeg reads on where a recorder that was killed left a length of 0.
