@@ -8,11 +8,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import soundfile
 from recordings import RATE, clicks, found, mux, refused, tones, write
 
 from relisten import audio
 from relisten.commands.data_files import _duration
 from relisten.data.sources import Recordings
+from relisten.decoding import open_file, parts
 
 AT = [0.5, 2.5, 4.0]
 
@@ -111,6 +113,22 @@ def test_a_long_flac_keeps_its_samples_whatever_its_header_says(tmp_path: Path) 
     assert np.array_equal(heard, audio.load(whole).samples[-len(heard) :])
 
 
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.flac"))
+
+
+def test_flac_to_the_bit(tmp_path: Path) -> None:
+    """As libsndfile, another decoder, reads it: the examples, and other widths and channels."""
+    assert len(EXAMPLES) == 6
+    rng = np.random.default_rng(0)
+    for subtype in ("PCM_S8", "PCM_16", "PCM_24"):
+        for num in (1, 2):
+            write(tmp_path / f"{subtype}{num}.flac", rng.uniform(-1, 1, (RATE, num)), subtype=subtype)
+    for path in (*EXAMPLES, *tmp_path.glob("*.flac")):
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        expected = samples[:, 0] if samples.shape[1] == 1 else samples.T.mean(axis=0, dtype=np.float32)
+        assert np.array_equal(audio.load(path, rate=rate).samples, expected), path
+
+
 # several files in one, and files that are not whole
 
 
@@ -119,7 +137,11 @@ def test_a_long_flac_keeps_its_samples_whatever_its_header_says(tmp_path: Path) 
     [
         ("a.mp3", "libmp3lame", 44_100), ("a.mp3", "libmp3lame", RATE), ("a.opus", "libopus", 48_000),
         ("a.ogg", "flac", RATE), ("a.flac", "flac", RATE), ("a.aac", "aac", 44_100), ("a.ac3", "ac3", 48_000),
-        ("a.ts", "aac", 48_000), ("a.mpg", "mp2", 44_100), ("a.webm", "libopus", 48_000), ("a.nut", "flac", RATE),
+        ("a.ts", "aac", 48_000), ("a.mpg", "mp2", 44_100), ("a.webm", "libopus", 48_000), ("a.mkv", "flac", RATE),
+        ("a.nut", "flac", RATE), ("a.nut", "pcm_s16le", RATE), ("a.flv", "aac", 44_100), ("a.asf", "wmav2", 44_100),
+        ("a.mp4", "aac", 44_100), ("a.mov", "alac", RATE), ("a.avi", "pcm_s16le", RATE), ("a.wav", "pcm_s16le", RATE),
+        ("a.wav", "adpcm_ima_wav", 44_100), ("a.aiff", "pcm_s16be", RATE), ("a.caf", "alac", RATE),
+        ("a.caf", "pcm_s16be", RATE), ("a.tta", "tta", RATE), ("a.au", "pcm_s16be", RATE), ("a.w64", "pcm_s16le", RATE),
     ],
 )  # fmt: skip
 def test_two_files_in_one(tmp_path: Path, name: str, codec: str, rate: int) -> None:
@@ -128,6 +150,30 @@ def test_two_files_in_one(tmp_path: Path, name: str, codec: str, rate: int) -> N
     second = mux(tmp_path / name, [clicks([1.0], 3.0, rate)], codec, rate).read_bytes()
     (tmp_path / name).write_bytes(first + second)
     read(tmp_path / name, 8.0, [*AT, 6.0], near=0.1)
+
+
+def test_the_start_of_a_second_file_is_found_wherever_it_lies(tmp_path: Path) -> None:
+    """The bytes are searched a mebibyte at a time."""
+    head = b"nut/multimedia container\0"
+    for at in (30, (1 << 20) - 10, 1 << 20, (1 << 20) + 1, (1 << 21) + 1):
+        (tmp_path / "a.nut").write_bytes(head + bytes(at - len(head)) + head + bytes(100))
+        with open_file(tmp_path / "a.nut") as file:
+            first, second = parts(file)
+            assert (first.size, second.size, second.read()) == (at, len(head) + 100, head + bytes(100))
+
+
+def test_joined_wav_from_pipes(tmp_path: Path) -> None:
+    """Their headers do not tell where the first ends; the header of the second is no sound."""
+    whole = mux(tmp_path / "a.wav", [clicks(AT, 5.0)], "pcm_s16le", RATE, piped=True).read_bytes()
+    (tmp_path / "a.wav").write_bytes(whole * 2)
+    heard = read(tmp_path / "a.wav", 10.0, [*AT, *(time + 5.0 for time in AT)], near=0.001)
+    assert np.array_equal(heard[: 5 * RATE], heard[5 * RATE :])
+
+
+def test_joined_wav_of_which_the_second_is_cut(tmp_path: Path) -> None:
+    whole = write(tmp_path / "a.wav", clicks(AT, 5.0)).read_bytes()
+    (tmp_path / "a.wav").write_bytes(whole + whole[:-1000])
+    refused(tmp_path / "a.wav", "its header promises")
 
 
 def test_joined_mp3_of_two_rates(tmp_path: Path) -> None:
@@ -213,6 +259,16 @@ def test_sound_that_begins_after_the_picture(tmp_path: Path, name: str, codec: s
     read(path, 6.5, [time + 1.5 for time in AT])
 
 
+def test_avi_that_says_that_its_sound_begins_late(tmp_path: Path) -> None:
+    """FFmpeg's own muxer leaves the field at 0."""
+    path = mux(tmp_path / "a.avi", [clicks(AT, 5.0)], "pcm_s16le", RATE, picture=True)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"auds") + 28
+    content[at : at + 4] = round(1.5 * RATE).to_bytes(4, "little")
+    path.write_bytes(content)
+    read(path, 6.5, [time + 1.5 for time in AT])
+
+
 @pytest.mark.parametrize("start", [30.0, 5000.0])
 @pytest.mark.parametrize(
     ("name", "codec"), [("a.webm", "libopus"), ("a.mkv", "flac"), ("a.ts", "mp2"), ("a.mp4", "aac")]
@@ -232,6 +288,11 @@ def test_an_mp4_ends_where_it_says(tmp_path: Path) -> None:
     """Its last packet is filled up by the encoder, and its first holds what the encoder needs to start."""
     heard = read(mux(tmp_path / "a.m4a", [clicks(AT, 5.0, 44_100)], "aac", 44_100), 5.0, AT, near=0.002)
     assert len(heard) == 5 * RATE
+
+
+def test_alac_in_caf_keeps_its_end(tmp_path: Path) -> None:
+    """FFmpeg 8 takes off twice what the last packet lacks of a whole one."""
+    assert len(read(mux(tmp_path / "a.caf", [clicks(AT, 5.0)], "alac", RATE), 5.0, AT, near=0.001)) == 5 * RATE
 
 
 # tracks and channels

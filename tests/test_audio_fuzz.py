@@ -36,7 +36,7 @@ CODECS = {
 }
 NO_CLOCK = {".mp3", ".mp2", ".aac", ".ac3", ".ogg", ".avi", ".wav", ".caf", ".wv", ".tta"}
 """No time stamp tells where a piece is missing in these, or their muxer leaves it out."""
-JOINABLE = {".mp3", ".mp2", ".aac", ".ac3", ".flac", ".ogg", ".ts", ".mpg", ".webm", ".nut"}
+JOINABLE = set(CODECS) - {".wv"}
 PICTURES = {".mp4", ".mov", ".mkv", ".ts", ".flv", ".nut", ".asf"}
 PIPES = set(CODECS) - {".mp4", ".mov", ".caf", ".wv", ".tta", ".avi"}
 
@@ -66,11 +66,11 @@ def check(folder: Path, rng: np.random.Generator) -> None:
     if suffix in JOINABLE and not picture and rng.random() < 0.4:
         path.write_bytes(path.read_bytes() * 2)
         truth, length, told = truth + [time + length for time in truth], 2 * length, f"{told}, twice"
-        near = 0.2  # the first copy ends with what its encoder added to fill a packet
+        near = 0.15  # the second copy is late by what an mp3 encoder added at both ends of the first
     heard = audio.load(path)
     places = found(heard.samples)
     assert len(places) == len(truth) and places == pytest.approx(truth, abs=near), told
-    assert heard.duration == pytest.approx(length, abs=2 * near), told
+    assert heard.duration == pytest.approx(length, abs=0.2), told
     assert audio.duration(path) == pytest.approx(heard.duration, abs=0.001), told
 
 

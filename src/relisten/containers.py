@@ -17,7 +17,6 @@ from typing import NamedTuple
 import av
 import numpy as np
 from av.stream import Discard, Disposition
-from numpy.typing import NDArray
 
 from relisten import decoding
 from relisten.decoding import BLOCK, Block, File, Recording, Samples, broken, reason, shown, silence, tell
@@ -72,8 +71,7 @@ class _Track:
     container: av.container.InputContainer
     kind: str
     """The container's format as FFmpeg calls it: mov, matroska, mp3 ..."""
-    tick: float
-    """Seconds; the unit of the stream's time stamps."""
+    tick: float  # seconds; the unit of the stream's time stamps
     num_good: int = 0
     """Frames that were decoded, or packets that were counted."""
     damaged: list[float] = field(default_factory=list)
@@ -90,8 +88,7 @@ class _Track:
     """When the first piece sounds."""
     start: float = 0.0
     """When the recording starts."""
-    end: float = 0.0
-    """The latest time that was reached."""
+    end: float = 0.0  # the latest time that was reached
     last: float = 0.0
     """How long the last piece lasts."""
     last_packet: av.Packet | None = None
@@ -103,6 +100,10 @@ class _Track:
                 self.first_byte = self.first_byte or packet.pos or 0
                 self.ends_damaged = False
                 self.last_packet = packet
+                if self.kind == "caf" and self.stream.name == "alac" and packet.has_sidedata("skip_samples"):
+                    skip = packet.get_sidedata("skip_samples")  # FFmpeg 8 takes off what the packet does not hold
+                    skip.update(bytes(10))
+                    packet.set_sidedata(skip)
             yield packet
 
     def seconds(self, ticks: int | None) -> float | None:
@@ -118,13 +119,11 @@ class _Track:
 class _Piece(NamedTuple):
     """A stretch of sound as a packet gives it."""
 
-    time: float | None
-    """Seconds on the container's clock; None where it follows the piece before."""
+    time: float | None  # seconds on the container's clock; None where it follows the piece before
     num_frames: int
     num_channels: int
     rate: int
-    frame: av.AudioFrame | None = None
-    """None where nothing was decoded: silence."""
+    frame: av.AudioFrame | None = None  # None where nothing was decoded: silence
 
 
 def read(path: Path, container: av.container.InputContainer, file: File, count_only: bool) -> Recording:
@@ -266,10 +265,8 @@ class _Clock:
         return missing
 
 
-_HELD = 4
-"""Pieces that are held back: within them a recording may end before its last packet does."""
-_Raw = tuple[av.AudioFrame | NDArray[np.float32], int]
-"""A frame as it was decoded, or samples [channels, frames], and their rate (Hz)."""
+_HELD = 4  # pieces that are held back: within them a recording may end before its last packet does
+_Raw = tuple[av.AudioFrame | Samples, int]  # a frame, or samples [channels, frames]; their rate (Hz)
 
 
 def _in_time(path: Path, track: _Track, pieces: Iterator[_Piece]) -> Iterator[_Raw]:
@@ -311,7 +308,7 @@ def _shortened(pieces: deque[_Raw], seconds: float) -> deque[_Raw]:
     return pieces
 
 
-def _num_frames(samples: av.AudioFrame | NDArray[np.float32]) -> int:
+def _num_frames(samples: av.AudioFrame | Samples) -> int:
     return int(samples.samples if isinstance(samples, av.AudioFrame) else samples.shape[1])
 
 
@@ -337,10 +334,19 @@ def _merged(pieces: Iterator[_Raw]) -> Iterator[Block]:
         yield Block(_floats(fifo.read()), rate)
 
 
+_SCALES = {"flt": 1.0, "s16": 2.0**-15, "s32": 2.0**-31}
+
+
 def _floats(frame: av.AudioFrame) -> Samples:
-    """[channels, frames], of any type of sample; interleaved by FFmpeg, as PyAV crashes on eight planes or more."""
-    parts = [part.to_ndarray() for part in av.AudioResampler(format="flt").resample(frame)]
-    return np.ascontiguousarray(np.concatenate(parts, axis=1).reshape(-1, frame.layout.nb_channels).T)
+    """[channels, frames], of any type of sample; what numpy does not convert, FFmpeg does, but slowly."""
+    num_channels, scale = frame.layout.nb_channels, _SCALES.get(frame.format.name.removesuffix("p"))
+    frames = [frame]
+    if scale is None or (frame.format.is_planar and num_channels >= 8):  # PyAV crashes on eight planes or more
+        frames, scale = av.AudioResampler(format="flt").resample(frame), 1.0
+    samples = np.concatenate([part.to_ndarray() for part in frames], axis=1).astype(np.float32, copy=False)
+    if not frames[0].format.is_planar:
+        samples = np.ascontiguousarray(samples.reshape(-1, num_channels).T)
+    return samples if scale == 1 else samples * np.float32(scale)
 
 
 def _last_end(track: _Track, end: float) -> float:
@@ -368,8 +374,8 @@ def _promised(track: _Track, file: File) -> float | None:
         num_packets = int.from_bytes(found[1], "big") if found else 0
         return num_packets * track.stream.frame_size / track.stream.rate if num_packets else None
     container = track.container
-    alone = track.kind in ("matroska", "flv") and len(container.streams) == 1 and container.duration is not None
-    return container.duration / av.time_base if alone else None
+    alone = track.kind in ("matroska", "flv") and len(container.streams) == 1
+    return container.duration / av.time_base if alone and container.duration is not None else None
 
 
 def _check_end(path: Path, track: _Track, promised: float | None) -> None:
@@ -386,10 +392,7 @@ def _check_end(path: Path, track: _Track, promised: float | None) -> None:
         if track.ends_damaged or (short > _SLACK and track.kind != "flac"):
             raise broken(path, lengths)
         tell(path, f"{lengths}; the rest was cut off or is lost")
-    missing = [
-        f"{len(times)} {name} (the first at {times[0] - track.start:.1f} s)"
-        for name, times in (("damaged packets", track.damaged), ("gaps", track.gaps))
-        if times
-    ]
+    kinds = (("damaged packets", track.damaged), ("gaps", track.gaps))
+    missing = [f"{len(times)} {name} (the first at {times[0] - track.start:.1f} s)" for name, times in kinds if times]
     if missing:
         tell(path, f"has {' and '.join(missing)}; silence stands in their place")

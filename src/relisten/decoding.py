@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import mmap
 import os
 import re
 import stat
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import soundfile
@@ -190,6 +189,10 @@ _HEADS = (
     re.compile(rb"FLV\x01[\0-\x05]\0\0\0\x09\0\0\0\0"),
     re.compile(rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c"),  # asf and wma
     re.compile(rb"nut/multimedia container\0"),
+    re.compile(rb"TTA[12]\x01\0"),
+    re.compile(rb"caff\0\x01\0\0desc"),
+    re.compile(rb"\.snd\0\0\0.{5}\0\0\0[\x01-\x1b]", re.DOTALL),  # au
+    re.compile(rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0"),  # w64
 )
 """How files begin that FFmpeg would read no further than the end of the first, were several joined; nut's header, it
 would take for sound."""
@@ -199,16 +202,26 @@ def parts(file: File) -> list[File]:
     """The recordings that were joined to this file by `cat`, where a reader would stop after the first of them."""
     head, starts = file.part(0, 32), [0]
     pattern = next((pattern for pattern in _HEADS if pattern.match(head)), None)
-    if pattern is not None:
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            starts = [found.start() for found in pattern.finditer(content)]
+    if (head[:4], head[8:12]) in ((b"RIFF", b"WAVE"), (b"FORM", b"AIFF"), (b"FORM", b"AIFC")):
+        order: Literal["little", "big"] = "little" if head[:4] == b"RIFF" else "big"
+        if int.from_bytes(head[4:8], order) < _STREAMED:
+            starts = _starts_of_wav(file, head[:4], order)
+        elif file.size < _STREAMED:
+            pattern = re.compile(re.escape(head[:12]))
     elif head[4:8] in (b"ftyp", b"moov", b"mdat"):
         starts = _starts_of_mp4(file)
-    elif (head[:4], head[8:12]) in ((b"RIFF", b"WAVE"), (b"FORM", b"AIFF"), (b"FORM", b"AIFC")):
-        starts = _starts_of_wav(file, head[:4])
+    if pattern is not None:
+        starts = [0, *_found(file, pattern)]
     if len(starts) == 1:
         return [file]
     return [_Part(file, start, end) for start, end in itertools.pairwise([*starts, file.size])]
+
+
+def _found(file: File, pattern: re.Pattern[bytes]) -> Iterator[int]:
+    """Where the pattern, of at most 32 bytes, is found after the start of the file."""
+    step = 1 << 20
+    for at in range(1, file.size, step):
+        yield from (at + found.start() for found in pattern.finditer(file.part(at, step + 31)) if found.start() < step)
 
 
 def _starts_of_mp4(file: File) -> list[int]:
@@ -226,15 +239,14 @@ def _starts_of_mp4(file: File) -> list[int]:
     return starts
 
 
-def _starts_of_wav(file: File, name: bytes) -> list[int]:
+def _starts_of_wav(file: File, name: bytes, order: Literal["little", "big"]) -> list[int]:
     """A second file begins where the first ends by its header."""
-    starts = [0]
-    while True:
-        length = int.from_bytes(file.part(starts[-1] + 4, 4), "little" if name == b"RIFF" else "big")
-        at = starts[-1] + 8 + length + length % 2
-        if length >= _STREAMED or file.part(at, 4) != name:
-            return starts
+    starts, at = [], 0
+    while file.part(at, 4) == name:
         starts.append(at)
+        length = int.from_bytes(file.part(at + 4, 4), order)
+        at += 8 + length + length % 2
+    return starts
 
 
 def check_whole(path: Path, file: File) -> None:
