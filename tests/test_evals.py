@@ -26,7 +26,7 @@ from relisten.engine.generation import GenerationConfig
 from relisten.engine.row import audible
 from relisten.engine.scripted import ScriptedEngine
 from relisten.evals import figures, runner
-from relisten.evals.hearing import Hearing, Hears, Recording, asked_as, hearing
+from relisten.evals.hearing import Hearing, Hears, PromptAudio, asked_as, hearing
 from relisten.evals.predictions import read_predictions
 from relisten.evals.runner import Asking
 from relisten.evals.runs import read_run
@@ -195,7 +195,7 @@ def test_the_oracle_gives_the_gold_segment_nearest_to_the_one_named(model: Qwen2
 
 @pytest.mark.parametrize(("recording", "level"), [("silence", 0.0), ("other", 0.2), ("own", 0.3), ("none", 0.3)])
 def test_the_prompt_may_hold_something_else_while_segments_are_the_recordings_own(
-    model: Qwen2_5Omni, recording: Recording, level: float
+    model: Qwen2_5Omni, recording: PromptAudio, level: float
 ) -> None:
     examples = [constant(3), constant(2)]
     heard = hearing("own", examples, model, recording=recording)
@@ -287,7 +287,7 @@ def test_a_letter_is_that_of_the_choice_as_shown() -> None:
     [("own", "own", True), ("off", "own", True), ("own", "none", False), ("off", "none", False)],
 )
 def test_what_is_left_out_is_not_in_the_prompt_and_what_is_off_is_not_inserted(
-    build_model: Callable[..., Qwen2_5Omni], hears: Hears, recording: Recording, audio: bool
+    build_model: Callable[..., Qwen2_5Omni], hears: Hears, recording: PromptAudio, audio: bool
 ) -> None:
     """Tags that the model is made to write are heard, or stay text, under the prompt of interleaved answers."""
     model = build_model(layers=2)

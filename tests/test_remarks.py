@@ -10,10 +10,10 @@ import pytest
 
 from relisten.data.checks import words
 from relisten.data.offline import phrases
-from relisten.data.offline.asking import SOLVERS, Asked, Step, Timeline
 from relisten.data.offline.drawing import draw
 from relisten.data.offline.remarks import OTHERS, facts, remarks, ruled_out, seconds
 from relisten.data.offline.rules import STYLES, chain
+from relisten.data.offline.timeline import SOLVERS, Asked, Step, Timeline
 from relisten.types import Event
 
 DOG = Event("dog", 1.0, 1.4, {"level": -1.0})

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from relisten.data import checks, compose, judge
-from relisten.data.offline.asking import Timeline, right
 from relisten.data.offline.drawing import MAKERS, NANO, PLAIN, SENTENCES, Manner, draw
 from relisten.data.offline.rules import Rules, read_events
+from relisten.data.offline.timeline import Timeline, right
 from relisten.types import Clip, Event
 
 LABELS = ("dog", "bell", "rain", "seven", "", "(x)", " ", "{0}", "a%s", "Male speech, man speaking", "word", "é" * 300)

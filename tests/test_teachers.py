@@ -16,9 +16,9 @@ from teacher_server import Fault, serving
 
 from relisten import tags
 from relisten.data import checks, compose, judge, teachers
-from relisten.data.offline.asking import SOLVERS, Timeline, right
 from relisten.data.offline.drawing import draw
 from relisten.data.offline.rules import Rules
+from relisten.data.offline.timeline import SOLVERS, Timeline, right
 from relisten.data.servers import Server, retry_after
 from relisten.data.store import Call
 from relisten.data.teachers import Recorded, open_teacher

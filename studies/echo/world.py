@@ -12,10 +12,10 @@ from functools import cache, partial
 
 import numpy as np
 
-from relisten.data.offline.asking import Asked, Step, Timeline, is_word
 from relisten.data.offline.drawing import NANO, draw, pick, shuffled
 from relisten.data.offline.phrases import SHORT_LEADS
 from relisten.data.offline.short import heard, leads, listen, name, segment
+from relisten.data.offline.timeline import Asked, Step, Timeline, is_word
 from relisten.data.worlds import curriculum, synth
 from relisten.data.worlds.curriculum import RL_SCENES, TRAINING_SEED, chain_rows, tell
 from relisten.data.worlds.scene_questions import as_example, timeline

@@ -15,7 +15,7 @@ from relisten.commands.options import GENERATION, MODEL, ModelOptions, keeping, 
 from relisten.engine.generation import GenerationConfig
 from relisten.evals.benchmarks import BENCHMARKS, Benchmark, check_ids, export, missing
 from relisten.evals.figures import Failed, Record, summary, write_summary
-from relisten.evals.hearing import Hears, Recording
+from relisten.evals.hearing import Hears, PromptAudio
 from relisten.evals.runner import Asking, check, evaluate
 from relisten.models import find
 from relisten.reports.accuracy import shown
@@ -35,7 +35,7 @@ def eval_file(
     failed: Failed = "wrong",
     allow_missing: bool = False,
     hears: Annotated[Hears, ABLATIONS] = "own",
-    recording: Annotated[Recording, ABLATIONS] = "own",
+    recording: Annotated[PromptAudio, ABLATIONS] = "own",
     samples: Annotated[int, ASKING] = 1,
     shuffle: Annotated[int | None, ASKING] = None,
     shard: Annotated[str, ASKING] = "0/1",

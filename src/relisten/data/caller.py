@@ -17,7 +17,7 @@ from relisten import redact
 from relisten.data import describers
 from relisten.data.budget import Budget, Prices, Stopped
 from relisten.data.messages import Messages, digest
-from relisten.data.servers import Failed
+from relisten.data.servers import CallFailed
 from relisten.data.store import Call, Failure, Store
 from relisten.data.teachers import Remote, Teacher
 from relisten.types import Clip
@@ -153,7 +153,7 @@ def _describe(describer: NamedDescriber, clip: Clip) -> Call:
         events = [[e.label, e.start, e.end, e.labels] for e in found.events]
         made: Any = {"descriptions": found.descriptions, "events": events}
         text = json.dumps(redact.each_text(redact.whole, made), ensure_ascii=False)
-    except Failed as failed:
+    except CallFailed as failed:
         error, kind = str(failed), failed.failure
     except Exception as failed:  # decoders and models of all kinds run here; one bad recording stops nothing
         error, kind = redact.one_line(f"{type(failed).__name__}: {failed}", 300), "lasting"

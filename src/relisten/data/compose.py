@@ -92,7 +92,7 @@ class Draft:
 
 
 @dataclass(frozen=True)
-class Prompts:
+class TeacherPrompts:
     """The prompts for teachers, with the placeholders $evidence, $request and, for the judge, $candidate."""
 
     compose: Mapping[str, str]
@@ -101,7 +101,7 @@ class Prompts:
 
 
 @cache
-def read_prompts(folder: Path | None = None) -> Prompts:
+def read_prompts(folder: Path | None = None) -> TeacherPrompts:
     """The prompts of a folder (compose*.md, judge*.md), and the shipped ones for a stage that it has none of.
 
     Raises ValueError if the folder holds no prompts, or one that cannot be used.
@@ -125,10 +125,10 @@ def read_prompts(folder: Path | None = None) -> Prompts:
             except (KeyError, ValueError) as error:
                 raise ValueError(f"{path}: a placeholder is wrong ({error}); write $$ for a dollar sign") from None
             found.setdefault(stage, {})[path.stem] = text
-    return Prompts(found["compose"], found["judge"])
+    return TeacherPrompts(found["compose"], found["judge"])
 
 
-def hashes(prompts: Prompts) -> dict[str, str]:
+def hashes(prompts: TeacherPrompts) -> dict[str, str]:
     """A name for the content of each prompt."""
     return {name: digest(text).hex() for name, text in sorted({**prompts.compose, **prompts.judge}.items())}
 
@@ -172,7 +172,7 @@ def survey(clips: Iterable[Clip]) -> Labels:
 
 
 def ask(
-    clip: Clip, prompts: Prompts, labels: Labels, rng: np.random.Generator, manner: str = ""
+    clip: Clip, prompts: TeacherPrompts, labels: Labels, rng: np.random.Generator, manner: str = ""
 ) -> tuple[str, Messages]:
     """The name of the prompt, and messages that ask for one question about a clip.
 

@@ -19,7 +19,7 @@ import numpy as np
 from relisten import audio, redact
 from relisten.data import checks, compose, judge, leakage
 from relisten.data.caller import Caller, NamedDescriber
-from relisten.data.compose import Draft, Labels, Prompts
+from relisten.data.compose import Draft, Labels, TeacherPrompts
 from relisten.data.messages import Messages, digest
 from relisten.data.store import Call
 from relisten.data.teachers import Teacher
@@ -33,7 +33,7 @@ class Plan:
 
     composer: Teacher
     judge: Teacher
-    prompts: Prompts
+    prompts: TeacherPrompts
     labels: Labels = field(default_factory=dict)
     """Labels of the source, from which wrong choices are drawn."""
     describer: NamedDescriber | None = None

@@ -9,7 +9,7 @@ from string import Template
 import numpy as np
 
 from relisten.data.checks import MAX_CHARACTERS
-from relisten.data.compose import Draft, Prompts, block, evidence
+from relisten.data.compose import Draft, TeacherPrompts, block, evidence
 from relisten.data.messages import Messages
 from relisten.types import Clip
 
@@ -27,7 +27,7 @@ class Verdict:
     reason: str = ""
 
 
-def ask_judge(clip: Clip, draft: Draft, prompts: Prompts, rng: np.random.Generator) -> Messages:
+def ask_judge(clip: Clip, draft: Draft, prompts: TeacherPrompts, rng: np.random.Generator) -> Messages:
     """Messages that ask whether a draft is valid."""
     candidate = {
         "question": draft.question,

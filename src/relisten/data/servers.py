@@ -2,7 +2,7 @@
 
 A request and its whole reply take at most `timeout` seconds and MOST_BYTES bytes after decompression, whatever the
 server does. Redirects are not followed, so a prompt goes to the address that was given and to no other. A reply that is
-not what it should be is a `Failed`, as a refused one is.
+not what it should be is a `CallFailed`, as a refused one is.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Server:
 DEFAULT = Server()
 
 
-class Failed(ValueError):  # noqa: N818
+class CallFailed(ValueError):  # noqa: N818
     """A call that gave nothing, with the reason in one line."""
 
     def __init__(self, reason: str, failure: Failure, after: float | None = None) -> None:
@@ -144,30 +144,30 @@ def _bounded(base: Any) -> Any:
 
 
 async def _content(response: Any) -> bytes:
-    """The body of a response, decompressed. Raises Failed where it is too long, or compressed in an odd way."""
+    """The body of a response, decompressed. Raises CallFailed where it is too long, or compressed in an odd way."""
     parts, size = [], 0
     async for part in response.aiter_raw():
         parts.append(part)
         size += len(part)
         if size > MOST_BYTES:
-            raise Failed(f"the reply is longer than {MOST_BYTES:,} bytes", "passing")
+            raise CallFailed(f"the reply is longer than {MOST_BYTES:,} bytes", "passing")
     raw = b"".join(parts)
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding == "identity":
         return raw
     if encoding not in ("gzip", "deflate"):
-        raise Failed(f"the reply is compressed in a form that was not asked for ({encoding[:40]})", "passing")
+        raise CallFailed(f"the reply is compressed in a form that was not asked for ({encoding[:40]})", "passing")
     try:
         unpacked = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(raw, MOST_BYTES + 1)
     except zlib.error:
-        raise Failed(f"the reply is damaged: it is not {encoding}", "passing") from None
+        raise CallFailed(f"the reply is damaged: it is not {encoding}", "passing") from None
     if len(unpacked) > MOST_BYTES:
-        raise Failed(f"the reply is longer than {MOST_BYTES:,} bytes when it is decompressed", "passing")
+        raise CallFailed(f"the reply is longer than {MOST_BYTES:,} bytes when it is decompressed", "passing")
     return unpacked
 
 
 async def models(client: AsyncOpenAI, server: Server) -> list[str]:
-    """Names of the models that a server offers. Raises Failed."""
+    """Names of the models that a server offers. Raises CallFailed."""
     found = await _ask(client.models.with_raw_response.list, server, {})
     listed = found.get("data") if isinstance(found, dict) else None
     return [one["id"] for one in listed or [] if isinstance(one, dict) and isinstance(one.get("id"), str)]
@@ -176,7 +176,7 @@ async def models(client: AsyncOpenAI, server: Server) -> list[str]:
 async def complete(
     client: AsyncOpenAI, server: Server, model: str, messages: Any, reply: Reply, may_be_empty: bool = False
 ) -> None:
-    """Ask once, and fill in the reply. Raises Failed; tokens that were paid for are in the reply all the same.
+    """Ask once, and fill in the reply. Raises CallFailed; tokens that were paid for are in the reply all the same.
 
     may_be_empty: an empty reply is an answer too; else it is a failure that may pass.
     """
@@ -190,7 +190,7 @@ async def complete(
 
 
 async def _ask(ask: Any, server: Server, asked: dict[str, Any]) -> Any:
-    """The JSON that a server replies with. Raises Failed."""
+    """The JSON that a server replies with. Raises CallFailed."""
     import openai
 
     try:
@@ -198,31 +198,35 @@ async def _ask(ask: Any, server: Server, asked: dict[str, Any]) -> Any:
             # Compression is not asked for: a reply is small, and one that unpacks without end is not sent by mistake.
             raw = await ask(**asked, extra_headers={"Accept-Encoding": "identity"})
         return json.loads(raw.content)
-    except Failed:
+    except CallFailed:
         raise
     except (TimeoutError, openai.APITimeoutError):
-        raise Failed(f"timeout: no complete reply within {server.timeout:g} s", "passing") from None
+        raise CallFailed(f"timeout: no complete reply within {server.timeout:g} s", "passing") from None
     except openai.APIStatusError as error:
         raise _refused(error) from None
     except openai.APIError as error:  # no connection, half a body
         cause = error.__cause__ or error
-        if isinstance(cause, Failed):
+        if isinstance(cause, CallFailed):
             raise cause from None
-        raise Failed(f"{type(cause).__name__}: {redact.one_line(str(cause))}", "passing") from None
+        raise CallFailed(f"{type(cause).__name__}: {redact.one_line(str(cause))}", "passing") from None
     except (ValueError, TypeError, RecursionError) as error:
-        raise Failed(f"unreadable reply ({redact.one_line(str(error)) or type(error).__name__})", "passing") from None
+        raise CallFailed(
+            f"unreadable reply ({redact.one_line(str(error)) or type(error).__name__})", "passing"
+        ) from None
 
 
-def _refused(error: APIStatusError) -> Failed:
+def _refused(error: APIStatusError) -> CallFailed:
     """What a status other than 200 means."""
     status = error.status_code
     if 300 <= status < 400:
         target = redact.one_line(error.response.headers.get("location", "another address"))
-        return Failed(f"{status}: the server points to {target}; redirects are not followed, give that as url", "fatal")
+        return CallFailed(
+            f"{status}: the server points to {target}; redirects are not followed, give that as url", "fatal"
+        )
     reason = f"{status}: {redact.one_line(str(error.message).removeprefix(f'Error code: {status} - '))}"
     if status in (408, 409, 429) or status >= 500:
-        return Failed(reason, "passing", retry_after(error.response.headers))
-    return Failed(reason, "fatal" if status in (401, 402, 403, 404) else "lasting")
+        return CallFailed(reason, "passing", retry_after(error.response.headers))
+    return CallFailed(reason, "fatal" if status in (401, 402, 403, 404) else "lasting")
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -248,9 +252,9 @@ def _read(body: Any, reply: Reply, may_be_empty: bool) -> None:
     choice = _part(_part(body, "choices", list), 0, dict)
     message = _part(choice, "message", dict)
     if message.get("refusal"):
-        raise Failed(f"refused: {redact.one_line(str(message['refusal']))}", "lasting")
+        raise CallFailed(f"refused: {redact.one_line(str(message['refusal']))}", "lasting")
     if choice.get("finish_reason") == "content_filter":
-        raise Failed("refused: the server's content filter", "lasting")
+        raise CallFailed("refused: the server's content filter", "lasting")
     thought = message.get("reasoning_content") or message.get("reasoning") or ""
     text = message.get("content")
     text = text if isinstance(text, str) else ""
@@ -262,30 +266,30 @@ def _read(body: Any, reply: Reply, may_be_empty: bool) -> None:
     if not text.strip() and not may_be_empty:
         cut = choice.get("finish_reason") == "length"
         hint = "; max_tokens was reached while it reasoned" if cut else ""
-        raise Failed(f"empty reply{hint}", "lasting" if cut else "passing")
+        raise CallFailed(f"empty reply{hint}", "lasting" if cut else "passing")
     if len(text) > MOST_CHARACTERS:
-        raise Failed(f"the text of the reply is longer than {MOST_CHARACTERS:,} characters", "lasting")
+        raise CallFailed(f"the text of the reply is longer than {MOST_CHARACTERS:,} characters", "lasting")
     reply.text = redact.redact(text.strip(), prose=True)
     reply.thought = redact.redact(str(thought).strip(), prose=True)
 
 
 def _part(value: Any, key: str | int, kind: type) -> Any:
-    """A part of a reply. Raises Failed where it is missing or of another kind."""
+    """A part of a reply. Raises CallFailed where it is missing or of another kind."""
     try:
         part = value[key]
     except (TypeError, KeyError, IndexError):
         part = None
     if not isinstance(part, kind) or not part:
-        raise Failed("the reply holds no message", "passing")
+        raise CallFailed("the reply holds no message", "passing")
     return part
 
 
 def _count(usage: Any, name: str) -> int:
-    """A number of tokens. Raises Failed where it cannot be one: a budget could not be kept with it."""
+    """A number of tokens. Raises CallFailed where it cannot be one: a budget could not be kept with it."""
     value = usage.get(name) if isinstance(usage, dict) else usage
     if value is None:
         return 0
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MOST_TOKENS:
         shown = redact.one_line(repr(value)[:1000], 40)
-        raise Failed(f"the reply's usage cannot be read ({name} is {shown})", "passing")
+        raise CallFailed(f"the reply's usage cannot be read ({name} is {shown})", "passing")
     return int(value)

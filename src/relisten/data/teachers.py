@@ -21,7 +21,7 @@ from relisten import records, redact
 from relisten.data import servers
 from relisten.data.messages import Messages, digest
 from relisten.data.offline.rules import Rules
-from relisten.data.servers import DEFAULT, Failed, Reply, Server
+from relisten.data.servers import DEFAULT, CallFailed, Reply, Server
 from relisten.data.store import Call
 
 FIRST_WAIT = 0.5
@@ -118,17 +118,17 @@ class Remote:
             reply.prompt_tokens, reply.completion_tokens, cost, time.perf_counter() - begun,
         )  # fmt: skip
 
-    async def _once(self, messages: Messages, reply: Reply) -> Failed | None:
+    async def _once(self, messages: Messages, reply: Reply) -> CallFailed | None:
         await self.turn.wait()
         try:
             await servers.complete(self._client, self.server, self.model, messages, reply, self.may_be_empty)
-        except Failed as failed:
+        except CallFailed as failed:
             self.turn.pause(failed.after or 0.0)
             return failed
         return None
 
     async def models(self) -> list[str]:
-        """Names of the models that the server offers. Raises Failed."""
+        """Names of the models that the server offers. Raises CallFailed."""
         return await servers.models(self._client, self.server)
 
 
@@ -136,7 +136,7 @@ retrying: Counter[str] = Counter()
 """Calls of this process that now wait to be sent again, counted by reason; the progress bar shows them."""
 
 
-async def _wait(attempt: int, failed: Failed) -> None:
+async def _wait(attempt: int, failed: CallFailed) -> None:
     """Wait before a call is sent again: as long as the server asks, or FIRST_WAIT doubled each time, with jitter."""
     seconds = min(FIRST_WAIT * 2 ** min(attempt - 1, 10), 60.0) + random.uniform(0, FIRST_WAIT)
     reason = str(failed)

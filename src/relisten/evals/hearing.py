@@ -25,7 +25,7 @@ Hears = Literal["own", "other", "silence", "off", "random", "neighbour", "oracle
 """What a segment gives: the recording's own crop; another recording's at the same times; silence; nothing (the tag
 stays text); a stretch of the same length that is drawn at random, or comes right after; the nearest gold segment."""
 
-Recording = Literal["own", "other", "silence", "none"]
+PromptAudio = Literal["own", "other", "silence", "none"]
 """What the prompt holds: the recording; another one, or silence, of the same length; no audio."""
 
 
@@ -46,7 +46,7 @@ def hearing(
     examples: Sequence[Example],
     model: AudioLM,
     max_seconds: float = MAX_SECONDS,
-    recording: Recording = "own",
+    recording: PromptAudio = "own",
     seed: int = 0,
 ) -> Hearing:
     """What is heard in a run over `examples` (all questions, even when a shard asks only some of them).
@@ -81,7 +81,7 @@ class AskedAs:
 
 
 def asked_as(
-    model: AudioLM, config: GenerationConfig, hears: Hears, recording: Recording
+    model: AudioLM, config: GenerationConfig, hears: Hears, recording: PromptAudio
 ) -> tuple[AudioLM, GenerationConfig]:
     """The model and config for `off` (nothing is inserted) and `none` (no audio in the prompt)."""
     check_hearing(hears, recording, (), config.format)
@@ -100,7 +100,7 @@ class _Control:
         examples: Sequence[Example],
         model: AudioLM,
         max_seconds: float,
-        recording: Recording,
+        recording: PromptAudio,
         seed: int,
     ) -> None:
         self.hears, self.model, self.max_seconds, self.recording, self.seed = hears, model, max_seconds, recording, seed
@@ -169,13 +169,13 @@ class _Control:
 
 
 def check_hearing(
-    hears: Hears, recording: Recording, examples: Sequence[Example], format: Format = "interleaved"
+    hears: Hears, recording: PromptAudio, examples: Sequence[Example], format: Format = "interleaved"
 ) -> None:
     """Raises ValueError where a control cannot be used with these examples or this format."""
-    if hears not in get_args(Hears) or recording not in get_args(Recording):
+    if hears not in get_args(Hears) or recording not in get_args(PromptAudio):
         raise ValueError(
             f"--hears {hears} --recording {recording}: use {', '.join(get_args(Hears))};"
-            f" and {', '.join(get_args(Recording))}"
+            f" and {', '.join(get_args(PromptAudio))}"
         )
     if hears != "own" and format != "interleaved":
         raise ValueError(f"--hears {hears} goes with --format interleaved: {format} answers hear no segments")

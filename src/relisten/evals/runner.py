@@ -18,7 +18,7 @@ from relisten.engine.answer import answer_each
 from relisten.engine.engine import Engine, GenerationConfig
 from relisten.engine.sampling import row_generator
 from relisten.evals.figures import groups
-from relisten.evals.hearing import Hearing, Hears, Recording, asked_as, check_hearing, hearing
+from relisten.evals.hearing import Hearing, Hears, PromptAudio, asked_as, check_hearing, hearing
 from relisten.evals.reading import status
 from relisten.files import check_size, size_of
 from relisten.models.base import AudioLM
@@ -33,7 +33,7 @@ class Asking:
     """How a run asks its questions; how the model generates is in `GenerationConfig`."""
 
     hears: Hears = "own"
-    recording: Recording = "own"
+    recording: PromptAudio = "own"
     samples: int = 1
     """Answers to each question."""
     shuffle: int | None = None

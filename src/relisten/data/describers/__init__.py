@@ -28,7 +28,7 @@ from relisten.audio import RATE, load
 from relisten.data import servers
 from relisten.data.kinds import MUSIC, SPEECH, musical, spoken
 from relisten.data.messages import Messages
-from relisten.data.servers import DEFAULT, Failed, Server
+from relisten.data.servers import DEFAULT, CallFailed, Server
 from relisten.data.store import Call
 from relisten.data.teachers import Remote
 from relisten.run import resolve
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from relisten.models.base import AudioLM
 
 Describer = Callable[[Clip], Clip]
-Ask = Callable[[str, Audio], str]
+AskAboutAudio = Callable[[str, Audio], str]
 """(prompt, recording) -> text."""
 KEYS = ("sound", "speech", "music")
 """A1, A2, A3: the keys of `Clip.descriptions`."""
@@ -82,7 +82,7 @@ def find(name: str, server: Server = DEFAULT) -> Describer:
     return from_ask(local(load_model(name)))
 
 
-def from_ask(ask: Ask) -> Describer:
+def from_ask(ask: AskAboutAudio) -> Describer:
     """A describer that asks for those descriptions that a clip does not have yet."""
 
     def describe(clip: Clip) -> Clip:
@@ -101,7 +101,7 @@ def prompt(key: str, clip: Clip) -> str:
     return Template(text).substitute(duration=f"{clip.duration:.1f}", labels=labels).strip()
 
 
-def local(model: AudioLM, max_new_tokens: int = 256) -> Ask:
+def local(model: AudioLM, max_new_tokens: int = 256) -> AskAboutAudio:
     """A model in this process as describer: plain prompts, greedy decoding, no reasoning, no segments."""
     from relisten.engine.engine import Engine, GenerationConfig
     from relisten.models.base import Prompts
@@ -118,8 +118,8 @@ def local(model: AudioLM, max_new_tokens: int = 256) -> Ask:
     return ask
 
 
-def remote(url: str, model: str = "", server: Server = DEFAULT) -> Ask:
-    """A server that takes audio in OpenAI's chat form, asked with the limits of `server`. Ask raises Failed."""
+def remote(url: str, model: str = "", server: Server = DEFAULT) -> AskAboutAudio:
+    """A server that takes audio in OpenAI's chat form, asked with the limits of `server`. Ask raises CallFailed."""
     # The price is reckoned by whoever sums up what was used; the key is never the one of a teacher elsewhere.
     here = Server(url=url, temperature=0.0, max_tokens=MOST_TOKENS, timeout=server.timeout, retries=server.retries)
     names = [model] if model else []
@@ -132,7 +132,7 @@ def remote(url: str, model: str = "", server: Server = DEFAULT) -> Ask:
                 found = await teacher.models()
                 if len(found) != 1:
                     listed = redact.one_line(", ".join(found)) or "none"
-                    raise Failed(f"has the models {listed}; name one as {redact.redact(url)}#NAME", "fatal")
+                    raise CallFailed(f"has the models {listed}; name one as {redact.redact(url)}#NAME", "fatal")
                 names.append(found[0])
                 teacher.model = found[0]
             return await teacher.complete(messages)
@@ -146,14 +146,14 @@ def remote(url: str, model: str = "", server: Server = DEFAULT) -> Ask:
         ]
         try:
             call = asyncio.run(complete([{"role": "user", "content": content}]))
-        except Failed as failed:
-            raise Failed(f"{redact.redact(url)}: {failed}", failed.failure) from None
+        except CallFailed as failed:
+            raise CallFailed(f"{redact.redact(url)}: {failed}", failed.failure) from None
         count = used.get(None) or Used()
         count.requests += call.attempts
         count.prompt_tokens += call.prompt_tokens
         count.completion_tokens += call.completion_tokens
         if call.failure:
-            raise Failed(f"{redact.redact(url)}: {call.error}; check that it takes audio", call.failure)
+            raise CallFailed(f"{redact.redact(url)}: {call.error}; check that it takes audio", call.failure)
         return call.text[:MOST_CHARACTERS]
 
     return ask

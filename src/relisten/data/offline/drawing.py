@@ -12,7 +12,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from relisten.data.offline.asking import (
+from relisten.data.offline.phrases import QUESTIONS
+from relisten.data.offline.timeline import (
     APART,
     LOUDER,
     SIDES,
@@ -25,7 +26,6 @@ from relisten.data.offline.asking import (
     neighbours,
     right,
 )
-from relisten.data.offline.phrases import QUESTIONS
 from relisten.data.worlds import synth
 from relisten.data.worlds.sounds import PITCHES
 from relisten.types import Event

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from relisten.data.offline.asking import APART, LONGER, LOUDER, THIRDS, Asked, Timeline, is_word
 from relisten.data.offline.drawing import pick, shuffled
 from relisten.data.offline.phrases import ORDERED, REMARKS, RULED_OUT, THIRD
+from relisten.data.offline.timeline import APART, LONGER, LOUDER, THIRDS, Asked, Timeline, is_word
 from relisten.types import Event
 
 OTHERS = ("over", "behind", "ahead", "gap", "meets", "longer", "shorter", "louder", "softer")

@@ -19,10 +19,10 @@ from relisten.data.checks import MIN_SECONDS, covered, said, sentences_end, spok
 from relisten.data.compose import HIDDEN, MANNERS, SHARES, SHORT, unblock
 from relisten.data.messages import Messages, digest
 from relisten.data.offline import short
-from relisten.data.offline.asking import SOLVERS, Asked, Step, Timeline, is_word, right
 from relisten.data.offline.drawing import PLAIN, SENTENCES, draw, pick, shuffled
 from relisten.data.offline.phrases import CONCLUSIONS, GUESSED, HEARD, LEADS, OPENINGS, REASONS
 from relisten.data.offline.remarks import name, remarks, ruled_out, sentence
+from relisten.data.offline.timeline import SOLVERS, Asked, Step, Timeline, is_word, right
 from relisten.data.store import Call
 from relisten.types import Event, Segment
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from relisten import tags
 from relisten.data.checks import sentences_end
-from relisten.data.offline.asking import Asked, Timeline, is_word
 from relisten.data.offline.drawing import pick
 from relisten.data.offline.phrases import SHORT_HEARD, SHORT_LEADS
+from relisten.data.offline.timeline import Asked, Timeline, is_word
 from relisten.types import Clip, Event, Segment
 
 

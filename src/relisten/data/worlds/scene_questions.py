@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 
 from relisten.data.offline import short
-from relisten.data.offline.asking import Asked, Timeline
 from relisten.data.offline.drawing import NANO, draw, shuffled
+from relisten.data.offline.timeline import Asked, Timeline
 from relisten.data.worlds.scenes import Bank
 from relisten.types import Clip, Example
 

@@ -24,7 +24,7 @@ MAX_SECONDS = 30.0
 
 PITCHES = ("low", "middle", "high")
 
-Split = Literal["train", "heldout", "both"]
+SoundSplit = Literal["train", "heldout", "both"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,7 +41,7 @@ class Sound:
     """Who speaks a word."""
     pitch: str = ""
     """low, middle or high, for the note of an instrument."""
-    split: Split = "both"
+    split: SoundSplit = "both"
     """The only waveform of a label is in both splits."""
     source: str = ""
     licence: str = ""
