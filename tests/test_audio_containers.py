@@ -198,6 +198,36 @@ def test_a_cut_ogg(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) 
     assert "no end mark" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.mkv", "flac"), ("a.asf", "wmav2"), ("a.avi", "pcm_s16le"), ("a.flv", "aac"), ("a.ts", "mp2")],
+)
+def test_a_cut_video(tmp_path: Path, name: str, codec: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Many headers give the size of the file; flv's is often wrong, and in ts only a cut packet shows."""
+    path = mux(tmp_path / name, [clicks(AT, 5.0, 44_100)], codec, 44_100, picture=True)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 7 // 10])
+    if name in ("a.flv", "a.ts"):
+        read(path, 3.5)
+        assert "the end of the recording may be missing" in caplog.text
+    else:
+        refused(path, "its header promises .* bytes")
+
+
+@pytest.mark.parametrize("codec", ["pcm_s16be", "pcm_s24be"])
+def test_a_cut_caf(tmp_path: Path, codec: str) -> None:
+    path = mux(tmp_path / "a.caf", [clicks(AT, 5.0)], codec, RATE)
+    path.write_bytes(path.read_bytes()[:-1000])
+    refused(path, "its header promises .* bytes")
+
+
+def test_joined_mkv_without_a_length(tmp_path: Path) -> None:
+    """FFmpeg estimates it from the last time stamp and the size of the file: that promises nothing."""
+    path = mux(tmp_path / "a.mkv", [clicks(AT, 5.0, 48_000)], "ac3", 48_000, gaps=((1.5, 3.5),), piped=True)
+    path.write_bytes(path.read_bytes() * 2)
+    read(path, 10.0)
+
+
 def test_damage_is_silent_and_told_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -30,7 +30,7 @@ _MAX_GAP = 3600.0
 """Seconds; a jump beyond it is not a gap, but the start of something recorded at another time."""
 _SLACK = 0.3
 """Seconds by which a header's length may exceed the sound that is there; beyond it, the file is not whole."""
-_INEXACT = {"mov", "matroska", "flv"}
+_INEXACT = {"mov", "flv"}
 """Formats whose headers may count what an encoder adds, or round, within that."""
 
 _AV_ERRORS = (av.FFmpegError, OSError, ValueError, OverflowError)
@@ -374,7 +374,7 @@ def _promised(track: _Track, file: File) -> float | None:
         num_packets = int.from_bytes(found[1], "big") if found else 0
         return num_packets * track.stream.frame_size / track.stream.rate if num_packets else None
     container = track.container
-    alone = track.kind in ("matroska", "flv") and len(container.streams) == 1
+    alone = track.kind == "flv" and len(container.streams) == 1
     return container.duration / av.time_base if alone and container.duration is not None else None
 
 

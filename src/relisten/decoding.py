@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import stat
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -249,11 +250,35 @@ def _starts_of_wav(file: File, name: bytes, order: Literal["little", "big"]) -> 
     return starts
 
 
+def _promised_size(head: bytes) -> int:
+    """The bytes that a file has by its header; 0 where that tells nothing."""
+    if head[:4] == b"RIFF":  # avi, wav
+        size = int.from_bytes(head[4:8], "little") + 8
+        return size if size < _STREAMED else 0
+    if (found := re.match(rb"\x1a\x45\xdf\xa3.*?\x18\x53\x80\x67(?=[^\0])", head, re.DOTALL)) is not None:  # mkv
+        at = found.end()
+        num = 9 - head[at].bit_length()  # bytes of the size; the bits before it tell how many
+        size = int.from_bytes(head[at : at + num], "big") - (1 << 7 * num)
+        return at + num + size if size < (1 << 7 * num) - 1 else 0
+    if (found := re.match(rb"caff.*?data([\0-\x7f].{7})", head, re.DOTALL)) is not None:
+        return found.end() + int.from_bytes(found[1], "big")
+    properties = rb"\x30\x26\xb2\x75.*?\xa1\xdc\xab\x8c\x47\xa9\xcf\x11.{32}(.{8}).{40}(.{4})"
+    found = re.match(properties, head, re.DOTALL)  # asf; of a broadcast, the size is not known
+    return int.from_bytes(found[1], "little") if found is not None and not found[2][0] & 1 else 0
+
+
 def check_whole(path: Path, file: File) -> None:
     """FFmpeg drops what is left of a page or a chunk that was cut, without a word."""
-    head, size = file.part(0, 12), file.size
-    if head[:4] == b"RIFF" and size < int.from_bytes(head[4:8], "little") + 8 < _STREAMED:  # avi, wav
-        raise broken(path, f"its header promises {int.from_bytes(head[4:8], 'little') + 8} bytes, {size} are there")
+    head, size = file.part(0, 1 << 14), file.size
+    if size < _promised_size(head):
+        raise broken(path, f"its header promises {_promised_size(head)} bytes, {size} are there")
+    found = re.match(rb"FLV.*?\0\x08filesize\0(.{8})", head, re.DOTALL)
+    if found is not None and size < (promised := struct.unpack(">d", found[1])[0]):
+        tell(
+            path, f"its header promises {promised:.0f} bytes, {size} are there; the end of the recording may be missing"
+        )
+    if head[::188][:3] == b"GGG" and size % 188:
+        tell(path, "its last packet is cut; the end of the recording may be missing")
     if head[:4] != b"OggS":
         return
     tail = file.part(max(0, size - (1 << 17)), 1 << 17)
