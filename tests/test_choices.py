@@ -18,6 +18,14 @@ NUMBERS = ("20", "21", "2", "12")
 TALK = ("Man", "Woman", "Both speakers")
 YES = ("Yes", "No")
 NOTES = ("C", "D", "G", "A")
+KEYS = ("C major", "A minor", "F# minor", "B♭ major")
+TIMES = ("10:05", "10:15", "0:15")
+GUITARS = ("electric guitar", "guitar", "bass guitar", "piano")
+JA = ("犬", "猫", "牛")
+KO = ("개", "고양이", "소")
+DE = ("Hund", "Katze", "Kuh")
+FR = ("chien", "chat", "vache")
+ES = ("perro", "gato", "vaca")
 ZH = ("狗", "猫", "牛")
 LABELLED = ("(A) bell", "(B) horn", "(C) drum")
 DECOMPOSED = unicodedata.normalize("NFD", "Löwe")
@@ -126,6 +134,106 @@ TABLE: list[tuple[str, tuple[str, ...], str | None]] = [
     ("개가 아니라 고양이입니다", ("개", "고양이"), "고양이"), ("Je choisis B", ANIMALS, "cat"),
     ("الإجابة هي B", ANIMALS, "cat"), ("Non è un cane, è un gatto", ("cane", "gatto"), "gatto"),
     ("Это не собака, а кошка", ("собака", "кошка"), "кошка"),
+    # denials, conditions, thoughts, tags and JSON; numbers with units, keys, times
+    ("<answer>B</answer>", ANIMALS, "cat"), ("<answer> (C) </answer>", ANIMALS, "cow"),
+    ("<think>The dog barks. The cow moos.</think>\n<answer>B</answer>", ANIMALS, "cat"),
+    ("<think>It could be dog.</think> B", ANIMALS, "cat"), ("{\"choice\": \"B\"}", ANIMALS, "cat"),
+    ("{\"answer\": \"B\", \"reason\": \"no dog barks\"}", ANIMALS, "cat"),
+    ("{\"final_answer\": \"C\"}", ANIMALS, "cow"), ("### Answer\nB", ANIMALS, "cat"),
+    ("$$\\boxed{\\text{(B) cat}}$$", ANIMALS, "cat"), ("The answer is $B$.", ANIMALS, "cat"),
+    ("Looking at the options: A) dog - no barking. B) cat - meowing is clear. C) cow - no. Answer: B", ANIMALS, "cat"),
+    ("Option A is incorrect. Option C is incorrect. Therefore, Option B.", ANIMALS, "cat"),
+    ("Option A is not correct.", ANIMALS, None), ("A is not correct.", ANIMALS, None),
+    ("A is not the answer.", ANIMALS, None), ("The answer cannot be A.", ANIMALS, None),
+    ("I don't think the answer is A.", ANIMALS, None), ("I doubt that it is a dog.", ANIMALS, None),
+    ("It's definitely not B.", ANIMALS, None), ("Not A, but B.", ANIMALS, "cat"),
+    ("The answer is certainly not the dog.", ANIMALS, None),
+    ("The correct answer is neither A nor B, but C.", ANIMALS, "cow"), ("A/B", ANIMALS, None),
+    ("B or C, probably B", ANIMALS, None), ("The answer is A. No, wait: it's B.", ANIMALS, "cat"),
+    ("Answer: A\n\nCorrection: B", ANIMALS, "cat"), ("Sorry, the answer is B, not A.", ANIMALS, "cat"),
+    ("B, not A", ANIMALS, "cat"), ("If the answer is A, we would hear barking.", ANIMALS, None),
+    ("The answer would be A if it barked, but it meows.", ANIMALS, None),
+    ("It's unclear whether this is a cat.", ANIMALS, None), ("cat, I guess", ANIMALS, "cat"),
+    ("The sound is of a cat; a dog would sound different.", ANIMALS, None),
+    ("First the dog, then the cat. Answer: dog", ANIMALS, "dog"), ("I'd pick B", ANIMALS, "cat"),
+    ("My pick is B", ANIMALS, "cat"), ("Choose B", ANIMALS, "cat"), ("Go with B.", ANIMALS, "cat"),
+    ("I'm going with B", ANIMALS, "cat"), ("Let's go with B", ANIMALS, "cat"),
+    ("I believe the answer is B", ANIMALS, "cat"), ("B!", ANIMALS, "cat"), ("b)", ANIMALS, "cat"),
+    ("B\n\nExplanation: the dog is quieter.", ANIMALS, "cat"), ("B\nA dog barks.", ANIMALS, "cat"),
+    ("B. The cat meows after the dog barks.", ANIMALS, "cat"), ("The letter is B", ANIMALS, "cat"),
+    ("Answer choice B", ANIMALS, "cat"), ("2) cat", ANIMALS, "cat"), ("2. dog", ANIMALS, None),
+    ("#2", ANIMALS, "cat"), ("Number 2", ANIMALS, "cat"), ("The third one.", ANIMALS, "cow"),
+    ("The former.", ANIMALS, None), ("A dog.", ANIMALS, "dog"), ("A is heard", ANIMALS, "dog"),
+    ("As an AI, I cannot listen to audio.", ANIMALS, None),
+    ("Can you repeat the question about the cat?", ANIMALS, None), ("The answer is (C) drum.", LABELLED, "(C) drum"),
+    ("Yes", YES, "Yes"), ("A", YES, "Yes"), ("Yes or no?", YES, None), ("Answer: No, because it is quiet", YES, "No"),
+    ("是的", ("是", "否"), "是"), ("是的，有狗叫。", ("是", "不是"), "是"),
+    ("はい、そうです。", ("はい", "いいえ"), "はい"), ("Ja, das stimmt.", ("Ja", "Nein"), "Ja"),
+    ("True.", ("True", "False"), "True"), ("It happens 12 times.", NUMBERS, "12"), ("~20", NUMBERS, "20"),
+    ("more than 20", NUMBERS, None), ("less than 12", NUMBERS, None), ("20 (twenty)", NUMBERS, "20"),
+    ("-2", NUMBERS, None), ("1,200", ("1,200", "200"), "1,200"), ("the answer is 20.5", NUMBERS, None),
+    ("The answer is two.", NUMBERS, "2"), ("about 1.5 seconds", ("1.5 s", "15 s", "5 s"), None),
+    ("30 Hz", ("3 Hz", "30 Hz", "300 Hz"), "30 Hz"), ("30Hz", ("3 Hz", "30 Hz", "300 Hz"), "30 Hz"),
+    ("10:15", TIMES, "10:15"), ("at 0:15", TIMES, "0:15"), ("0:15 s", TIMES, "0:15"), ("10:15 am", TIMES, "10:15"),
+    ("110:15", TIMES, None), ("10:15:30", TIMES, None), ("The tempo is 120 bpm.", ("120 BPM", "20 BPM"), "120 BPM"),
+    ("4/4", ("4", "3"), None), ("A minor", KEYS, "A minor"), ("The key is A minor.", KEYS, "A minor"),
+    ("F# minor", KEYS, "F# minor"), ("F♯ minor", KEYS, "F# minor"), ("F sharp minor", KEYS, "F# minor"),
+    ("Bb major", KEYS, "B♭ major"), ("B♭ major", KEYS, "B♭ major"),
+    ("It's in C# major", ("C major", "C# major"), "C# major"), ("C", KEYS, None), ("C minor", ("C", "D"), None),
+    ("C-sharp minor", ("C minor", "C-sharp minor"), "C-sharp minor"), ("The answer is C major", KEYS, "C major"),
+    ("The answer is C", ("C", "D", "E"), "C"),
+    ("It was Dr. Smith who spoke.", ("Dr. Smith", "Mr. Jones", "John", "John Smith"), "Dr. Smith"),
+    ("The answer is John Smith", ("Dr. Smith", "Mr. Jones", "John", "John Smith"), "John Smith"),
+    ("The speaker is not joking.", ("The speaker is joking", "The speaker is serious", "The speaker is angry"), None),
+    ("electric guitar", GUITARS, "electric guitar"),
+    ("The instrument is an electric guitar.", GUITARS, "electric guitar"), ("a guitar", GUITARS, "guitar"),
+    ("bass", GUITARS, None), ("An acoustic guitar", GUITARS, "guitar"), ("guitar and piano", GUITARS, None),
+    ("Electric Guitar (A)", GUITARS, "electric guitar"),
+    ("The male speaker, not the female one.", ("male", "female"), "male"),
+    ("She is sad, not angry.", ("happy", "sad", "angry", "neutral"), "sad"),
+    ("sadly happy", ("happy", "sad", "angry", "neutral"), "happy"),
+    ("There is no change.", ("increase", "decrease", "no change"), "no change"),
+    ("The volume does not decrease", ("increase", "decrease", "no change"), None),
+    ("none", ("All of the above", "None of the above", "rain", "wind"), None), ("Die Antwort lautet: B", DE, "Katze"),
+    ("Ich glaube, es ist die Katze.", DE, "Katze"), ("Option B ist falsch.", DE, None), ("Kein Hund", DE, None),
+    ("Lösung: B", DE, "Katze"), ("B ist nicht richtig", DE, None), ("La bonne réponse est B.", FR, "chat"),
+    ("Réponse : B", FR, "chat"), ("C'est le chat.", FR, "chat"), ("château", FR, None),
+    ("No es un perro sino un gato", ES, "gato"), ("La opción correcta es B", ES, "gato"),
+    ("Creo que es el gato", ES, "gato"), ("A veces ladra", ES, None), ("最终答案：B", ANIMALS, "cat"),
+    ("不选A", ANIMALS, None), ("不应该选A，应该选B", ANIMALS, "cat"), ("不是猫也不是狗", ZH, None),
+    ("B。", ANIMALS, "cat"), ("A不正确", ANIMALS, None), ("答案选择B，因为没有狗。", ANIMALS, "cat"),
+    ("男声", ("男声", "女声"), "男声"), ("综上所述，答案是：**B**", ANIMALS, "cat"), ("犬ではない", JA, None),
+    ("犬の声は聞こえません。", JA, None), ("選択肢B", ANIMALS, "cat"), ("答えはAではなくBです。", ANIMALS, "cat"),
+    ("答えはAではありません。", ANIMALS, None), ("犬か猫", JA, None), ("개가 아닙니다.", KO, None),
+    ("고양이 소리가 들립니다.", KO, "고양이"), ("개 소리는 들리지 않습니다.", KO, None),
+    ("정답은 A가 아니라 B입니다.", ANIMALS, "cat"), ("정답은 A가 아닙니다.", ANIMALS, None),
+    ("If I had to choose, I'd say B.", ANIMALS, "cat"), ("Whether dog or cat, hard to say", ANIMALS, None),
+    ("The answer is A if you ignore the cat.", ANIMALS, None), ("Without doubt the answer is cat", ANIMALS, "cat"),
+    ("B seems right", ANIMALS, "cat"), ("I don't think B is correct.", ANIMALS, None),
+    ("It is incorrect to say B is correct.", ANIMALS, None),
+    ("Options A and B are both incorrect, so C.", ANIMALS, "cow"), ("So, C.", ANIMALS, "cow"),
+    ("Therefore C", ANIMALS, "cow"), ("Thus C is correct", ANIMALS, "cow"), ("Answer: N/A", ANIMALS, None),
+    ("Answers: A; C", ANIMALS, None), ("The answer is 'cat'.", ANIMALS, "cat"), ("> B", ANIMALS, "cat"),
+    ("B|", ANIMALS, None), ("I hear a cat meowing, hence not a dog", ANIMALS, "cat"),
+    ("Definitely not a cow. Dog!", ANIMALS, "dog"),
+    ("The dog isn't heard, and the cat isn't either; the cow is.", ANIMALS, "cow"),
+    ("dog (10%), cat (90%)", ANIMALS, None), ("dogcat", ANIMALS, None),
+    ("I would say a dog is unlikely.", ANIMALS, None), ("I would say that it's not a dog.", ANIMALS, None),
+    ("The correct answer: it's a cat!", ANIMALS, "cat"), ("The answer is dog.\n\nFinal answer: cat", ANIMALS, "cat"),
+    ("answer: a dog", ANIMALS, "dog"), ("a", ANIMALS, "dog"), ("C cow", ANIMALS, "cow"),
+    ("It's option A.", ANIMALS, "dog"), ("This is a B movie", ANIMALS, None),
+    ("The second speaker", ("Speaker 1", "Speaker 2"), None), ("3", ("Two", "Three", "Four"), "Three"),
+    ("one hundred and twenty", ("100", "120", "20"), None), ("2 seconds", ("first", "second"), None),
+    ("right", ("left", "right"), "right"), ("The correct answer is right.", ("left", "right"), "right"),
+    ("not correct", ("Correct", "Incorrect"), None), ("The dog is absent", ("present", "absent"), "absent"),
+    ("C++", ("C", "C++"), "C++"), ("The order is cat, dog", ("dog, cat", "cat, dog"), "cat, dog"),
+    ("There isn't a dog.", ("dog", "no dog"), None), ("A和B都对", ANIMALS, None), ("A、B", ANIMALS, None),
+    ("A或B", ANIMALS, None), ("我不认为答案是A", ANIMALS, None), ("如果是狗，答案是A", ANIMALS, None),
+    ("B才是正确答案", ANIMALS, "cat"), ("正确的是B", ANIMALS, "cat"), ("应为B", ANIMALS, "cat"),
+    ("犬じゃなくて猫", JA, "猫"), ("答えはAかBです", ANIMALS, None), ("A라고 생각하지 않습니다", ANIMALS, None),
+    ("Ich glaube nicht, dass es ein Hund ist.", DE, None), ("Nein, das ist kein Hund.", DE, None),
+    ("Richtig ist B.", DE, "Katze"), ("A und B", DE, None), ("Je dirais B", FR, "chat"),
+    ("no creo que sea un perro", ES, None), ("sans doute le chat", FR, "chat"),
 ]  # fmt: skip
 
 
@@ -149,7 +257,7 @@ def test_the_order_of_choices_decides_nothing_but_what_letters_mean() -> None:
     for said, choices, meant in TABLE:
         if meant is None or choices in (NOTES, YES) or (meant.casefold() not in said.casefold()):
             continue
-        if re.search(r"\b[ABb]\b(?! (?:red|dog|cat))|second|2", said):  # letters and places depend on the order
+        if re.search(r"\b[ABCb]\b(?! (?:red|dog|cat))|second|2", said):  # letters and places depend on the order
             continue
         shuffled = tuple(rng.sample(choices, len(choices)))
         assert read_choice(said, shuffled) == meant, (said, shuffled)
@@ -171,7 +279,23 @@ def test_reading_never_raises_and_gives_a_choice_or_none(said: str, choices: lis
     assert read_choice(said, choices) in (*choices, None)
 
 
-HOSTILE = ["the answer is ", "not ", "(", "\\boxed{", "A. ", "one of the ", "cat ", "选", "\n", "\\text{"]
+HOSTILE = [
+    "the answer is ",
+    "<answer>",
+    "if ",
+    "A is ",
+    "</think>",
+    "more than 2 ",
+    "not ",
+    "(",
+    "\\boxed{",
+    "A. ",
+    "one of the ",
+    "cat ",
+    "选",
+    "\n",
+    "\\text{",
+]
 
 
 @pytest.mark.parametrize("piece", HOSTILE)

@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from relisten.mentions import mentioned
+from relisten.mentions import joins, mentioned
 
 LONGEST = 4_000
 """Characters. A longer text is a whole chain of thought: only what it declares at its end counts."""
+MOST_SAID = 40
+"""Declarations that are read, the last ones of a text; a text with more of them repeats itself."""
 
 
 def is_right(prediction: str | None, answer: str | None) -> bool:
@@ -77,12 +79,16 @@ _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ni
 _VALUES = {word: n for n, word in enumerate(["zero", *_UNITS, *_TEENS])} | {w: 10 * n for n, w in enumerate(_TENS, 2)}
 _PLAIN = "|".join(["zero", *_UNITS, *_TEENS])
 _NUMERAL = re.compile(
+    rf"(?<!hundred )(?<!hundred and )(?<!thousand )(?<!point )"
     rf"\b(?:({'|'.join(_TENS)})(?:[- ]({'|'.join(_UNITS)}))?|({_PLAIN}))\b(?! (?:hundred|thousand|million|point)\b)"
 )
 _PRONOUN = re.compile(
     r"(?:\b(?:the|this|that|which|first|second|third|last|next|no|other|each|any|every|some) one\b|\bone of\b)"
 )
 """Where "one" is no number."""
+_ATTACHED = re.compile(r"(?<=\d)(?=(?:k?hz|s|sec|ms|min|bpm|db)\b)")
+"""Between a number and its unit, as in 30Hz."""
+_ACCIDENTAL = re.compile(r"\b([a-g])[ -]?(sharp|flat)(?= (?:major|minor)\b)|(?<=[a-g])[♯♭]")
 
 
 def _folded(text: str) -> str:
@@ -90,14 +96,17 @@ def _folded(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """The text in one Unicode form, without the marks of Markdown and LaTeX; case is kept."""
-    text = _WRAPPER.sub(r"\1", unicodedata.normalize("NFKC", text))
+    """The text in one Unicode form, without the marks of Markdown and LaTeX and without its thoughts; case is kept."""
+    text = unicodedata.normalize("NFKC", text)
+    _, closed, rest = text.rpartition("</think>")
+    text = _WRAPPER.sub(r"\1", rest if closed and rest.strip() else text)
     return _EMPHASIS.sub("", text).strip()
 
 
 def _key(text: str) -> str:
     """What texts are compared by: lower case, numerals as figures, nothing but words at the ends."""
-    low = text.casefold()
+    low = _ACCIDENTAL.sub(lambda m: (m[1] or "") + ("#" if m[2] == "sharp" or m[0] == "♯" else "b"), text.casefold())
+    low = _ATTACHED.sub(" ", low)
     kept = {match.start() + match[0].index("one") for match in _PRONOUN.finditer(low)}
 
     def figures(match: re.Match[str]) -> str:
@@ -138,8 +147,9 @@ def _same(text: str, options: Sequence[Option]) -> frozenset[int]:
             found = frozenset(i for i, key in enumerate(keys) if form(said) in key and form(said))
             if len(found) != 1:
                 continue
-            label = _label(text, options) if said != text else frozenset[int]()
-            return found | label  # "B. dog" contradicts itself where B is the cat
+            label = _OWN_LABEL.match(text) if said != text else None
+            # "B. dog" and "2. dog" contradict themselves where the second choice is the cat.
+            return found | (_label(text, options) | _place(label[0], options) if label else frozenset[int]())
     return frozenset()
 
 
@@ -151,18 +161,22 @@ def _without_label(text: str) -> str:
 # --- 2. declarations --------------------------------------------------------------------------------------------------
 
 _CUES = re.compile(
-    r"\\boxed\s{0,3}\{"
-    r"|\b(?:final|correct|right|best|my) (?:answer|option|choice)\b(?: (?:is|would be|must be|should be)\b)?"
+    r"\\boxed\s{0,3}\{|<answer>|\b(?:choice|option|letter)(?=['\"]\s{0,3}:)|\bletter is\b|\bcorrection(?=\s{0,3}:)"
+    r"|\b(?:final|correct|right|best|my)[ _](?:answer|option|choice|pick)\b(?: (?:is|would be|must be|should be)\b)?"
     r"|\b(?:answer|ans)\b(?: (?:is|would be|must be|should be)\b|(?=['\"]?\s{0,3}[:=.–-]))|\bcorrect(?=\s{0,3}:)"
-    r"|\b(?:i (?:would |will |'ll )?(?:choose|pick|select|say|go with|answer)|i'd (?:say|choose|pick|go with))\b"
-    r"|^\s{0,9}(?:choose|select|pick)\b|\b(?:so|therefore|thus|hence),? (?:it is|it's|it must be)\b"
+    r"|\b(?:i (?:would |will |'ll )?(?:choose|pick|select|say|go with|answer)|i'd (?:say|choose|pick|go with)"
+    r"|(?:i'm|i am) going with|let's go with)\b"
+    r"|^\s{0,9}(?:choose|select|pick|go with)\b"
+    r"|\b(?:so|therefore|thus|hence),? (?:(?:it is|it's|it must be)\b"
+    r"|(?=(?:option|choice|answer)\b|[(\[]?[A-Z][)\]]?[.!]?\s{0,3}(?:\n|$)))"
     r"|\b(?:die )?(?:richtige |korrekte )?antwort\b(?: (?:ist|lautet)\b|(?=\s{0,3}:))"
-    r"|\b(?:ich wähle|je choisis|elijo|escojo|scelgo|escolho|я выбираю)\b"
+    r"|\blösung(?=\s{0,3}:)|\b(?:opción|option|opção|opzione) (?:correcta|correcte|correta|corretta) (?:est|es|é|è)\b"
+    r"|\b(?:richtig ist|ich wähle|je choisis|je dirais|elijo|escojo|scelgo|escolho|я выбираю)\b"
     r"|\b(?:réponse|respuesta|risposta|resposta)(?: (?:correcte|juste|correcta|corretta|giusta|correta|certa))?"
     r"(?: (?:est|es|è|é)\b|(?=\s{0,3}:))"
     r"|\b(?:правильный )?ответ\b(?: это\b)?|\bđáp án(?: đúng)?(?: là\b)?|\b(?:doğru )?cevap\b"
     r"|الإجابة(?: الصحيحة)?(?: هي)?"
-    r"|(?:正确|最终|最佳)?(?:答案|选项)(?:应该|应)?(?:是|为|選|选)?|(?:我)?(?:应该|应)?选择?(?=[\s:]{0,3}[A-Za-z(\[「])"
+    r"|(?:正确|最终|最佳)?(?:答案|选项)(?:应该|应)?(?:是|为|選|选择?)?|正确的是|应为|選択肢|(?:我)?(?:应该|应)?选择?(?=[\s:]{0,3}[A-Za-z(\[「])"
     r"|(?:正解|答え|回答)(?:は)?|정답은|답은|정답(?=\s{0,3}:)",
     re.IGNORECASE,
 )
@@ -179,12 +193,33 @@ _BETWEEN = re.compile(
     r"(?:(?:the )?(?:option|choice|answer|letter|选项|opción)\b[\s:]{0,3})?",
     re.IGNORECASE,
 )
-_SENTENCE = re.compile(r"(?<=[^\W\d_]{2})[.!?](?=\s|$)|[。！？\n}]|(?<=\d)[.!?](?=\s|$)")
+_SENTENCE = re.compile(r"(?<=[^\W\d_]{2})[.!?](?=\s|$)|[。！？\n}]|</|(?<=\d)[.!?](?=\s|$)")
 _CORRECTION = re.compile(
     r"\b(?:final|wait|actually|correction|on second thought|in conclusion)\b|最终|最終", re.IGNORECASE
 )
-_NEGATED = re.compile(r"(?:not|nicht|pas|non|no|não|не)\b|不", re.IGNORECASE)
-_INSTEAD = re.compile(r"(?:\b(?:but|sondern|mais|sino|ma|mas|it's|it is)|而是)\s{0,3}", re.IGNORECASE)
+_NEGATED = re.compile(r"(?:not|neither|nicht|weder|pas|ni|non|no|não|не)\b|不", re.IGNORECASE)
+_INSTEAD = re.compile(
+    r"(?:\b(?:but|sondern|mais|sino|ma|mas|it's|it is)|而是|ではなくて?、?|[가이] 아니라)\s{0,3}", re.IGNORECASE
+)
+_DENIED = re.compile(
+    r"[)\].\"'”]{0,2}\s{0,3}(?:"
+    r"(?:is|was|seems|would be|ist|est|es|è|é)(?:n't|\s{1,3}(?:not|clearly|definitely|nicht|pas)\b)"
+    r"|(?:is|was|seems|ist|est|es|è|é)\s{1,3}(?:wrong|incorrect|false|impossible|unlikely|out|falsch|faux|fausse)\b"
+    r"|(?:can't|cannot|n'est pas|no es|non è|não é|не)\b"
+    r"|(?:项|选项)?(?:是)?(?:不|错)|(?:では|じゃ|は)(?:な|あり|間違|違)"
+    r"|[가이는은]\s(?:아니|아닙|틀)|라고 \w{1,4}지 않)",
+    re.IGNORECASE,
+)
+"""What takes back the label before it."""
+_UNSAID = re.compile(
+    r"(?:n't|\bnot|\bnever)\s(?:really\s)?(?:think|believe|say|claim|mean|sure|certain|clear|know)\b[^,:]*$"
+    r"|\b(?:doubt|unlikely|whether|unclear)\b[^,:]*$|(?<!even )\b(?:if|unless)\b(?! (?:i|we|anything)\b)"
+    r"|\b(?:wenn|falls)\b|如果|不(?:认为|觉得|确定|知道)|\b(?:incorrect|wrong) to\b"
+    r"|(?:不|别|不要|不能|不会)(?:应该|应|该)?$",
+    re.IGNORECASE,
+)
+"""What stands before a declaration that is none ("I don't think the answer is A", "if the answer is A")."""
+_TURN = re.compile(r"[;.!?；。！？\n]|\b(?:so|but|therefore|thus|hence)\b", re.IGNORECASE)
 _REASON = re.compile(r"[,;(]|\b(?:because|since|as|due to|which|given)\b", re.IGNORECASE)
 """Where a declaration ends and its reason begins."""
 
@@ -192,17 +227,22 @@ _REASON = re.compile(r"[,;(]|\b(?:because|since|as|due to|which|given)\b", re.IG
 def _declared(text: str, options: Sequence[Option]) -> frozenset[int]:
     """What declarations say; where they differ, the last one counts if it corrects the others."""
     said: list[tuple[int, frozenset[int]]] = []
-    for cue in _CUES.finditer(text):
+    for cue in list(_CUES.finditer(text))[-MOST_SAID:]:
+        if _is_unsaid(text, cue.start()):
+            continue
         start = _BETWEEN.match(text, cue.end()).end()  # type: ignore[union-attr]  # it matches the empty text
         end = _SENTENCE.search(text, start + 1, min(len(text), start + 300))
         spoken = text[start : end.start() if end else start + 300]
+        if end and end[0] == "?":
+            continue
         if found := _object(spoken, options):
             said.append((cue.start(), found))
     for points in _POINTS.finditer(text):
-        if found := _label(text[points.end() : points.end() + 40].lstrip(), options):
+        start = _BETWEEN.match(text, points.end()).end()  # type: ignore[union-attr]
+        if found := _label(text[start : start + 40], options):
             said.append((points.start(), found))
     for verdict in _VERDICT.finditer(text):
-        if found := _by_label(verdict[1] or verdict[2], options):
+        if not _is_unsaid(text, verdict.start()) and (found := _by_label(verdict[1] or verdict[2], options)):
             said.append((verdict.start(), found))
     if not said:
         return frozenset()
@@ -213,38 +253,57 @@ def _declared(text: str, options: Sequence[Option]) -> frozenset[int]:
     return every
 
 
+def _is_unsaid(text: str, at: int) -> bool:
+    """Whether the sentence before a declaration takes it back."""
+    return bool(_UNSAID.search(_TURN.split(text[max(0, at - 80) : at])[-1]))
+
+
 def _object(spoken: str, options: Sequence[Option]) -> frozenset[int]:
     """What a declaration's object means: a label, a choice, or a place ("option 2")."""
-    if same := _same(spoken, options):
+    if same := _same(spoken, options) or _named(spoken, options, whole=True):
         return same
-    if _NEGATED.match(spoken):
-        instead = _INSTEAD.search(spoken)  # "not A but B"
-        return _label(spoken[instead.end() :], options) if instead else frozenset()
+    if _NEGATED.match(spoken) or _takes_back(spoken):
+        return _instead(spoken, options)
     reason = _REASON.search(spoken)
     claimed = spoken[: reason.start()] if reason else spoken
     return _label(spoken, options) or _named(spoken, options) or _mentioned(claimed, options) or _place(spoken, options)
 
 
+def _takes_back(text: str) -> bool:
+    """Whether a text begins with a label that is denied at once ("A is not correct")."""
+    label = _LABEL.match(text)
+    return bool(label and _DENIED.match(text, label.end()))
+
+
+def _instead(text: str, options: Sequence[Option]) -> frozenset[int]:
+    """The label that stands in the place of a denied one: "not A but B"."""
+    instead = _INSTEAD.search(text)
+    return _label(text[instead.end() :], options) if instead else frozenset()
+
+
 # --- 3. labels and places ---------------------------------------------------------------------------------------------
 
-_SAYS = re.compile(r"\s{0,9}(?:(?:the\s{1,3})?(?:answer|option|choice|letter)\s{0,3}[:#]?\s{0,3})?", re.IGNORECASE)
+_SAYS = re.compile(
+    r"\s{0,9}(?:(?:the\s{1,3})?(?:answer choice|answer|option|choice|letter)\s{0,3}[:#]?\s{0,3})?", re.IGNORECASE
+)
 _LABEL = re.compile(
-    r"(?:[(\[<{\"'“]?(?P<whole>[A-Za-z])[)\]>}\"'”.:]{0,2}\s{0,3}$"
+    r"(?:[(\[<{\"'“]?(?P<whole>[A-Za-z])[)\]>}\"'”.:!]{0,2}\s{0,3}$"
     r"|[(\[<{\"'“]\s{0,3}(?P<inside>[A-Za-z])\s{0,3}[)\]>}\"'”]"
-    r"|(?P<upper>[A-Z])(?=[.):,;]|\s{0,3}$|\s{1,3}[-–—(\"“]|\s{1,3}(?:because|since|as|due|which|is|given)\b|[^\x00-\x7f])"
+    r"|(?P<upper>[A-Z])(?=[.):,;!]|\s{0,3}$|[^\S\n]{0,3}\n|\s{1,3}[-–—(\"“]|\s{1,3}(?:because|since|as|due|which|is|given)\b|[^\x00-\x7f])"
     r"|(?P<late>[B-HJ-Z])(?=\s{1,3}[a-z])"
     r"|(?P<lower>[a-z])(?=[.):]?\s{0,3}$|[.)]\s))"
 )
 _LEAD = re.compile(r"[\s.):\]>,;\-–—(\"“]{0,6}(?:(?:the|a|an)\s)?", re.IGNORECASE)
 _TWO_LABELS = re.compile(
-    r"[\s)\].]{0,3}(?:,|/|&|\band\b|\bor\b|\bund\b|\boder\b|和|或)\s{0,3}(?:both\s)?[(\[]?([A-Z])(?![\w'])"
+    r"[\s)\].]{0,3}(?:,|/|&|\band\b|\bor\b|\bund\b|\boder\b|[和或与及跟と、か]|还是)\s{0,3}(?:both\s)?[(\[]?([A-Z])(?![A-Za-z0-9_'])"
+    r"|[.)]?\s{0,3}\n\s{0,3}[(\[]?([A-Z])[)\].]{0,2}\s{0,3}(?:\n|$)"
 )
 _LABELS = re.compile(r"(?<![\w'])[(\[]?([A-Z])[.):\]]\s{1,3}(?=\S)")
 _LAST = re.compile(r"[(\[]([A-Z])[)\]][\s.!]{0,9}$")
 _NOTE = re.compile(r"\s*[A-G][#♯b♭]?(?:[\s-]{0,3}(?:flat|sharp|natural|major|minor|maj|min|m)){0,4}\s*")
-_NUMBER = re.compile(r"[(\[]?\s{0,3}([1-9][0-9]?)\s{0,3}[.):\]]{0,2}\s*")
+_NUMBER = re.compile(r"(?:#|number )?[(\[]?\s{0,3}([1-9][0-9]?)\s{0,3}[.):\]]{0,2}\s*")
 _ORDINAL = re.compile(
-    r"(?:the )?(first|second|third|fourth|fifth|sixth|last) (?:option|choice|answer)\b"
+    r"(?:the )?(first|second|third|fourth|fifth|sixth|last) (?:option|choice|answer|one(?=[\s.!]{0,3}$))\b"
     r"|第([一二三四五六1-6])个?(?:选项|項|个)?$",
     re.IGNORECASE,
 )
@@ -254,6 +313,8 @@ _ORDINALS = {w: n for n, w in enumerate(("first", "second", "third", "fourth", "
 
 
 def _labelled(text: str, options: Sequence[Option]) -> frozenset[int]:
+    if _NEGATED.match(text) and (found := _instead(text, options)):
+        return found
     start = _SAYS.match(text).end()  # type: ignore[union-attr]  # it matches the empty text
     found = _label(text[start:], options)
     if found:  # "A. dog: no. B. cat: yes." goes through the choices
@@ -266,14 +327,14 @@ def _labelled(text: str, options: Sequence[Option]) -> frozenset[int]:
 def _label(text: str, options: Sequence[Option]) -> frozenset[int]:
     """What the label at the start of a text means, with any choice named right after it ("B. cat")."""
     match = _LABEL.match(text)
-    if match is None:
+    if match is None or _DENIED.match(text, match.end()):
         return frozenset()
     found = _by_label(next(filter(None, match.groups())), options)
     if not found:
         return found
     rest = text[match.end() :]
     if other := _TWO_LABELS.match(rest):  # "A and C", "B or D"
-        return found | (_by_label(other[1], options) or found)
+        return found | (_by_label(other[1] or other[2], options) or found)
     return found | _named(rest, options, whole=True)
 
 
@@ -287,11 +348,13 @@ def _named(text: str, options: Sequence[Option], whole: bool = False) -> frozens
     longest = max(found, key=len, default=None)
     if longest is None or (whole and not re.match(r"\s*(?:$|[.,;:)!\n])", key[len(longest) :])):
         return frozenset()
+    if _DENIED.match(key, len(longest)):
+        return frozenset()
     return frozenset(i for i, option in enumerate(options) if option.key == longest)
 
 
 def _begins(text: str, start: str) -> bool:
-    return text.startswith(start) and not text[len(start) : len(start) + 1].isalnum()
+    return text.startswith(start) and not joins(start[-1], text[len(start) : len(start) + 2])
 
 
 def _by_label(label: str, options: Sequence[Option]) -> frozenset[int]:

@@ -12,9 +12,12 @@ _CLOSED = frozenset({
     "sim", "não", "да", "нет", "是", "否", "对", "不", "不是", "有", "没有", "はい", "いいえ",
 })  # fmt: skip
 """Phrases that are words of any text; they are read only where they open it."""
-_HARMLESS = re.compile(r"\b(?:no doubt|without (?:a |any )?doubt|not only|no question)\b", re.IGNORECASE)
+_HARMLESS = re.compile(
+    r"\b(?:no doubt|without (?:a |any )?doubt|not only|no question)\b|間違い(?:なく?い?|ありません)", re.IGNORECASE
+)
 _BEFORE = re.compile(
     r"\b(?:not|no|never|neither|nor|without|cannot|rather than|instead of|except|unlike|excluding|other than"
+    r"|doubt|unlikely|unclear|whether|if|unless"
     r"|nicht|keine?[nmrs]?|weder|statt|pas|non|ni|aucune?|plutôt que|ningún|ninguna|sin|não|nem|не|нет|ни)\b"
     r"|n['’]t\b|不|没|非|而不|排除",
     re.IGNORECASE,
@@ -22,14 +25,19 @@ _BEFORE = re.compile(
 """A negation of what comes after it; of what came before, where nothing does."""
 _AFTER = re.compile(
     r"\b(?:wrong|incorrect|absent|false|ruled out|falsch|faux|fausse|incorrecta?|sbagliat[ao])\b"
-    r"|(?:では|じゃ)?(?:な[いく]|ありません)|아니|아닙|않|없"
+    r"|(?:では|じゃ)?(?:な[いく]|ません)|아니|아닙|않|없"
 )
 """A negation of what came right before it."""
 _BREAK = re.compile(
-    r"[;!?。！？；、\n—–]|[.:](?=\s|$)|[,:](?!\d)|而是|但"
+    r"[;!?。！？；、\n—–]|[.:](?=\s|$)|[,:](?!\d| (?:dass|that|que)\b)|而是|但"
     r"|\s(?:but|sondern|aber|mais|pero|sino|mas|ma|но|а|so|therefore)\s",
     re.IGNORECASE,
 )
+
+_BEYOND = re.compile(r"(?:\b(?:more|less|fewer|greater|longer|shorter|higher|lower) than |(?:^|\s)[-−])$")
+"""Before a number, these name another number."""
+_PARTICLE = re.compile(r"[^가-힣]|[가이는은를을의도와과에만로으입인였라하]|소리|목소리|$")
+"""What may follow a Korean word without being a part of it (소 is no word in 소리)."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ def mentioned(text: str, low: str, phrases: Sequence[tuple[str, str]]) -> frozen
         low: The same text in the form in which phrases are compared (lower case, numerals as figures).
         phrases: Each with its case, and in the form in which phrases are compared.
     """
-    opening = re.match(r"[^\s,.;:!?。，、]+(?=[,.;:!?。，、]|$)", low)
+    opening = re.match(r"[^\s,.;:!?。，、的]+(?=的?(?:[,.;:!?。，、]|$))", low)
     if opening and (closed := frozenset(i for i, (_, key) in enumerate(phrases) if key == opening[0] in _CLOSED)):
         return closed
     low = _HARMLESS.sub(lambda match: " " * len(match[0]), low)
@@ -86,12 +94,17 @@ def _whole_words(text: str, key: str) -> Iterator[int]:
     at = text.find(key)
     while at >= 0:
         before, after = text[max(0, at - 2) : at], text[at + len(key) : at + len(key) + 2]
-        if not (_joins(key[0], before[::-1]) or _joins(key[-1], after)):
+        whole = not (joins(key[0], before[::-1]) or joins(key[-1], after))
+        if key[0].isdigit():
+            whole = whole and not _BEYOND.search(text[max(0, at - 16) : at])
+        elif "가" <= key[-1] <= "힣":
+            whole = whole and not "가" <= before[-1:] <= "힣" and bool(_PARTICLE.match(text, at + len(key)))
+        if whole:
             yield at
         at = text.find(key, at + 1)
 
 
-def _joins(edge: str, beside: str) -> bool:
+def joins(edge: str, beside: str) -> bool:
     """Whether the character at a key's edge and what stands beside it (nearest first) are one word or one number."""
     if not beside or not edge.isalnum():
         return False
