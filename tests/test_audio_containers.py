@@ -113,17 +113,18 @@ def test_a_long_flac_keeps_its_samples_whatever_its_header_says(tmp_path: Path) 
     assert np.array_equal(heard, audio.load(whole).samples[-len(heard) :])
 
 
-EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.flac"))
+ROOT = Path(__file__).parents[1]
+SHIPPED = [*(ROOT / "examples").glob("*.flac"), *(ROOT / "src/relisten/assets").rglob("*.flac")]
 
 
 def test_flac_to_the_bit(tmp_path: Path) -> None:
-    """As libsndfile, another decoder, reads it: the examples, and other widths and channels."""
-    assert len(EXAMPLES) == 6
+    """As libsndfile, another decoder, reads it: what is shipped, and other widths and channels."""
+    assert len(SHIPPED) > 6
     rng = np.random.default_rng(0)
     for subtype in ("PCM_S8", "PCM_16", "PCM_24"):
         for num in (1, 2):
             write(tmp_path / f"{subtype}{num}.flac", rng.uniform(-1, 1, (RATE, num)), subtype=subtype)
-    for path in (*EXAMPLES, *tmp_path.glob("*.flac")):
+    for path in (*SHIPPED, *tmp_path.glob("*.flac")):
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
         expected = samples[:, 0] if samples.shape[1] == 1 else samples.T.mean(axis=0, dtype=np.float32)
         assert np.array_equal(audio.load(path, rate=rate).samples, expected), path
