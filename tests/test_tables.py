@@ -181,6 +181,9 @@ REFUSED = {
     "two units": ("file,label,start_s,end_ms\na.wav,dog,1,2000\n", "'start_s' and 'end_ms' have different units"),
     "a comma within a cell": ("file,label,start,end\na.wav,dog,1,5,2,5\n", "line 2: has 6 cells, and the header has 4"),
     "two columns of one name": ("file,file,label,start,end\na.wav,b.wav,dog,1,2\n", "has two columns 'file'"),
+    "two columns that differ in case": ("file,label,Start,start,end\na.wav,dog,0,1,2\n", "has two columns 'Start'"),
+    "a quote that never closes": ('file,label,start,end\na.wav,"dog,1,2\na.wav,cat,3,4\n', "line 3: .* left open"),
+    "a word behind a quote": ('file,label,start,end\na.wav,"dog" loud,1,2\n', "line 2: .* a quote left open"),
     "one recording under two names": (
         "file,label,start,end\na.wav,dog,1,2\na,cat,3,4\n", "'a.wav' and 'a' are the same recording",
     ),
@@ -198,6 +201,12 @@ def test_what_is_not_clear_is_refused_by_name(tmp_path: Path, case: str) -> None
     sound(tmp_path / "a.wav")
     with pytest.raises(ValueError, match=rf"mine\.csv.*{told}"):
         read("generic", text(tmp_path / "mine.csv", content))
+
+
+def test_a_label_over_two_lines_is_one_line_in_questions(tmp_path: Path) -> None:
+    sound(tmp_path / "a.wav")
+    [clip], _ = read("generic", text(tmp_path / "mine.csv", 'file,label,start,end\na.wav,"dog\n  barks",1,2\n'))
+    assert [event.label for event in clip.events] == ["dog barks"]
 
 
 def test_a_comma_that_may_part_thousands_is_refused_only_where_both_readings_fit(tmp_path: Path) -> None:

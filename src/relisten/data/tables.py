@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 Row = tuple[str, float | None, float | None, Mapping[str, Any]]
 """Label, start and end of an event, in the unit of its table (None: not given), and what else is known of the event."""
@@ -95,7 +95,7 @@ def table(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
 
 def first_row(path: Path, delimiter: str) -> list[str]:
     """The cells of the first row, which is the header if there is one; [] in an empty table."""
-    return next((cells for _, cells in _cells(path, delimiter)), [])
+    return next((cells for _, cells in _cells(path, delimiter, strict=False)), [])
 
 
 def _header(path: Path, delimiter: str, needed: Sequence[str]) -> list[str]:
@@ -116,10 +116,13 @@ def _delimiter(path: Path, needed: Sequence[str]) -> str:
     return max(",;\t", key=lambda delimiter: len(set(first_row(path, delimiter)) & set(needed)))
 
 
-def _cells(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """(line number, cells) of each line that is not blank. A tab-separated line never goes on in the next one."""
+def _cells(path: Path, delimiter: str, strict: bool = True) -> Iterator[tuple[int, list[str]]]:
+    """(line number, cells) of each line that is not blank. A tab-separated line never goes on in the next one.
+
+    strict: refuse misplaced quotes, which swallow rows; not while the delimiter is looked for."""
     first, quoted = True, delimiter != "\t"
-    read = csv.reader(lines(path), delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    read = csv.reader(lines(path), delimiter=delimiter, strict=strict and quoted, quoting=quoting)
     try:
         for cells in read:
             # A line such as `sep=;` tells Excel the separator.
@@ -200,12 +203,16 @@ class Columns:
         return bool(self.label and self.start and (self.end or self.duration))
 
 
+def _words(name: str) -> list[str]:
+    return re.findall(r"[^\W_]+", _HUMP.sub(" ", name).lower())
+
+
 @lru_cache(maxsize=256)
 def which(header: tuple[str, ...]) -> Columns:
     """Find the columns by their names. Raises ValueError if times are in samples or frames, or in different units."""
     plain: dict[str, tuple[str, str]] = {}
     for name in header:
-        words = re.findall(r"[^\W_]+", _HUMP.sub(" ", name).lower())
+        words = _words(name)
         unit = words.pop() if len(words) > 1 and words[-1] in (*UNITS, *COUNTED) else ""
         plain.setdefault("_".join(words), (name, unit))
     found = {key: next((plain[name] for name in names if name in plain), ("", "")) for key, names in NAMES.items()}
@@ -265,7 +272,7 @@ class Times:
         if not columns.end and start is not None:
             length = self.read(cells.get(columns.duration), columns.duration)
             end = None if length is None else start + length
-        return sys.intern(str(cells.get(columns.label) or "").strip()), start, end, _NOTHING
+        return sys.intern(" ".join(str(cells.get(columns.label) or "").split())), start, end, _NOTHING
 
     def settle(self, first: Sequence[tuple[float, Sequence[Row]]]) -> str:
         """Decide the unit by the first recordings, given as (duration in seconds, events). Returns a note, or "".
@@ -368,7 +375,8 @@ def layout(path: Path) -> tuple[str, list[str], Columns]:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
         if columns.timed:
-            if twice := [name for name in vars(columns).values() if name and header.count(name) > 1]:
+            words, used = list(map(_words, header)), vars(columns).values()
+            if twice := [name for name in used if isinstance(name, str) and name and words.count(_words(name)) > 1]:
                 raise ValueError(f"{path}: has two columns {twice[0]!r}; rename one of them")
             return delimiter, header, columns
         if _is_time(first, 0) and _is_time(first, 1) and len(first) == 3:
