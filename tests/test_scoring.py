@@ -480,3 +480,15 @@ def test_predictions_of_ids_alone_are_compared_with_a_run_by_their_questions_fil
     assert "1 questions have no prediction, q2 for one: counted as failed" in told and "-0.500" in told
     assert "x/p.jsonl" in told, "files of one name are told apart by their folders"
     assert run(["compare", str(one), str(one), "--questions", str(questions)]) == 2
+
+
+def test_right_answers_that_are_no_choices_are_told(tmp_path: Path) -> None:
+    """Answers given as letters made every prediction wrong, without a word."""
+    rows = [
+        {"id": "1", "choices": ["dog", "cat"], "answer": "B", "answer_prediction": "cat"},
+        {"id": "2", "choices": ["dog", "cat"], "answer": "Cat ", "answer_prediction": "cat"},
+        {"id": "3", "choices": ["dog", "cat"], "answer": None, "answer_prediction": "cat"},
+    ]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    [note] = read_predictions([tmp_path / "p.jsonl"]).notes
+    assert note.startswith("1 questions have a right answer that is none of their choices, 1 for one: 'B'")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from relisten import records
-from relisten.choices import read_choice
+from relisten.choices import is_right, read_choice
 from relisten.evals import runs
 from relisten.evals.figures import Record, groups
 from relisten.evals.reading import answer_text, status
@@ -110,6 +110,12 @@ def read_predictions(paths: Sequence[Path], questions: Path | None = None, key: 
     if absent := [name for name in asked or () if name not in present]:
         answers += [_absent(name, (asked or {})[name]) for name in absent]
         notes.append(f"{len(absent)} questions have no prediction, {absent[0]} for one: counted as failed")
+    answerable = [r for r in answers if r["choices"] and r["answer"] is not None]
+    if strange := [r for r in answerable if not any(is_right(choice, r["answer"]) for choice in r["choices"])]:
+        notes.append(
+            f"{len(strange)} questions have a right answer that is none of their choices, {strange[0]['id']} for one:"
+            f" {strange[0]['answer']!r}; write the choice itself there, not its letter, or they cannot be scored"
+        )
     order = {name: place for place, name in enumerate(asked or ())}
     answers.sort(key=lambda r: (order.get(str(r["id"]), 0), str(r["id"]), r.get("sample", 0)))
     format = Run("", folders[0], [], configs[0]).format if folders else "interleaved"
