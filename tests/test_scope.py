@@ -78,6 +78,8 @@ def test_recordings_from_elsewhere_are_warned_of(nano: AudioLM, name: str, audio
     [
         (QUESTION, [], "this question offers no choices"),
         (QUESTION, ["two", "didgeridoo"], "it has no words for 'didgeridoo'"),
+        (QUESTION, ["two", "!?"], "it has no words for '!?'"),
+        ("?", CHOICES, "this question is worded unlike"),
         ("Why do children laugh about their grandmother's story?", CHOICES, "this question is worded unlike"),
     ],
 )

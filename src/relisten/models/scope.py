@@ -52,11 +52,11 @@ class Scope:
         found: list[str] = []
         if not choices:
             found.append("this question offers no choices")
-        unknown = [choice for choice in choices if not set(_words(choice)) <= self.words]
+        unknown = [choice for choice in choices if not _WORD.search(choice) or not set(_words(choice)) <= self.words]
         if unknown:
             found.append(f"it has no words for {' and '.join(map(repr, unknown[:2]))}")
         asked = _words(question)
-        if sum(word not in self.words for word in asked) > MOST_NEW_WORDS * len(asked):
+        if not asked or sum(word not in self.words for word in asked) > MOST_NEW_WORDS * len(asked):
             found.append("this question is worded unlike those that it knows")
         if audio.duration > self.max_seconds + 0.05:
             found.append(f"this recording lasts {audio.duration:.0f} s")
