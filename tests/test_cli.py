@@ -128,6 +128,13 @@ def test_ask_without_choices_is_open(run: Run, recording: Path, says: Callable[[
     assert (code, answer["answer"], answer["choice"]) == (0, "a bell", None)
 
 
+def test_an_empty_question_is_refused_before_anything_is_loaded(run: Run, recording: Path) -> None:
+    """A sentence about the question's missing choices was printed before the error."""
+    code, out, err = run("ask", str(recording), " ", "--model", "/not/there")
+    assert (code, out) == (2, "")
+    assert "the question is empty" in err
+
+
 def test_an_answer_that_is_no_choice_and_no_answer_at_all_are_said(
     run: Run, recording: Path, says: Callable[[str], None]
 ) -> None:

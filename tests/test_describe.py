@@ -284,6 +284,12 @@ def test_validate_names_every_bad_line(capsys: pytest.CaptureFixture[str], tmp_p
     assert cli.run(["data", "validate", str(path)]) == 0
 
 
+def test_validate_says_that_a_folder_is_a_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """It said "no such file" of a folder that is there."""
+    assert cli.run(["data", "validate", str(tmp_path)]) == 2
+    assert f"{tmp_path}: is a folder; name a JSONL of examples in it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("end", "fits"), [(2.1, True), (2.2, False)])
 def test_validate_takes_what_a_build_lets_pass_at_the_end(tmp_path: Path, end: float, fits: bool) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(32_000), 16_000)

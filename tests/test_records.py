@@ -143,6 +143,14 @@ def test_a_bad_line_is_named(tmp_path: Path, content: bytes, message: str) -> No
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["predictions.csv", "predictions.TSV"])
+def test_a_table_is_called_a_table_and_not_bad_json_in_its_first_line(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text("id,answer_prediction\n1,five\n")
+    with pytest.raises(ValueError, match=rf"{name}: is a table, .*save it as a .jsonl"):
+        list(records.entries(path))
+
+
 def test_a_torn_line_is_tolerated_at_the_end_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"id": 1}\n{"id": \n{"id": 3}\n')

@@ -86,6 +86,8 @@ def entries(path: str | os.PathLike[str], torn: bool = False) -> Iterator[tuple[
     Raises ValueError that names the place. torn: as for `read`.
     """
     path = Path(path)
+    if path.suffix.lower() in (".csv", ".tsv"):
+        raise ValueError(f"{path}: is a table, which is not read here; save it as a .jsonl, one JSON object a line")
     if path.suffix.lower() == ".parquet":
         yield from ((f"{path}, row {number}", row) for number, row in enumerate(table(path).to_pylist(), start=1))
         return

@@ -67,6 +67,8 @@ def ask(
             raise ValueError(f"{audio}: its questions are asked; leave out your own question, --choices and --html")
     elif question is None:
         raise ValueError(f"{audio}: what do you ask? Give a question after the recording")
+    elif not question.strip():
+        raise ValueError("the question is empty; write a question")
     elif out is not None:
         raise ValueError("--out needs a .jsonl of questions; for one question, use --json or --html")
     if str(audio) == EXAMPLE and not audio.exists():

@@ -147,6 +147,8 @@ def validate(file: Path, /, *, recordings: bool = True) -> int:
     recordings
         Open every recording to read its length; --no-recordings checks only the texts.
     """
+    if file.is_dir():
+        raise ValueError(f"{file}: is a folder; name a JSONL of examples in it, for example {file / 'sft.jsonl'}")
     if not file.is_file():
         raise ValueError(f"{file}: no such file; name a JSONL of examples")
     out, counts, seen = console(), Counter[str](), dict[str, int]()
