@@ -297,3 +297,21 @@ def test_sound_lies_where_its_time_stamps_say(tmp_path: Path, name: str, start: 
     loud = np.flatnonzero(np.abs(audio.load(tmp_path / name).samples) > 0.3) / RATE
     assert loud[0] == pytest.approx(at[0], abs=0.06)
     assert loud[-1] == pytest.approx(gap + at[1] + 0.1, abs=0.06)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+def test_saving_gives_libsndfile_no_python_callbacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    """A Ctrl-C in a callback of a BytesIO was lost with a traceback, and `relisten scenes` mixed the rest."""
+
+    def callbacks(*_: object) -> None:
+        raise AssertionError("libsndfile would call Python")
+
+    monkeypatch.setattr(soundfile.SoundFile, "_init_virtual_io", callbacks)
+    samples = np.linspace(-0.5, 0.5, 1600, dtype=np.float32)
+    audio.save(tmp_path / f"a{suffix}", Audio(samples, 16_000))
+    assert soundfile.info(str(tmp_path / f"a{suffix}")).frames == 1600
+    read, rate = soundfile.read(str(tmp_path / f"a{suffix}"))
+    assert rate == 16_000
+    assert np.abs(read - samples).max() < 1 / 32768

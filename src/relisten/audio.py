@@ -11,8 +11,9 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -83,9 +84,20 @@ def save(path: str | os.PathLike[str], audio: Audio) -> None:
         raise ValueError(f"{shown(path)}: not saved, the recording holds samples that are not numbers")
     # 32768, as libsndfile reads: a 16-bit file that is loaded and saved keeps every sample.
     pcm = np.clip(np.rint(audio.samples.astype(np.float64) * 32768), -32768, 32767).astype(np.int16)
-    buffer = BytesIO()
-    soundfile.write(buffer, pcm, audio.rate, format=format.upper(), subtype="PCM_16")
-    records.write_atomic(path, buffer.getvalue())
+    records.write_atomic(path, encoded(pcm, audio.rate, format.upper()))
+
+
+def encoded(samples: NDArray[Any], rate: int, format: str) -> bytes:
+    """A file of 16 bits in memory. samples: [T], floats in -1 .. 1 or int16; rate: in Hz; format: WAV or FLAC.
+
+    libsndfile gets a descriptor, not a BytesIO: that is written through callbacks, and a Ctrl-C during a callback is
+    lost, so that the command goes on.
+    """
+    with os.fdopen(os.memfd_create("sound"), "w+b") if hasattr(os, "memfd_create") else TemporaryFile() as file:
+        with soundfile.SoundFile(file.fileno(), "w", rate, 1, "PCM_16", format=format, closefd=False) as sound:
+            sound.write(samples)
+        file.seek(0)
+        return file.read()
 
 
 def _expanded(path: str | os.PathLike[str]) -> Path:

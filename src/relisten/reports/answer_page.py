@@ -7,7 +7,6 @@ runs no script but the one that is shipped with it, and asks nothing of the netw
 from __future__ import annotations
 
 import base64
-import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,9 +17,9 @@ from string import Template
 from typing import TYPE_CHECKING
 
 import numpy as np
-import soundfile
 
 from relisten import __version__, records, tags
+from relisten.audio import encoded
 from relisten.engine.listener import MAX_QUOTED
 from relisten.reports.page import WEB, template
 from relisten.reports.strip import levels
@@ -290,6 +289,5 @@ def _details(answer: Answer, name: str, model: str, command: str) -> str:
 def _audio_address(audio: Audio) -> str:
     """The recording itself as a data: address."""
     format, kind = ("WAV", "audio/wav") if audio.duration <= LONGEST_WAV else ("FLAC", "audio/flac")
-    file = io.BytesIO()
-    soundfile.write(file, np.clip(audio.samples, -1, 1), audio.rate, format=format, subtype="PCM_16")
-    return f"data:{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+    content = encoded(np.clip(audio.samples, -1, 1), audio.rate, format)
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
 
 import numpy as np
-import soundfile
 
 from relisten import tags
-from relisten.audio import load
+from relisten.audio import encoded, load
 from relisten.evals.figures import Record, right, status_of
 from relisten.evals.runs import Run, questions_of
 from relisten.reports.answer_page import NUM_COLOURS, Mark, annotate, reasoning
@@ -101,9 +99,7 @@ class Sounds:
         return audio, self.names[key]
 
     def _embed(self, audio: Audio) -> str:
-        file = io.BytesIO()
-        soundfile.write(file, np.clip(audio.samples, -1, 1), audio.rate, format="FLAC", subtype="PCM_16")
-        content = file.getvalue()
+        content = encoded(np.clip(audio.samples, -1, 1), audio.rate, "FLAC")
         if self.num_bytes + len(content) > MAX_BYTES:
             return ""
         self.num_bytes += len(content)

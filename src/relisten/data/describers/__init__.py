@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import io
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from relisten import redact
-from relisten.audio import RATE, load
+from relisten.audio import RATE, encoded, load
 from relisten.data import servers
 from relisten.data.kinds import MUSIC, SPEECH, musical, spoken
 from relisten.data.messages import Messages
@@ -161,11 +160,7 @@ def remote(url: str, model: str = "", server: Server = DEFAULT) -> AskAboutAudio
 
 def wav(audio: Audio) -> str:
     """A recording as a 16-bit WAV file in base64."""
-    import soundfile
-
-    file = io.BytesIO()
-    soundfile.write(file, np.clip(audio.samples, -1, 1), audio.rate or RATE, format="WAV", subtype="PCM_16")
-    return base64.b64encode(file.getvalue()).decode()
+    return base64.b64encode(encoded(np.clip(audio.samples, -1, 1), audio.rate or RATE, "WAV")).decode()
 
 
 # What is kept of a description.
