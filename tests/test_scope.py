@@ -129,3 +129,12 @@ def test_a_broken_scope_is_one_line_that_names_the_file(tmp_path: Path, text: st
     (tmp_path / "scope.json").write_text(text)
     with pytest.raises(ValueError, match=r"scope\.json: not a scope"):
         read_scope(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["max_seconds", "threshold"])
+def test_a_limit_that_is_no_number_is_refused(tmp_path: Path, key: str) -> None:
+    """With NaN no recording was ever too long, or too unlike."""
+    scope = fit("scenes", 16.0, ["bell"], torch.randn(20, 3), torch.randn(20, 3), 0.05)
+    save_scope(replace(scope, **{key: float("nan")}), tmp_path)
+    with pytest.raises(ValueError, match="must be positive numbers"):
+        read_scope(tmp_path)

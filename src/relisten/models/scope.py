@@ -130,8 +130,10 @@ def read_scope(folder: Path) -> Scope | None:
         centre, whitening = tensors["centre"].float(), tensors["whitening"].float()
         if whitening.shape != (len(centre), len(centre)):
             raise ValueError(f"whitening has the shape {list(whitening.shape)}, centre {list(centre.shape)}")
-        limits = float(told["max_seconds"]), frozenset(map(str, told["words"]))
-        return Scope(str(told["about"]), *limits, centre, whitening, float(told["threshold"]))
+        seconds, threshold = float(told["max_seconds"]), float(told["threshold"])
+        if not (0 < seconds < float("inf") and 0 < threshold < float("inf")):
+            raise ValueError(f"max_seconds is {seconds} and threshold {threshold}; both must be positive numbers")
+        return Scope(str(told["about"]), seconds, frozenset(map(str, told["words"])), centre, whitening, threshold)
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise ValueError(f"{path}: not a scope ({error}); delete it to use the model without its notices") from None
 
