@@ -92,13 +92,13 @@ def test_missing_recordings_are_listed_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["mmar", "out"], "Give --data"),
+        (["mmar", "out"], "give --data"),
         (["mmar", "out", "--data", "."], "holds no MMAR-meta.jsonl or MMAR-meta.json; get it from"),
         (["mmau-mini", "out", "--data", "."], "holds no mmau-test-mini.json"),
-        (["mmar", "out", "--data", "full"], "2 recordings are missing, full/audio/clip-0.wav for one"),
+        (["mmar", "out", "--data", "full"], "2 recordings are missing, for example full/audio/clip-0.wav"),
         (["twice.jsonl", "out"], "make ids unique"),
         (["q.jsonl", "out", "--shard", "2/2"], "counted from 0, so write 0/2"),
-        (["q.jsonl", "out", "--shard", "half"], "write which, a slash, of how many"),
+        (["q.jsonl", "out", "--shard", "half"], "write the number of the shard, a slash, and how many there are"),
         (["q.jsonl", "out", "--samples", "2"], "greedy answers are all the same"),
     ],
 )

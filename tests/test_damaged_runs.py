@@ -160,3 +160,15 @@ def test_a_damaged_run_is_told_in_one_line(
         counts[f"{command[0]} {code}"] += 1
         shutil.rmtree(root)
     assert all(counts[f"{name} 2"] for name in ("score", "report", "analyse", "compare", "data")), counts
+
+
+@pytest.mark.parametrize("starts", [2.5, 1, True, "x", {"a": 1}, [3], [{"command": 3}]])
+def test_starts_of_another_kind_are_told_in_one_line(
+    runs: Path, tmp_path: Path, starts: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether the fuzz meets this place depends on how long run.json is."""
+    folder = shutil.copytree(runs / "own", tmp_path / "own")
+    (folder / "run.json").write_text(json.dumps(json.loads((folder / "run.json").read_text()) | {"starts": starts}))
+    assert relisten(["compare", str(folder), str(runs / "other")]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "run.json" in told

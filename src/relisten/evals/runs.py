@@ -167,12 +167,13 @@ def _origin(folder: Path) -> dict[str, Any]:
     path = folder / ORIGIN
     found = records.read_object(path) if path.is_file() else {}
     starts = found.get("starts") or []
+    each = starts if isinstance(starts, list) else []
     for name, value, kind in (
         ("versions", found.get("versions") or {}, dict),
         ("git", found.get("git") or {}, dict),
         ("starts", starts, list),
-        *(("starts", start, dict) for start in (starts if isinstance(starts, list) else ())),
-        *(("command", s.get("command") or [], list) for s in starts if isinstance(s, dict)),
+        *(("starts", start, dict) for start in each),
+        *(("command", start.get("command") or [], list) for start in each if isinstance(start, dict)),
     ):
         if not isinstance(value, kind):
             raise ValueError(f"{path}: {name!r} holds {value!r:.40}, no {kind.__name__}; correct or remove the file")
