@@ -315,3 +315,14 @@ def test_saving_gives_libsndfile_no_python_callbacks(
     read, rate = soundfile.read(str(tmp_path / f"a{suffix}"))
     assert rate == 16_000
     assert np.abs(read - samples).max() < 1 / 32768
+
+
+def test_a_recording_without_room_for_it_is_an_os_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk under `relisten scenes` was a traceback of libsndfile."""
+
+    def full(*_: object) -> None:
+        raise soundfile.LibsndfileError(2)
+
+    monkeypatch.setattr(soundfile.SoundFile, "write", full)
+    with pytest.raises(OSError, match=r"a recording of 1\.0 s cannot be written: "):
+        audio.encoded(np.zeros(16_000, np.float32), 16_000, "WAV")

@@ -91,11 +91,14 @@ def encoded(samples: NDArray[Any], rate: int, format: str) -> bytes:
     """A file of 16 bits in memory. samples: [T], floats in -1 .. 1 or int16; rate: in Hz; format: WAV or FLAC.
 
     libsndfile gets a descriptor, not a BytesIO: that is written through callbacks, and a Ctrl-C during a callback is
-    lost, so that the command goes on.
+    lost, so that the command goes on. Raises OSError if there is no room for it.
     """
     with os.fdopen(os.memfd_create("sound"), "w+b") if hasattr(os, "memfd_create") else TemporaryFile() as file:
-        with soundfile.SoundFile(file.fileno(), "w", rate, 1, "PCM_16", format=format, closefd=False) as sound:
-            sound.write(samples)
+        try:
+            with soundfile.SoundFile(file.fileno(), "w", rate, 1, "PCM_16", format=format, closefd=False) as sound:
+                sound.write(samples)
+        except soundfile.LibsndfileError as error:  # no memory or no room for the file
+            raise OSError(f"a recording of {len(samples) / rate:.1f} s cannot be written: {error}") from None
         file.seek(0)
         return file.read()
 
