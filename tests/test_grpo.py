@@ -128,6 +128,25 @@ def test_replay_gives_ratio_one_and_no_kl_at_the_first_step(work: Path, tmp_path
     assert not any("visual" in name or "audio_bos_eos" in name for name in grads)
 
 
+def test_the_ratio_is_taken_at_the_temperature_of_the_rollout(work: Path, tmp_path: Path) -> None:
+    """At another temperature than 1, the policy that sampled is another distribution than the one that was trained."""
+    made = trainer(work, tmp_path / "run", temperature=0.5, old_logprobs="rollout")
+    batch = made._forwards(rolled(made))
+    made.model.train()
+    figures = made._backward(made.model, batch, compare=True)
+    assert figures["logprob_difference"] < 1e-5 and figures["ratio_max"] == pytest.approx(1.0, abs=1e-5)
+    forward = batch[0]
+    cool, _ = token_logprobs_of(made.audio_lm, forward.inputs, temperature=0.5)
+    plain, _ = token_logprobs_of(made.audio_lm, forward.inputs)
+    torch.testing.assert_close(cool, forward.sampled, atol=1e-5, rtol=0)
+    assert (plain - forward.sampled).abs().max() > 1e-3
+    made.engine = Engine(made.audio_lm)  # as it really samples
+    [group] = rolled(made, 1)
+    [forward] = made._forwards([group])
+    cool, _ = token_logprobs_of(made.audio_lm, forward.inputs, temperature=0.5)
+    torch.testing.assert_close(cool, forward.sampled, atol=1e-5, rtol=0)
+
+
 def test_only_sampled_tokens_are_in_any_term_and_the_end_is_one(work: Path, tmp_path: Path) -> None:
     """Release 7 and 11: the end was never trained, and KL and denominators took inserted audio in."""
     made = trainer(work, tmp_path / "run")

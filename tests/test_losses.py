@@ -113,12 +113,17 @@ def test_chunks_change_neither_values_nor_gradients(monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(sides[0][0][:, 1], entropy)
 
 
-def test_training_and_sampling_have_one_log_probability() -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.6, 2.0])
+def test_training_and_sampling_have_one_log_probability(temperature: float) -> None:
+    """The ratio compared probabilities at temperature 1, at whichever temperature the answers were sampled."""
     torch.manual_seed(0)
     logits, banned = torch.randn(5, 9) * 3, torch.tensor([0, 8])
-    ids, sampled = choose(logits, banned, [0.1, 0.3, 0.5, 0.7, 0.9], 1.0)
-    scored = token_scores(logits, torch.nn.Identity(), torch.tensor(ids), banned, 9)[:, 0]
-    torch.testing.assert_close(scored, torch.tensor(sampled))
+    ids, sampled = choose(logits, banned, [0.1, 0.3, 0.5, 0.7, 0.9], temperature)
+    scored = token_scores(logits, torch.nn.Identity(), torch.tensor(ids), banned, 9, temperature)
+    torch.testing.assert_close(scored[:, 0], torch.tensor(sampled))
+    policy = torch.distributions.Categorical(logits=logits[:, 1:8] / temperature)
+    torch.testing.assert_close(scored[:, 0], policy.log_prob(torch.tensor(ids) - 1))
+    torch.testing.assert_close(scored[:, 1], policy.entropy())
 
 
 def test_sft_loss_is_the_mean_over_the_whole_batch() -> None:

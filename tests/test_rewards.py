@@ -83,6 +83,54 @@ def test_form_and_answer(model: Qwen2_5Omni, text: str, earned: float) -> None:
     assert total(model, text) == pytest.approx(earned)
 
 
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("two knocks.", True), ("Two knocks!", True), ("two knocks 。", True), ("two knocks, ", True),
+        ("two. knocks", False), (".two knocks", False), ("two knocks)", False), ("", False), (".", False),
+    ],
+)  # fmt: skip
+def test_punctuation_at_the_end_of_an_answer_costs_nothing(model: Qwen2_5Omni, answer: str, right: bool) -> None:
+    """A full stop once made "two knocks." a wrong answer, in three rewards."""
+    response = said(model, GOOD.replace("r>two knocks", f"r>{answer}"), num_heard=1)
+    example = replace(EXAMPLE, labels={"segments": [[0.5, 1.5]]})
+    found = score(find(["accuracy", "segment", "located"]), response, example)
+    assert list(found.values()) == [0.5 * right] * 3
+    assert (confidence(response, EXAMPLE) > 0) == right
+
+
+def test_choices_that_differ_in_their_punctuation_stay_different() -> None:
+    for choices, answer, wanted, right in (
+        (("no", "no?"), "no?", "no", False),
+        (("no", "no?"), "no?", "no?", True),
+        (("no", "no?"), "no!", "no", True),
+        (("?", "!"), "!", "?", False),
+        (("?", "!"), "?", "?", True),
+        ((), "at 9 p.m", "at 9 p.m.", True),
+    ):
+        assert rewards.says_right(answer, replace(EXAMPLE, choices=choices, answer=wanted)) == right, (choices, answer)
+    assert not rewards.says_right(None, EXAMPLE) and not rewards.says_right("x", replace(EXAMPLE, answer=None))
+
+
+def test_what_is_heard_can_be_limited_to_a_share_of_the_recording(model: Qwen2_5Omni) -> None:
+    """The whole recording heard eight times earned as much as the second that mattered."""
+    example = replace(EXAMPLE, labels={"segments": [[0.5, 1.5]]})
+    once, often = said(model, GOOD, num_heard=1), said(model, GOOD, num_heard=8)
+    assert once.duration == 4.0
+    for share, earned in (
+        (0.0, (0.5, 0.5)),
+        (0.25, (0.5, 0.0)),
+        (0.2, (0.0, 0.0)),
+        (2.0, (0.5, 0.5)),
+        (1.9, (0.5, 0.0)),
+    ):
+        functions = find(["accuracy", "segment", "located"], share)
+        for response, value in zip((once, often), earned, strict=True):
+            assert score(functions, response, example) == {"accuracy": 0.5, "segment": value, "located": value}, share
+    with pytest.raises(ValueError, match="'located' failed for question 'b'"):
+        rewards.try_out(find(["located"], 0.5), [example, replace(EXAMPLE, id="b")], "interleaved")
+
+
 @pytest.mark.parametrize("tag", ["0, 0", "3, 1", "9, 12", "1.0, 1.1", "1.2.3, 2"])
 def test_a_tag_that_is_not_heard_earns_nothing(model: Qwen2_5Omni, tag: str) -> None:
     """Release 17 and 8: the text of a tag was enough."""

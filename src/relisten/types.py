@@ -95,7 +95,8 @@ class Trace:
     sampled: list[bool]
     """[L] the policy chose this token. It is the loss mask, known from birth."""
     logprobs: list[float]
-    """[L] log-probability (nats, at temperature 1, placeholders banned) of each sampled token; 0.0 elsewhere."""
+    """[L] log-probability of each sampled token: nats, placeholders banned, at the temperature that sampled it (greedy
+    tokens: 1); 0.0 elsewhere."""
     listens: list[Listen]
     """In order of `at`; listens[0] is the whole recording (absent when a question has no audio)."""
     num_prompt: int

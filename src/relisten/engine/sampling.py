@@ -25,8 +25,8 @@ def token_logprobs(logits: Tensor, token_ids: Tensor, banned: Tensor) -> Tensor:
 def choose(
     logits: Tensor, banned: Tensor, uniforms: list[float], temperature: float, top_p: float = 1.0, top_k: int = 0
 ) -> tuple[list[int], list[float]]:
-    """Choose one token for each row of logits [N, V]. Returns the tokens and their log-probabilities, as in
-    `token_logprobs`.
+    """Choose one token for each row of logits [N, V]. Returns the tokens and their log-probabilities at the temperature
+    that sampled them (top_p and top_k left aside), or at temperature 1 for greedy tokens.
 
     uniforms: a number in 0 .. 1 for each row, which alone decides what the row draws. At temperature 0 the most likely
     token is taken.
@@ -36,7 +36,8 @@ def choose(
     if temperature <= 0:
         token_ids = allowed.argmax(-1)
     else:
-        token_ids = _drawn(allowed / temperature, torch.tensor(uniforms, device=logits.device), top_p, top_k)
+        allowed = allowed / temperature
+        token_ids = _drawn(allowed, torch.tensor(uniforms, device=logits.device), top_p, top_k)
     logprobs = allowed.gather(-1, token_ids[:, None]).squeeze(-1) - torch.logsumexp(allowed, -1)
     return token_ids.tolist(), logprobs.tolist()
 

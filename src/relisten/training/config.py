@@ -113,8 +113,12 @@ class GrpoConfig(AnswerConfig, TrainingConfig):
     """Rewards, which are added up: format, consistency, accuracy, segment; located (how well the heard segments overlap
     the labelled ones, in place of segment); confidence (what the authors' code has in place of accuracy); or a function
     of your own as `module:function`."""
+    max_heard: float = 0.0
+    """An answer whose segments together last longer than this share of the recording earns no segment (or located)
+    reward; a segment that is heard twice counts twice. 0 sets no limit, so that hearing the whole recording eight times
+    earns it."""
     temperature: float = 1.0
-    """The temperature at which answers are sampled. The ratio's log-probabilities are always at temperature 1."""
+    """The temperature at which answers are sampled. The ratio, the KL and the entropy use probabilities at it, too."""
     clip: float = 0.2
     """How far the ratio of new to old probability may move from 1 before it is clipped."""
     clip_high: float | None = None
@@ -225,6 +229,10 @@ def _check_grpo(config: GrpoConfig) -> None:
         raise ValueError("loss_mean must be trace or token, and old_logprobs must be recomputed or rollout")
     if config.temperature <= 0:
         raise ValueError("temperature must be above 0, because greedy answers to one question are all the same")
+    if not 0 <= config.max_heard < float("inf"):
+        raise ValueError(
+            f"max_heard is {config.max_heard:g}; it is a share of the recording, such as 0.5, or 0 for no limit"
+        )
     if min(config.sample_steps, config.rollout_rows) < 1:
         raise ValueError("sample_steps and rollout_rows must be at least 1")
     if not 0 < config.clip < 1 or config.kl < 0 or (config.clip_high is not None and config.clip_high <= 0):

@@ -58,7 +58,7 @@ class GrpoTrainer(PackedTrainer):
     config: GrpoConfig  # narrower than the base's
 
     def __init__(self, audio_lm: AudioLM, config: GrpoConfig, **kwargs: Any) -> None:
-        self.functions = rewards.find(config.rewards)
+        self.functions = rewards.find(config.rewards, config.max_heard)
         self.engine = Engine(audio_lm, max_rows=config.rollout_rows)
         self.reference = _frozen_copy(audio_lm) if config.kl and not config.lora else None
         super().__init__(audio_lm, config, **kwargs)
@@ -177,7 +177,7 @@ class GrpoTrainer(PackedTrainer):
         for index, (forward, keep) in enumerate(zip(batch, kept, strict=True)):
             last = index == len(batch) - 1
             with nullcontext() if last else self.accelerator.no_sync(model):
-                logprobs, entropies = token_logprobs_of(self.audio_lm, forward.inputs, module=model)
+                logprobs, entropies = token_logprobs_of(self.audio_lm, forward.inputs, model, self.config.temperature)
                 now = logprobs.detach()
                 old = forward.old if forward.old is not None else now
                 if compare and len(now):
@@ -213,7 +213,7 @@ class GrpoTrainer(PackedTrainer):
     @torch.no_grad()
     def _scores(self, model: AudioLM, forward: Forward) -> Tensor:
         with self.precision():
-            return token_logprobs_of(model, forward.inputs)[0]
+            return token_logprobs_of(model, forward.inputs, temperature=self.config.temperature)[0]
 
     def _kept(self, forward: Forward) -> Tensor:
         if not self.config.mask_over_limit:

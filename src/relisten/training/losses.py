@@ -7,6 +7,7 @@ are in no term and in no denominator.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -31,27 +32,33 @@ def sft_loss(logprobs: Tensor, num_targets: Tensor | int | None = None) -> Tenso
 
 
 def token_scores(
-    hidden: Tensor, head: Callable[[Tensor], Tensor], token_ids: Tensor, banned: Tensor, vocab_size: int
+    hidden: Tensor,
+    head: Callable[[Tensor], Tensor],
+    token_ids: Tensor,
+    banned: Tensor,
+    vocab_size: int,
+    temperature: float = 1.0,
 ) -> Tensor:
     """Log-probability and entropy (nats) of tokens, from the hidden states before the output layer: float32 [K, 2].
 
     hidden: [K, H]; head: [n, H] -> [n, vocab_size]; token_ids: [K]; banned: ids [N] that are excluded, as in sampling.
-    Logits exist for one chunk at a time, forward and backward. The entropy has no gradient.
+    temperature: that at which the tokens were sampled; logits are divided by it. Logits exist for one chunk at a time,
+    forward and backward. The entropy has no gradient.
     """
     size = max(1, CHUNK // vocab_size)
+    scores = partial(_chunk_scores, head=head, banned=banned, temperature=temperature)
     if len(hidden) <= size:
-        return _chunk_scores(hidden, head, token_ids, banned)
+        return scores(hidden, token_ids)
     chunks = zip(hidden.split(size), token_ids.split(size), strict=True)
-    return torch.cat([_checkpointed(states, head, ids, banned) for states, ids in chunks])
+    return torch.cat([checkpoint(scores, states, ids, use_reentrant=False) for states, ids in chunks])
 
 
-def _checkpointed(hidden: Tensor, head: Callable[[Tensor], Tensor], token_ids: Tensor, banned: Tensor) -> Tensor:
-    scores: Tensor = checkpoint(_chunk_scores, hidden, head, token_ids, banned, use_reentrant=False)
-    return scores
-
-
-def _chunk_scores(hidden: Tensor, head: Callable[[Tensor], Tensor], token_ids: Tensor, banned: Tensor) -> Tensor:
+def _chunk_scores(
+    hidden: Tensor, token_ids: Tensor, head: Callable[[Tensor], Tensor], banned: Tensor, temperature: float
+) -> Tensor:
     logits = head(hidden).float()
+    if temperature != 1:
+        logits = logits / temperature
     return torch.stack([token_logprobs(logits, token_ids, banned), _entropy(logits.detach(), banned)], dim=-1)
 
 

@@ -63,7 +63,7 @@ def planned(config: SftConfig | GrpoConfig) -> TrainingPlan:
     if ":" not in config.model:
         models.find(config.model)
     if isinstance(config, GrpoConfig):
-        functions = rewards.find(config.rewards)
+        functions = rewards.find(config.rewards, config.max_heard)
         rewards.try_out(functions, examples or rows(0), config.format)
     return TrainingPlan(config, rows, num, num_steps, notes)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from itertools import groupby
 from math import exp
 from typing import TYPE_CHECKING
@@ -30,7 +31,11 @@ if TYPE_CHECKING:
     from relisten.models.base import AudioLM
 
 FORMAT, ACCURACY, SEGMENT = 0.5, 0.5, 0.5
+FINAL = ".,;:!?。，；：！？ \t\n"
+"""What may follow an answer without making it another one."""
 BREAK, MOST_BREAKS = -0.1, 5
+ROUNDING = 1e-3
+"""Seconds. Times of segments are sums of floats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,8 @@ class TracedResponse(Response):
     """Text and log-probability (nats) of each sampled token of the answer."""
     complete: bool
     """Whether the model ended by itself, so that no limit closed its reasoning or its answer."""
+    duration: float = float("inf")
+    """Seconds of the recording; infinite if it is not known."""
 
 
 RewardFunction = Callable[[TracedResponse, Example], float]
@@ -68,14 +75,27 @@ def consistency(response: TracedResponse, example: Example) -> float:
     return BREAK * min(MOST_BREAKS, breaks) if breaks else 0.0
 
 
+def says_right(answer: str | None, example: Example) -> bool:
+    """Whether an answer is the right one, ignoring case, blanks at its ends, and punctuation at its end.
+
+    "Two knocks." is right for "two knocks". If another choice is written exactly as the answer, that choice is meant.
+    """
+    if is_right(answer, example.answer):
+        return True
+    if any(is_right(answer, choice) for choice in example.choices):
+        return False
+    said, wanted = ((text or "").strip().rstrip(FINAL) for text in (answer, example.answer))
+    return bool(wanted) and is_right(said, wanted)
+
+
 def accuracy(response: TracedResponse, example: Example) -> float:
-    """0.5 for the right answer, ignoring case and blanks at its ends. A missing answer counts as wrong."""
-    return ACCURACY * is_right(response.answer, example.answer)
+    """0.5 for the right answer (see `says_right`). A missing answer counts as wrong."""
+    return ACCURACY * says_right(response.answer, example)
 
 
 def segment(response: TracedResponse, example: Example) -> float:
     """0.5 for the right answer if at least one segment was really heard."""
-    return SEGMENT * (is_right(response.answer, example.answer) and bool(response.heard))
+    return SEGMENT * (says_right(response.answer, example) and bool(response.heard))
 
 
 def located(response: TracedResponse, example: Example) -> float:
@@ -88,18 +108,19 @@ def located(response: TracedResponse, example: Example) -> float:
     if not labelled:
         raise ValueError("it has no labels.segments; give each question its segments, or use the reward `segment`")
     overlaps = [best_iou(one, response.heard) for one in labelled]
-    return SEGMENT * is_right(response.answer, example.answer) * sum(overlaps) / len(overlaps)
+    return SEGMENT * says_right(response.answer, example) * sum(overlaps) / len(overlaps)
 
 
 def confidence(response: TracedResponse, example: Example) -> float:
     """The accuracy reward of the authors' code: 0.5 (1 - (p - 1)^2) if right, -0.5 p^2 if wrong.
 
     p is the probability of the answer's first token or, in a wrong answer, of the first token that differs from the
-    right one. Without a sampled answer the reward is 0 (the authors' code then reads p at a padding position).
+    right one, at the temperature of the rollout. Without a sampled answer the reward is 0 (the authors' code then reads
+    p at a padding position).
     """
     if not response.answer_pieces:
         return 0.0
-    if is_right(response.answer, example.answer):
+    if says_right(response.answer, example):
         return ACCURACY * (1 - (exp(response.answer_pieces[0][1]) - 1) ** 2)
     said, wanted = "", (example.answer or "").strip().casefold()
     for text, logprob in response.answer_pieces:
@@ -119,8 +140,12 @@ KNOWN: dict[str, RewardFunction] = {
 }
 
 
-def find(names: Sequence[str]) -> dict[str, RewardFunction]:
-    """Rewards by name or `module:function`; a text may hold several, with commas. Raises ValueError for others."""
+def find(names: Sequence[str], max_heard: float = 0.0) -> dict[str, RewardFunction]:
+    """Rewards by name or `module:function`; a text may hold several, with commas. Raises ValueError for others.
+
+    max_heard: if it is above 0, `segment` and `located` are 0 for an answer whose segments together last longer than
+    this share of the recording.
+    """
     found: dict[str, RewardFunction] = {}
     for name in (part.strip() for text in names for part in text.split(",") if part.strip()):
         if name not in KNOWN and ":" not in name:
@@ -131,9 +156,21 @@ def find(names: Sequence[str]) -> dict[str, RewardFunction]:
                 f"reward {name!r}: another reward has that name; give each reward once, and rename your own"
             )
         found[short] = KNOWN[name] if name in KNOWN else run.resolve(name)
+        if max_heard and name in ("segment", "located"):
+            found[short] = _within(KNOWN[name], max_heard)
     if not found:
         raise ValueError("no rewards: name at least one")
     return found
+
+
+def _within(function: RewardFunction, share: float) -> RewardFunction:
+    @wraps(function)
+    def limited(response: TracedResponse, example: Example) -> float:
+        earned = function(response, example)  # also beyond the limit, so that a question it cannot judge is named
+        seconds = sum(one.duration for one in response.heard)
+        return earned if seconds <= share * response.duration + ROUNDING else 0.0
+
+    return limited
 
 
 def score(functions: Mapping[str, RewardFunction], response: TracedResponse, example: Example) -> dict[str, float]:
@@ -157,7 +194,8 @@ def try_out(functions: Mapping[str, RewardFunction], examples: Sequence[Example]
 
     A user's own reward is tried on the first example, ours on all of them. Raises ValueError as `score` does.
     """
-    ours = {name: function for name, function in functions.items() if KNOWN.get(name) is function}
+    own = {name: getattr(function, "__wrapped__", function) for name, function in functions.items()}
+    ours = {name: function for name, function in functions.items() if KNOWN.get(name) is own[name]}
     for index, example in enumerate(examples):
         score(ours if index else functions, _made_up(example, format), example)
 
@@ -188,6 +226,7 @@ def traced(model: AudioLM, trace: Trace, config: AnswerConfig) -> TracedResponse
         continuations=tuple(_continuation(text, own, mark.end()) for mark in re.finditer("</seg>", text)),
         answer_pieces=_answer_pieces(model, trace),
         complete=trace.finish == "stop",
+        duration=trace.listens[0].segment.end if trace.listens else float("inf"),
     )
 
 

@@ -97,6 +97,7 @@ def measure(rollout: Rollout) -> dict[str, float]:
         "heard_twice": float(len(heard) >= 2),
         "refusals": float(len(rollout.trace.refusals)),
         "tokens": float(sum(rollout.trace.sampled)),
+        "heard_share": sum(one.duration for one in heard) / rollout.response.duration,
     }
     if heard:
         figures["segment_seconds"] = float(np.mean([segment.duration for segment in heard]))

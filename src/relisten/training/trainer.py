@@ -88,13 +88,16 @@ class PackedTrainer(HookedTrainer):
             module.load_state_dict(weights)
 
 
-def token_logprobs_of(model: AudioLM, inputs: Mapping[str, Any], module: Any = None) -> tuple[Tensor, Tensor]:
+def token_logprobs_of(
+    model: AudioLM, inputs: Mapping[str, Any], module: Any = None, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Log-probabilities [K] and entropies [K] (nats) of the sampled tokens of a packed batch, in one forward.
 
-    module: what is called (None: the model's own module; a trainer passes its wrapper). The output layer computes them
-    within that forward, in chunks. So wrappers that gather its weights work, and [K, vocabulary] is never in memory.
+    module: what is called (None: the model's own module; a trainer passes its wrapper). temperature: that at which the
+    tokens were sampled. The output layer computes the scores within that forward, in chunks. So wrappers that gather
+    its weights work, and [K, vocabulary] is never in memory.
     """
-    with _head_scores(model, inputs["token_ids"]):
+    with _head_scores(model, inputs["token_ids"], temperature):
         scores = model.forward(
             inputs["input_ids"],
             inputs["position_ids"],
@@ -107,13 +110,15 @@ def token_logprobs_of(model: AudioLM, inputs: Mapping[str, Any], module: Any = N
 
 
 @contextmanager
-def _head_scores(model: AudioLM, token_ids: Tensor) -> Iterator[None]:
+def _head_scores(model: AudioLM, token_ids: Tensor, temperature: float) -> Iterator[None]:
     """Inside this, the output layer gives the scores [K, 2] of these tokens instead of logits."""
     head = model.module.get_output_embeddings()
     wrapped = vars(head).get("forward")  # as accelerate leaves it on a model that is spread over devices
     project: Callable[[Tensor], Tensor] = head.forward
     vocab_size = int(head.out_features)  # of its weight, a process may hold a part
-    head.forward = lambda hidden: token_scores(hidden, project, token_ids, model.banned_token_ids, vocab_size)
+    head.forward = lambda hidden: token_scores(
+        hidden, project, token_ids, model.banned_token_ids, vocab_size, temperature
+    )
     try:
         yield
     finally:
