@@ -31,8 +31,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evals": {VALUES, "models", "engine", "training"},
     "data": {VALUES, "models", "engine", "evals"},
     "reports": {VALUES, "models", "engine", "evals", "training", "data"},
-    "asking": {VALUES, "models", "engine", "reports"},
-    "commands": {VALUES, "models", "engine", "evals", "training", "data", "reports", "asking"},
+    "remote": {VALUES, "models", "engine", "data"},
+    "asking": {VALUES, "models", "engine", "reports", "remote"},
+    "commands": {VALUES, "models", "engine", "evals", "training", "data", "reports", "remote", "asking"},
 }
 COMMAND_LINE = {"relisten.cli", "relisten.__main__"}
 HEAVY = {"torch", "transformers", "accelerate", "matplotlib"}

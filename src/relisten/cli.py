@@ -106,6 +106,14 @@ data.command("relisten.commands.data_sources:list_sources", name="sources", help
 data.command("relisten.commands.data_files:show", name="show", help="Show one example with its waveform.")
 data.command("relisten.commands.data_files:validate", name="validate", help="Name every bad line of a JSONL.")
 app.command(data)
+export = App(name="export", help="Write a model for another program.", default_parameter=lists)
+export.command(
+    "relisten.commands.export:vllm",
+    name="vllm",
+    usage="Usage: relisten export vllm MODEL OUT [OPTIONS]",
+    help="Write a trained model in the layout that vLLM reads.",
+)
+app.command(export)
 app.command("relisten.commands.doctor:doctor", name="doctor", help="Say what is installed and whether a model answers.")
 
 

@@ -1,0 +1,1 @@
+"""Engines that run elsewhere: vLLM servers, which take and give tokens, and models behind a chat API."""
