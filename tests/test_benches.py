@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import make_example
 
-from benchmarks import data_build, engine, evaluation, training
+from benchmarks import data_build, engine, evaluation, gpu, training
 from benchmarks.timing import measure, noise
 from relisten.cli import run
 from relisten.engine.engine import GenerationConfig
@@ -93,3 +93,30 @@ def test_training_gives_tables_a_file_and_a_picture(tmp_path: Path, capsys: pyte
 def test_recordings_of_noise_are_as_long_as_said() -> None:
     assert [round(e.audio.duration, 3) for e in noise(training.tiny(), 2.0, 3)] == [2.0] * 3  # type: ignore[union-attr]
     assert next(iter(data_build.clips(1))).duration == 10.0
+
+
+def test_the_gpu_check_runs_on_a_tiny_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "gpu.jsonl"
+    parts = ["machine", "decode", "profile", "others", "equal", "load"]
+    assert run(["--tiny", "--out", str(out), "--parts", *parts], gpu.commands) == 0
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {line["part"] for line in found} == {*parts, "build", "naive", "generate", "done"} - {"others"}
+    assert not [line for line in found if "failed" in line or "skipped" in line]
+    heard = [line["heard"] for line in found if line["part"] == "decode"]
+    assert heard == [0, 2, 0, 8], "two segments in each answer that has any"
+    exact = [line for line in found if line["part"] == "equal" and line["dtype"] == "torch.float32"]
+    assert max(exact[0]["packed_max"], exact[0]["alone_max"]) < 1e-4
+    if not torch.cuda.is_available():
+        assert run(["--out", str(out)], gpu.commands) == 2 and "--tiny" in capsys.readouterr().err
+    assert run(["--tiny", "--out", str(out), "--parts", "decod"], gpu.commands) == 2
+    assert "decode" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_gpu_check_trains_a_tiny_model(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.jsonl"
+    assert run(["--tiny", "--out", str(out), "--parts", "grpo", "sft", "full"], gpu.commands) == 0
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert not [line for line in found if "failed" in line or "skipped" in line]
+    norms = {line["part"]: line["grad_norm"] for line in found if "grad_norm" in line}
+    assert norms.keys() == {"grpo", "sft"} and min(norms.values()) > 0

@@ -97,4 +97,5 @@ def _next(model: AudioLM, logits: Tensor, num_sampled: int, script: Script | Non
     if scripted is None:
         token_ids, logprobs = choose(logits, model.banned_token_ids, [], temperature=0.0)
         return token_ids[0], logprobs[0]
-    return scripted, float(token_logprobs(logits, torch.tensor([scripted]), model.banned_token_ids)[0])
+    wanted = torch.tensor([scripted], device=logits.device)
+    return scripted, float(token_logprobs(logits, wanted, model.banned_token_ids)[0])
