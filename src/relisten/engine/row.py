@@ -142,7 +142,7 @@ class Row:
         config: GenerationConfig,
         room: int,
     ) -> None:
-        self.question, self.sample = question, sample
+        self.question, self.sample, self.config = question, sample, config
         self.room = room
         """The most tokens that the whole trace may have."""
         self.rng = row_generator(config.seed, question.id, sample)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from relisten.engine.engine import Engine
-from relisten.engine.generation import GenerationConfig
 from relisten.engine.naive import Script
 from relisten.engine.operations import Operation
 from relisten.engine.row import Row
@@ -67,10 +66,11 @@ class ScriptedEngine(Engine):
         self.scripts = scripts
         self._made: dict[tuple[int, int], Script] = {}
 
-    def _choose(self, config: GenerationConfig, rows: Sequence[Row], logits: Tensor) -> list[tuple[int, float]]:
+    def choose(self, rows: Sequence[Row], logits: Tensor) -> list[tuple[int, float]]:
+        """The tokens that the scripts name; where a script leaves one open, the model's own choice."""
         told = [self._script(row)(row.num_sampled) for row in rows]
         free = [i for i, token_id in enumerate(told) if token_id is None]
-        made = super()._choose(config, [rows[i] for i in free], logits[free]) if free else []
+        made = super().choose([rows[i] for i in free], logits[free]) if free else []
         own = dict(zip(free, (token_id for token_id, _ in made), strict=True))
         token_ids = [own[i] if token_id is None else token_id for i, token_id in enumerate(told)]
         wanted = torch.tensor(token_ids, device=logits.device)

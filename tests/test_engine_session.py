@@ -1,0 +1,114 @@
+"""A session: questions join a running batch, and every answer is the one that it would be alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import make_example, make_model
+from test_engine import CONFIG, TAGS, examples, ragged, same
+
+from relisten.engine.engine import Engine, Failed, Finished, Heard, Session, Text, Update
+from relisten.engine.scripted import END, ScriptedEngine, script
+from relisten.models.qwen2_5_omni import Qwen2_5Omni
+from relisten.types import Trace
+
+
+def drained(session: Session) -> list[Update]:
+    """Step until nothing is left to do."""
+    updates: list[Update] = []
+    while session.busy:
+        updates += session.step()
+    return updates
+
+
+def finished(updates: list[Update]) -> dict[tuple[int, int], Trace]:
+    return {(u.question, u.sample): u.event.trace for u in updates if isinstance(u.event, Finished)}
+
+
+def test_questions_that_join_late_get_the_answers_that_they_get_alone(model: Qwen2_5Omni) -> None:
+    expected = ScriptedEngine(model, ragged(model), 1).generate(examples(), CONFIG, 2)
+    with ScriptedEngine(model, ragged(model), max_rows=4).session() as session:
+        updates: list[Update] = []
+        for example in examples():
+            session.submit(example, CONFIG, 2)
+            for _ in range(7):
+                updates += session.step()
+        assert session.num_live == 4 and session.num_waiting == 2, "the third question waits for a place"
+        updates += drained(session)
+    found = finished(updates)
+    assert len(found) == 6
+    for (question, sample), trace in found.items():
+        same(trace, expected[question][sample])
+        own = [u.event for u in updates if (u.question, u.sample) == (question, sample)]
+        assert "".join(e.text for e in own if isinstance(e, Text)) == trace.text
+        assert [e.listen for e in own if isinstance(e, Heard)] == trace.listens[1:]
+        assert isinstance(own[-1], Finished)
+
+
+def test_answers_of_one_batch_may_have_different_options(model: Qwen2_5Omni) -> None:
+    configs = [
+        replace(CONFIG, max_new_tokens=30),
+        replace(CONFIG, max_new_tokens=20, temperature=1.0),
+        replace(CONFIG, max_new_tokens=25, temperature=0.7, top_p=0.9, seed=3),
+        replace(CONFIG, max_new_tokens=9, format="grounded"),
+    ]
+    asked = [*examples(3), examples(1)[0]]
+    with Engine(model).session() as session:
+        for example, config in zip(asked, configs, strict=True):
+            session.submit(example, config)
+        found = finished(drained(session))
+    for number, (example, config) in enumerate(zip(asked, configs, strict=True)):
+        same(found[number, 0], Engine(model).generate([example], config)[0][0])
+
+
+def test_a_cancelled_answer_frees_its_row_and_disturbs_nobody(model: Qwen2_5Omni) -> None:
+    expected = ScriptedEngine(model, ragged(model), 1).generate(examples(), CONFIG, 2)
+    with ScriptedEngine(model, ragged(model), max_rows=3).session() as session:
+        for example in examples():
+            session.submit(example, CONFIG, 2)
+        updates = [update for _ in range(6) for update in session.step()]
+        session.cancel(0, 1)
+        session.cancel(1)  # one of its answers is a row, the other waits
+        session.cancel(77)
+        assert session.num_live == 1 and session.num_waiting == 2
+        told = len(updates)
+        updates += drained(session)
+    assert {(u.question, u.sample) for u in updates[told:]} == {(0, 0), (2, 0), (2, 1)}
+    for (question, sample), trace in finished(updates).items():
+        same(trace, expected[question][sample])
+
+
+def test_a_question_that_cannot_be_asked_is_told_once_and_the_others_go_on(tmp_path: Path) -> None:
+    model = make_model(context=1000)
+    gone = replace(make_example(), audio=tmp_path / "gone.wav")
+    with ScriptedEngine(model, lambda i, s: script(model, TAGS[0], "</answer>", END)).session() as session:
+        numbers = [session.submit(example, CONFIG, 2) for example in (gone, make_example(), make_example(60.0))]
+        updates = drained(session)
+    failures = {u.question: u.event.reason for u in updates if isinstance(u.event, Failed)}
+    assert "no such file" in failures[numbers[0]] and "cut the recording" in failures[numbers[2]]
+    assert [u.question for u in updates if isinstance(u.event, Failed)] == [numbers[0], numbers[2]]
+    assert set(finished(updates)) == {(numbers[1], 0), (numbers[1], 1)}
+
+
+def test_a_session_that_idles_goes_on(model: Qwen2_5Omni) -> None:
+    """As a server's does: nothing to do for a while, then a new question."""
+    with ScriptedEngine(model, lambda i, s: script(model, TAGS[0], 2, "</answer>", END)).session() as session:
+        session.submit(examples()[0], CONFIG)
+        first = finished(drained(session))
+        assert not session.busy and session.step() == []
+        session.submit(examples()[0], CONFIG)
+        second = finished(drained(session))
+    same(first[0, 0], second[1, 0])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_session_leaves_the_module_as_it_was(model: Qwen2_5Omni, training: bool) -> None:
+    model.module.train(training)
+    try:
+        with pytest.raises(ValueError, match="the question is empty"):
+            Engine(model).generate([replace(examples()[0], question=" ")], CONFIG)
+        assert model.module.training == training
+    finally:
+        model.module.eval()
