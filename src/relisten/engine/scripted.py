@@ -74,7 +74,8 @@ class ScriptedEngine(Engine):
         own = dict(zip(free, (token_id for token_id, _ in made), strict=True))
         token_ids = [own[i] if token_id is None else token_id for i, token_id in enumerate(told)]
         wanted = torch.tensor(token_ids, device=logits.device)
-        logits = logits.float() / (config.temperature or 1.0)
+        temperatures = [row.config.temperature or 1.0 for row in rows]
+        logits = logits.float() / torch.tensor(temperatures, device=logits.device)[:, None]
         return list(zip(token_ids, token_logprobs(logits, wanted, self.model.banned_token_ids).tolist(), strict=True))
 
     def _script(self, row: Row) -> Script:
