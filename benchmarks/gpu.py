@@ -6,15 +6,13 @@ pauses and listens. Each finding is one line of JSON, printed and appended to a 
 
 from __future__ import annotations
 
-import gc
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -23,12 +21,12 @@ import torch
 import transformers
 from torch import Tensor
 
-from benchmarks.full_size import FILLER, TINY_LAYERS, Watched, build, forwards, text_model
+from benchmarks.full_size import Watched, forwards, text_model
+from benchmarks.gpu_check import FULL, TINY, Check, config, engine, questions, script
 from benchmarks.timing import noise
 from benchmarks.training import _run as run_quietly
 from relisten.cli import main, standalone
-from relisten.engine.engine import GenerationConfig
-from relisten.engine.naive import Script, naive
+from relisten.engine.naive import naive
 from relisten.engine.scripted import ScriptedEngine
 from relisten.models import load
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
@@ -39,27 +37,6 @@ from relisten.training.datasets import packed, together
 from relisten.training.grpo import GrpoTrainer
 from relisten.training.sft import SftTrainer
 from relisten.types import Audio, Example, Format
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much work the check does."""
-
-    layers: int | None = None
-    """Layers of the text model; None for the 7B's 28."""
-    seconds: float = 30.0
-    """Length of a recording."""
-    sampled: int = 110
-    """Tokens of an answer."""
-    listens: int = 2
-    rows: tuple[int, ...] = (1, 8, 64, 256)
-    rank: int = 64
-    """Of the LoRA adapters."""
-    questions: int = 8
-    """In a rollout of GRPO, with eight answers each."""
-
-
-FULL, TINY = Size(), Size(layers=TINY_LAYERS, seconds=4.0, sampled=40, rows=(1, 4), rank=4, questions=2)
 
 
 def gpu(
@@ -91,104 +68,6 @@ def gpu(
         check.run(name, PARTS[name])
     check.say("done")
     return 1 if check.failed else 0
-
-
-class Check:
-    """The state of one check: the size of the work, the model, and what was found."""
-
-    def __init__(self, size: Size, out: Path) -> None:
-        self.size, self.out, self.failed = size, out, False
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.bytes_per_second = 0.0
-        self._started = perf_counter()
-        self._model: Qwen2_5Omni | None = None
-
-    @property
-    def model(self) -> Qwen2_5Omni:
-        """The model of random weights, made when it is first needed."""
-        if self._model is None:
-            started = self.now()
-            self._model = build(self.size.layers, self.device)
-            count = sum(p.numel() for p in self._model.module.parameters())
-            self.say("build", seconds=self.now() - started, parameters=count, **self.memory())
-        return self._model
-
-    def forget(self) -> None:
-        """Free the model; the next use makes a new one."""
-        self._model = None
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    def run(self, name: str, part: Callable[[Check], None]) -> None:
-        """Run one part. If it breaks, that is a finding, and the others still run."""
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        try:
-            part(self)
-        except Exception as error:
-            self.failed = True
-            self.say(name, failed=repr(error)[:500], where=traceback.format_exc()[-2500:])
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    def say(self, part: str, **found: Any) -> None:
-        """Print a finding and append it to the file."""
-        rounded = {name: round(v, 4) if isinstance(v, float) else v for name, v in found.items()}
-        line = json.dumps({"part": part, "at": round(self.elapsed(), 1), **rounded})
-        print(line, flush=True)
-        with self.out.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-
-    def elapsed(self) -> float:
-        """Seconds since the start."""
-        return perf_counter() - self._started
-
-    def now(self) -> float:
-        """Seconds, once the device has finished what it was given."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        return perf_counter()
-
-    def memory(self) -> dict[str, float]:
-        """GiB on the device: in use, held by torch's allocator, the most so far, and what the driver calls free."""
-        if self.device.type != "cuda":
-            return {}
-        held = torch.cuda.memory_allocated(), torch.cuda.memory_reserved(), torch.cuda.max_memory_allocated()
-        names = ("allocated", "reserved", "peak", "free")
-        return {n: round(v / 2**30, 2) for n, v in zip(names, (*held, torch.cuda.mem_get_info()[0]), strict=True)}
-
-
-# --- the work ---------------------------------------------------------------------------------------------------------
-
-
-def script(model: Qwen2_5Omni, size: Size, sample: int, listens: int) -> Script:
-    """An answer with `listens` tags, which stand at other places in every sample."""
-    filler, length = model.encode(FILLER), min(3.0, size.seconds / 4)
-    tags = [model.encode(f"<seg>{1 + n:04.1f}, {1 + n + length:04.1f}</seg") for n in range(listens)]
-    ids = filler * (size.sampled - 1 - sum(map(len, tags)))
-    for number, tag in reversed(list(enumerate(tags))):
-        at = (37 * sample + 11) % (len(filler) * 20) + number * 20
-        ids[at:at] = tag
-    return dict(enumerate([*ids, model.end_token_id])).get
-
-
-def engine(check: Check, rows: int, listens: int) -> ScriptedEngine:
-    """An engine whose rows write scripts; eight rows to a question."""
-    scripts = {n: script(check.model, check.size, n, listens) for n in range(rows)}
-    return ScriptedEngine(check.model, lambda i, s: scripts[(8 * i + s) % rows], rows)
-
-
-def questions(check: Check, num: int, seconds: float | None = None) -> list[Example]:
-    """Questions about noise."""
-    asked = noise(check.model, seconds or check.size.seconds, num)
-    return [replace(one, choices=("a dog", "two knocks"), answer="two knocks") for one in asked]
-
-
-def config(check: Check) -> GenerationConfig:
-    """Room for the whole script."""
-    return GenerationConfig(max_new_tokens=check.size.sampled + 1)
 
 
 def early(response: Any, example: Example) -> float:
