@@ -214,6 +214,7 @@ def grpo(check: Check) -> None:
         **_training(check, folder), batch_size=size.questions, mini_batch_size=size.questions // 2, group_size=8,
         device_batch_size=4, max_new_tokens=size.sampled + 1, rewards=("benchmarks.gpu:early",),
     )  # fmt: skip
+    training.set_trained(model, settings)
     trainer = GrpoTrainer(
         model, settings, train_dataset=questions(check, size.questions, size.seconds / 3) * 2,
         data_collator=together, args=_arguments(settings, model, size.questions),
@@ -241,6 +242,7 @@ def sft(check: Check) -> None:
     )  # fmt: skip
     rows = [[row] for row in _encoded(check, 8, "interleaved")] * 2
     arguments = _arguments(settings, model, 4, gradient_accumulation_steps=2)
+    training.set_trained(model, settings)
     trainer = SftTrainer(model, settings, train_dataset=rows, data_collator=packed, args=arguments)
     _steps(check, "sft", trainer, [])
     check.forget()
@@ -260,8 +262,6 @@ def _training(check: Check, folder: Path) -> dict[str, Any]:
 
 
 def _arguments(settings: Any, model: Qwen2_5Omni, size: int, **more: Any) -> Any:
-    for name, parameter in model.module.named_parameters():
-        parameter.requires_grad = not training._matches(name, (*settings.freeze, *training.NO_GRADIENT))
     return training.arguments(settings, model, per_device_train_batch_size=size, save_strategy="no", **more)
 
 

@@ -22,7 +22,7 @@ from tiny import TINY
 from relisten.data.worlds.scene_files import write_scenes
 from relisten.engine.engine import Engine
 from relisten.engine.scripted import ScriptedEngine
-from relisten.models import load, nano
+from relisten.models import adapter, load, nano
 from relisten.models.base import AudioLM
 from relisten.training import trainer as training
 from relisten.training.config import GrpoConfig
@@ -267,12 +267,14 @@ def test_options_train_and_give_a_model_that_loads(work: Path, tmp_path: Path, f
         assert found[0]["kl"] < found[1]["kl"] < 5
     trained, before = load(tmp_path / "run" / "model"), load(work / "tiny")
     start = before.module.state_dict()
+    if "lora" in fields:
+        adapter.merge(trained, torch.float32)
     moved = [name for name, p in trained.module.state_dict().items() if not torch.equal(p, start[name])]
     assert moved and trained.module.state_dict().keys() == start.keys()
     if "freeze" in fields:
         assert not any("audio_tower" in name for name in moved)
     if "lora" in fields:
-        assert all("_proj" in name for name in moved)
+        assert not any("norm" in name or "embed" in name for name in moved)
 
 
 def test_kill_9_and_the_same_command_give_the_undisturbed_run(work: Path, tmp_path: Path) -> None:
@@ -299,19 +301,6 @@ def test_kill_9_and_the_same_command_give_the_undisturbed_run(work: Path, tmp_pa
         torch.testing.assert_close(resumed[name], value, atol=1e-6, rtol=0, msg=name)
     last = [{line["step"]: line["reward"] for line in lines(tmp_path / name)} for name in ("killed", "whole")]
     assert last[0] == last[1], "the same questions, the same answers"
-
-
-def test_adapters_are_resumed(work: Path, tmp_path: Path) -> None:
-    """The undisturbed run, put back to where its second checkpoint was, ends as it did."""
-    fields = {"lora": 4, "steps": 3, "learning_rate": 1e-2}
-    end = load(train_grpo(config(work, tmp_path / "run", **fields))).module.state_dict()
-    shutil.rmtree(tmp_path / "run" / "model")
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "checkpoint-3")
-    again = load(train_grpo(config(work, tmp_path / "run", **fields))).module.state_dict()
-    start = load(work / "tiny").module.state_dict()
-    assert any(not torch.equal(start[name], value) for name, value in end.items())
-    for name, value in end.items():
-        torch.testing.assert_close(again[name], value, atol=1e-6, rtol=0, msg=name)
 
 
 def test_nan_stops_the_run_before_it_is_written(work: Path, tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ train.command(
     help="Reinforcement learning in which the segments are really heard.",
 )
 app.command(train)
+app.command("relisten.commands.merge:merge", name="merge", help="Add a LoRA adapter to the weights of its base model.")
 data = App(name="data", help="Make training sets, and look at them.", config=from_yaml, default_parameter=lists)
 data.command(
     "relisten.commands.data_build:build",

@@ -17,7 +17,7 @@ from relisten.evals.benchmarks import BENCHMARKS, Benchmark, check_ids, export, 
 from relisten.evals.figures import Failed, Record, summary, write_summary
 from relisten.evals.hearing import Hears, PromptAudio
 from relisten.evals.runner import Asking, check, evaluate
-from relisten.models import find
+from relisten.models import weight_files
 from relisten.reports.accuracy import shown
 from relisten.reports.text import console
 from relisten.types import Example
@@ -92,7 +92,7 @@ def eval_file(
     del settings["device"]  # a run may continue on another device
     if benchmark is None and data is not None:
         settings["data"] = data  # where a report finds the recordings again
-    hashes = sums([path, *sorted(find(options.model).glob("*.safetensors"))])
+    hashes = sums([path, *weight_files(options.model)])
     num = samples * len(examples[asking.shard[0] :: asking.shard[1]])
     _start(out, settings | hashes | {"num_answers": num})
     with records.sole_writer(out / "answers.jsonl"), keeping(lambda: kept_answers(out / "answers.jsonl", num)):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 SAFELY: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
 """How transformers is to read a model: nothing is fetched, opened as a pickle, or run."""
-NOT_MODELS = ("__init__", "base", "folder", "nano", "trial")
+NOT_MODELS = ("__init__", "adapter", "base", "conformance", "folder", "nano", "scope", "trial")
 """Files here that are not named after a `model_type`."""
 WEIGHT_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 
@@ -22,13 +22,22 @@ WEIGHT_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 def load(name: str | Path = "nano", dtype: str = "auto", device: str = "auto", device_map: Any = None) -> AudioLM:
     """Load a model: "nano" (shipped), a folder, or a hub name such as "Qwen/Qwen2.5-Omni-7B".
 
+    A folder may also have a LoRA adapter (`relisten train --lora` writes such). Then the model that it names is loaded,
+    with the adapter beside its weights.
+
     dtype: auto (that of the checkpoint), float32, bfloat16 or float16. device: auto (CUDA if there is one, else MPS,
     else the CPU), or a torch device. device_map: as in transformers, for a model that needs several devices ("auto"
     needs accelerate). Raises ValueError, in one line, if the model cannot be loaded.
     """
     folder = find(name)
+    from relisten.models import adapter
     from relisten.models.folder import read_json
 
+    if adapter.is_adapter(folder):
+        model = load(_base(folder), dtype, device, device_map)
+        adapter.attach(model, folder)
+        model.name = str(name)
+        return model
     model_type = read_json(folder / "config.json").get("model_type")
     module_name = str(model_type).removesuffix("_thinker")
     known = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in NOT_MODELS)
@@ -36,11 +45,37 @@ def load(name: str | Path = "nano", dtype: str = "auto", device: str = "auto", d
         told = f"{folder / 'config.json'}: model type {str(model_type)[:60]!r} is not supported yet"
         raise ValueError(f"{told} (supported: {', '.join(known)})")
     module = importlib.import_module(f"relisten.models.{module_name}")
-    model: AudioLM = module.load(folder, dtype=dtype, device=device, device_map=device_map)
-    model.name = str(name)
-    if "bfloat16" in str(model.module.dtype) and model.module.device.type == "cpu":
+    loaded: AudioLM = module.load(folder, dtype=dtype, device=device, device_map=device_map)
+    loaded.name = str(name)
+    if "bfloat16" in str(loaded.module.dtype) and loaded.module.device.type == "cpu":
         cpu.tell_of_bfloat16("load it as float32 (--dtype float32)")
-    return model
+    return loaded
+
+
+def _base(folder: Path) -> str:
+    """The base model of an adapter. Raises ValueError if it is not there, or is an adapter itself."""
+    from relisten.models import adapter
+
+    base = adapter.base_of(folder)
+    try:
+        found = find(base)
+    except ValueError as error:
+        raise ValueError(
+            f"{folder}: its base model cannot be found ({error}); write where it is into base_model_name_or_path of"
+            f" {adapter.SETTINGS}"
+        ) from None
+    if adapter.is_adapter(found):
+        raise ValueError(f"{folder}: its base model {base} is an adapter too; merge that one first (`relisten merge`)")
+    return base
+
+
+def weight_files(name: str | Path) -> list[Path]:
+    """The files of weights that `load` reads: those of the model, and of its adapter if it has one."""
+    from relisten.models import adapter
+
+    folder = find(name)
+    folders = [folder, find(_base(folder))] if adapter.is_adapter(folder) else [folder]
+    return [file for one in folders for file in sorted(one.glob("*.safetensors"))]
 
 
 def find(name: str | Path) -> Path:

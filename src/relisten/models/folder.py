@@ -50,7 +50,7 @@ def checked(folder: Path) -> Shapes:
         _check_setting(folder / "config.json", where, value)
     if (folder / "adapter_config.json").exists():
         raise ValueError(
-            f"{folder}: holds an adapter (adapter_config.json); merge it into its model first, and save that"
+            f"{folder}: has a model and an adapter (adapter_config.json); move the adapter's files into another folder"
         )
     for path in names:
         if path.suffix == ".json" and path.name not in ("config.json", "prompts.json"):
@@ -110,9 +110,9 @@ def check_plausible(folder: Path, module: nn.Module, shapes: Shapes) -> None:
 
     Raises ValueError where a shape differs, or where the module would take more memory than the weights explain.
     """
-    held = {_plain(name): shape for name, shape in shapes.items()}
+    held = {plain_name(name): shape for name, shape in shapes.items()}
     for name, tensor in module.state_dict().items():
-        shape = held.get(_plain(name))
+        shape = held.get(plain_name(name))
         if shape is not None and shape != tuple(tensor.shape):
             raise ValueError(
                 f"{folder / 'config.json'}: {name} is {[*shape]} in the weights, where config.json asks for"
@@ -121,7 +121,7 @@ def check_plausible(folder: Path, module: nn.Module, shapes: Shapes) -> None:
     asked = sum(parameter.numel() for parameter in module.parameters())
     stored = sum(math.prod(shape) for shape in shapes.values())
     if asked > stored:
-        missing = sorted(name for name, _ in module.named_parameters() if _plain(name) not in held)
+        missing = sorted(name for name, _ in module.named_parameters() if plain_name(name) not in held)
         raise ValueError(
             f"{folder}: {len(missing)} weights are missing, {(missing or ['of one layer'])[0]} for one; is the download"
             " whole?"
@@ -136,13 +136,13 @@ def check_layers(path: Path, name: str, value: Any, shapes: Shapes, pattern: str
 
     This comes before the module is built: it would be built layer by layer, a billion of them if asked for.
     """
-    found = {int(match[1]) for key in shapes if (match := re.match(pattern, _plain(key)))}
+    found = {int(match[1]) for key in shapes if (match := re.match(pattern, plain_name(key)))}
     stored = max(found, default=-1) + 1
     if isinstance(value, bool) or not isinstance(value, int) or value != stored:
         raise ValueError(f"{path}: {name} is {_short(value)}, but the weights have {stored} layers of it; correct it")
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A weight's name without what stands before it: releases of transformers differ in that."""
     return re.sub(r"^(thinker\.)?(model\.)?(language_model\.)?(model\.)?", "", name)
 
@@ -192,12 +192,12 @@ def _shapes(folder: Path) -> Shapes:
         raise ValueError(f"{folder}: has no weights (*.safetensors); is the download whole?")
     found: Shapes = {}
     for file in files:
-        found |= _header(file)
+        found |= header(file)
     mine = {name: shape for name, shape in found.items() if name.startswith("thinker.")}
     return mine or found
 
 
-def _header(path: Path) -> Shapes:
+def header(path: Path) -> Shapes:
     """Shapes by name, read from the first bytes of a safetensors file. Raises ValueError where they cannot be right."""
     wrong = f"{path}: cannot be loaded, because it is not a whole safetensors file; download it again"
     try:

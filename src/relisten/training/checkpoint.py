@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 
-from relisten.files import make_folder, refuse_links
+from relisten.files import make_folder, refuse_links, write_atomic
 
 
 def latest(folder: Path) -> str | None:
@@ -26,6 +27,14 @@ def latest(folder: Path) -> str | None:
             continue
         return str(path)
     return None
+
+
+def answer_in(folder: Path, dtype: torch.dtype) -> None:
+    """Let a model that was written to a folder be loaded in this precision, whatever the precision of its file."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    write_atomic(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 @contextmanager
@@ -45,7 +54,7 @@ def staged(folder: Path, name: str, writer: bool = True) -> Iterator[Path]:
             shutil.rmtree(folder / name, ignore_errors=True)
             os.replace(part / name, folder / name)  # noqa: PTH105
             shutil.rmtree(part, ignore_errors=True)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors raise classes of their own
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:  # torch, safetensors and the model's own
         shutil.rmtree(part, ignore_errors=True)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise OSError(

@@ -9,7 +9,7 @@ import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from relisten.engine.generation import AnswerConfig, GenerationConfig
 from relisten.extras import install_hint
@@ -29,10 +29,13 @@ class TrainingConfig:
     """The run folder. It gets checkpoints, metrics, and the trained model in its folder `model`."""
     model: str = "Qwen/Qwen2.5-Omni-7B"
     """The model to start from: nano, a folder, a name on the Hugging Face hub, or `module:function`."""
-    dtype: str = "float32"
-    """Precision of the weights: float32, or bfloat16 (half the memory, but small updates are rounded away)."""
-    learning_rate: float = 5e-6
-    """The peak learning rate. It rises to it during the warm-up and then follows the schedule."""
+    dtype: str = "auto"
+    """Precision of the weights: auto, float32 or bfloat16. auto: float32 where the weights themselves are trained in
+    this process; the model's own where they are frozen (`lora`) or sharded (FSDP2 and ZeRO-3 keep a float32 copy of
+    what they train). The trained model is saved in the model's own precision, or in the one that is asked for here."""
+    learning_rate: float | None = None
+    """The peak learning rate. It rises to it during the warm-up and then follows the schedule. By default it is 5e-6,
+    or 1e-4 for the adapters of `lora`, which need larger steps than whole weights."""
     epochs: float = 1.0
     """How many passes to make over a JSONL file."""
     steps: int = -1
@@ -60,8 +63,11 @@ class TrainingConfig:
     """Patterns of parameter names that are not trained. The two default patterns never get a gradient and always stay
     frozen."""
     lora: int = 0
-    """Rank of LoRA adapters. They are trained instead of the weights, and merged at the end. 0 trains the weights."""
-    lora_modules: tuple[str, ...] = ("*.[qkvo]_proj", "*.gate_proj", "*.up_proj", "*.down_proj")
+    """Rank of LoRA adapters. They are trained instead of the weights, and saved without them; `relisten merge` adds
+    them to the weights. If `model` is an adapter of this rank, it is trained further. 0 trains the weights."""
+    lora_modules: tuple[str, ...] = (
+        "*.[qkvo]_proj", "*.gate_proj", "*.up_proj", "*.down_proj", "*.out_proj", "*.fc1", "*.fc2", "*.proj",
+    )  # fmt: skip
     """Patterns of the linear layers that get an adapter. Frozen layers get none."""
     seed: int = 0
     """Random seed. The same seed gives the same data order and, in GRPO, the same sampled answers."""
@@ -75,6 +81,19 @@ class TrainingConfig:
     """Also report metrics to tensorboard, wandb or trackio."""
     workers: int = 1
     """How many processes prepare data."""
+
+    FULL_RATE: ClassVar[float] = 5e-6
+    LORA_RATE: ClassVar[float] = 1e-4
+
+    def __post_init__(self) -> None:
+        if self.learning_rate is None:
+            object.__setattr__(self, "learning_rate", self.LORA_RATE if self.lora else self.FULL_RATE)
+
+    @property
+    def peak_rate(self) -> float:
+        """The peak learning rate, which is always known."""
+        assert self.learning_rate is not None
+        return self.learning_rate
 
 
 @documented
@@ -92,9 +111,9 @@ class SftConfig(TrainingConfig):
 class GrpoConfig(AnswerConfig, TrainingConfig):
     """Settings of GRPO. The defaults are the paper's. The options of generation are those of `relisten ask`."""
 
-    learning_rate: float = 1e-6
-    """The peak learning rate. All optimiser steps of one rollout use the same rate; the schedule changes it between
-    rollouts."""
+    learning_rate: float | None = None
+    """The peak learning rate. By default it is 1e-6, or 1e-5 for the adapters of `lora`. All optimiser steps of one
+    rollout use the same rate; the schedule changes it between rollouts."""
     batch_size: int = 64
     """Questions per rollout, over all processes. If the file has fewer, each rollout takes all of them."""
     mini_batch_size: int = 32
@@ -125,7 +144,7 @@ class GrpoConfig(AnswerConfig, TrainingConfig):
     """Another limit for ratios above 1 (clip-higher uses about 0.28). By default it equals `clip`."""
     kl: float = 0.04
     """Weight of the KL divergence from the starting model. With 0, no second copy of the model (the reference) is kept.
-    With `lora`, the reference is the same model with its adapters switched off."""
+    With `lora`, the reference is the same model with its adapters as they were at the start."""
     loss_mean: Literal["trace", "token"] = "trace"
     """trace: every answer has the same weight, as in the paper. token: every token has."""
     normalise: bool = True
@@ -145,6 +164,13 @@ class GrpoConfig(AnswerConfig, TrainingConfig):
     """How many rollouts lie between two checkpoints. A stopped run continues from the last one."""
     log_steps: int = 1
     """How many rollouts lie between two lines of metrics.jsonl."""
+
+    FULL_RATE: ClassVar[float] = 1e-6
+    LORA_RATE: ClassVar[float] = 1e-5
+
+    def __post_init__(self) -> None:
+        AnswerConfig.__post_init__(self)
+        TrainingConfig.__post_init__(self)
 
     def sampling(self, step: int = 0) -> GenerationConfig:
         """How the answers of one step are sampled."""
@@ -183,7 +209,7 @@ def check(config: TrainingConfig) -> None:
         raise ValueError("save_steps and log_steps must be at least 1, and workers must not be negative")
     if config.steps < 1 and (config.steps != -1 or config.epochs <= 0):
         raise ValueError(f"steps is {config.steps} and epochs is {config.epochs:g}; one of them must be above 0")
-    if config.keep_checkpoints < 1 or min(config.weight_decay, config.learning_rate, config.lora) < 0:
+    if config.keep_checkpoints < 1 or min(config.weight_decay, config.peak_rate, config.lora) < 0:
         raise ValueError(
             "keep_checkpoints must be at least 1; weight_decay, learning_rate and lora must not be negative"
         )
@@ -197,6 +223,14 @@ def check(config: TrainingConfig) -> None:
         raise ValueError(f"batch_size {config.batch_size} is not a multiple of the {num_processes()} processes")
     if launch.kind():
         launch.check(config.optimizer, config.lora)
+    if config.dtype not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"dtype {config.dtype!r} cannot be trained; choose auto, float32 or bfloat16")
+    if config.dtype != "auto":
+        check_precision(config, config.dtype)
+    if config.lora and ":" in config.model:
+        raise ValueError(
+            f"lora: an adapter names its base model, and {config.model} is a function; save its model first"
+        )
     if config.lora and config.optimizer == "muon":
         raise ValueError("lora with muon is not supported; set optimizer to adamw")
     if config.lora and importlib.util.find_spec("peft") is None:
@@ -209,6 +243,19 @@ def check(config: TrainingConfig) -> None:
             raise ValueError(f"report_to {name}: it is not installed; pip install {package}")
     if isinstance(config, GrpoConfig):
         _check_grpo(config)
+
+
+def check_precision(config: TrainingConfig, dtype: str) -> None:
+    """Raises ValueError if weights of this precision would not learn. dtype: that of the weights, such as float32."""
+    if dtype == "float32":
+        return
+    if not config.lora and not launch.kind():
+        raise ValueError(
+            f"weights in {dtype} learn almost nothing, because most updates are smaller than its rounding: give --dtype"
+            " float32, or train adapters (--lora 64), or shard the weights (runs/accelerate_fsdp2.yaml)"
+        )
+    if not config.bf16:
+        raise ValueError(f"weights in {dtype} need forward passes in bfloat16: give --bf16, or --dtype float32")
 
 
 def _check_grpo(config: GrpoConfig) -> None:

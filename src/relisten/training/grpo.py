@@ -11,8 +11,8 @@ never the tokens of their text tokenised again.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -23,6 +23,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from relisten.engine.engine import Engine
+from relisten.models import adapter
 from relisten.models.base import AudioLM
 from relisten.training import rewards, rollout
 from relisten.training import trainer as training
@@ -61,6 +62,9 @@ class GrpoTrainer(PackedTrainer):
         self.functions = rewards.find(config.rewards, config.max_heard)
         self.engine = Engine(audio_lm, max_rows=config.rollout_rows)
         self.reference = _frozen_copy(audio_lm) if config.kl and not config.lora else None
+        self._first_adapter = {
+            name: parameter.detach().clone() for name, parameter in adapter.parameters(audio_lm.module).items()
+        }
         super().__init__(audio_lm, config, **kwargs)
         self._reference_is_split = False
         self._figures: list[dict[str, float]] = []
@@ -204,11 +208,24 @@ class GrpoTrainer(PackedTrainer):
         if self.reference is not None:
             reference = self._scores(self.reference, forward)
         elif config.kl:
-            with self.accelerator.unwrap_model(self.model).disable_adapter():
+            with self._as_at_the_start():
                 reference = self._scores(self.audio_lm, forward)
         return grpo_loss(
             logprobs, old, advantages.to(logprobs.device), weights, reference, config.clip, config.clip_high, config.kl
         )
+
+    @contextmanager
+    def _as_at_the_start(self) -> Iterator[None]:
+        """Inside this, the adapter has the weights that it had before training; its gradients stay as they are."""
+        own = adapter.parameters(self.audio_lm.module)
+        now = {name: parameter.data for name, parameter in own.items()}
+        for name, parameter in own.items():
+            parameter.data = self._first_adapter[name]
+        try:
+            yield
+        finally:
+            for name, parameter in own.items():
+                parameter.data = now[name]
 
     @torch.no_grad()
     def _scores(self, model: AudioLM, forward: Forward) -> Tensor:

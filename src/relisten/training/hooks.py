@@ -16,6 +16,8 @@ import transformers
 from torch import Tensor
 from transformers import Trainer
 
+from relisten.models import adapter
+from relisten.models.base import AudioLM
 from relisten.training import checkpoint, sharding
 from relisten.training.config import TrainingConfig
 from relisten.training.progress import not_finite
@@ -44,7 +46,10 @@ def missing() -> list[str]:
 class HookedTrainer(Trainer):
     """`transformers.Trainer` whose checkpoints are complete or absent, and alike whether weights are split or not."""
 
+    audio_lm: AudioLM
     config: TrainingConfig
+    saved_dtype: torch.dtype
+    """The precision in which the trained model is saved, and in which it answers."""
     sharding: sharding.Sharding | None
     latest_loss: Tensor | None = None
 
@@ -66,13 +71,20 @@ class HookedTrainer(Trainer):
         return self.latest_loss
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the weights of a checkpoint, whole whether they are split or not."""
-        if self.sharding is None:
-            super().save_model(output_dir, _internal_call)
-            return
-        weights = self.sharding.weights(self.model)
+        """Write a checkpoint that can be asked and evaluated: whole weights or an adapter, with what belongs to them.
+
+        The weights are in the precision in which they are trained, so that a run goes on exactly.
+        """
+        weights = None if self.sharding is None else self.sharding.weights(self.model)
         if self.args.should_save:
-            self.model.save_pretrained(output_dir, state_dict=weights)
+            self.write(Path(output_dir or self.args.output_dir), None, weights)
+
+    def write(self, folder: Path, dtype: torch.dtype | None, weights: dict[str, Tensor] | None) -> None:
+        """Write the model. It will answer in `saved_dtype`, whatever the precision `dtype` in the file."""
+        adapted = adapter.settings(self.audio_lm.module) is not None
+        self.audio_lm.save(folder, None if adapted else dtype, weights)
+        if not adapted:
+            checkpoint.answer_in(folder, self.saved_dtype)
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         """As Trainer does, but for DeepSpeed it would look for a checkpoint in DeepSpeed's own format."""

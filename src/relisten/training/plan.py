@@ -48,7 +48,9 @@ class TrainingPlan:
         answers = f" ({config.group_size} answers to each)" if isinstance(config, GrpoConfig) else ""
         passes = "" if config.steps > 0 else f", {config.epochs:g} epoch{'s' * (config.epochs != 1)}"
         steps = f"{self.num_steps:,} step{'s' * (self.num_steps != 1)}"
-        return [f"{data}{passes}: {steps} of {config.batch_size} {what}{answers}", *self.notes]
+        first = f"{data}{passes}: {steps} of {config.batch_size} {what}{answers}"
+        trained = f"LoRA adapters of rank {config.lora} are" if config.lora else "The weights are"
+        return [first, f"{trained} trained at a learning rate of {config.peak_rate:g}.", *self.notes]
 
 
 def planned(config: SftConfig | GrpoConfig) -> TrainingPlan:
@@ -62,6 +64,11 @@ def planned(config: SftConfig | GrpoConfig) -> TrainingPlan:
     run.check(config.output, config)
     if ":" not in config.model:
         models.find(config.model)
+    if config.lora and config.peak_rate <= config.FULL_RATE:
+        notes.append(
+            f"learning_rate {config.peak_rate:g} is one for whole weights and hardly changes a LoRA adapter;"
+            f" {config.LORA_RATE:g} is usual."
+        )
     if isinstance(config, GrpoConfig):
         functions = rewards.find(config.rewards, config.max_heard)
         rewards.try_out(functions, examples or rows(0), config.format)

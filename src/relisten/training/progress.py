@@ -95,6 +95,11 @@ def finished(config: TrainingConfig) -> list[str]:
     how = "" if format == "interleaved" else f" --format {format}"
     lines += ["", "The trained model is ready. To ask it a question:"]
     lines += [f"  relisten ask RECORDING 'QUESTION' --model {model}{how}"]
+    if config.lora:
+        lines += [
+            "It is an adapter beside the weights of its base model. To add it to them, which makes answers faster:"
+        ]
+        lines += [f"  relisten merge {model} {output}/merged"]
     if ":" not in config.model:
         before = shlex.quote(config.model)
         lines += ["To measure what the training changed, on questions that it was not trained on:"]

@@ -15,10 +15,10 @@ from torch import Tensor
 from transformers import ProgressCallback, TrainingArguments
 
 from relisten import cpu, run
-from relisten.models import SAFELY, load
+from relisten.models import SAFELY, adapter, find, load
 from relisten.models.base import AudioLM
 from relisten.training import checkpoint, launch, plots, sharding
-from relisten.training.config import TrainingConfig, is_first_process, num_processes
+from relisten.training.config import TrainingConfig, check_precision, is_first_process, num_processes
 from relisten.training.hooks import HookedTrainer
 from relisten.training.losses import token_scores
 from relisten.training.optimizer import MuonWithAdamW
@@ -35,8 +35,9 @@ class PackedTrainer(HookedTrainer):
 
     def __init__(self, audio_lm: AudioLM, config: TrainingConfig, **kwargs: Any) -> None:
         self.audio_lm, self.config = audio_lm, config
-        module = with_lora(audio_lm, config) if config.lora else audio_lm.module
-        super().__init__(model=module, **kwargs)
+        super().__init__(model=audio_lm.module, **kwargs)
+        saved = audio_lm.module.config.dtype or audio_lm.module.dtype
+        self.saved_dtype: torch.dtype = getattr(torch, str(saved).removeprefix("torch."))
         self.model_accepts_loss_kwargs = True  # the loss is divided by the tokens of the whole batch, not of a part
         self.sharding: sharding.Sharding | None = None
         if launch.kind() == "fsdp":
@@ -63,7 +64,7 @@ class PackedTrainer(HookedTrainer):
         """AdamW as transformers makes it, or Muon for matrices."""
         if self.config.optimizer == "adamw":
             return super().create_optimizer()
-        self.optimizer = MuonWithAdamW(self.model, self.config.learning_rate, self.config.weight_decay)
+        self.optimizer = MuonWithAdamW(self.model, self.config.peak_rate, self.config.weight_decay)
         return self.optimizer
 
     def restore(self, folder: str) -> None:
@@ -73,15 +74,12 @@ class PackedTrainer(HookedTrainer):
         weights.
         """
         if self.config.lora:
-            from peft import set_peft_model_state_dict
-            from safetensors.torch import load_file
-
-            set_peft_model_state_dict(self.model, load_file(Path(folder) / "adapter_model.safetensors"))
+            adapter.read(self.audio_lm.module, Path(folder))
             return
         module, weights = self.audio_lm.module, dict[str, Any]()
         split = self.sharding is not None and self.is_in_train  # before the training loop, each process has all weights
         if self.is_world_process_zero() or not split:
-            weights = type(module).from_pretrained(folder, **SAFELY).state_dict()
+            weights = type(module).from_pretrained(folder, dtype=torch.float32, **SAFELY).state_dict()
         if self.sharding is not None and split:
             self.sharding.set_weights(module, weights)
         else:
@@ -139,28 +137,58 @@ def prepare(config: TrainingConfig) -> AudioLM:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # where this process's copies belong
     else:
         cpu.keep_freed_memory()
-    device = "cpu" if launch.kind() else "auto"  # if it is split, only a part of it is moved to a GPU
-    model: AudioLM = run.resolve(config.model)() if ":" in config.model else load(config.model, config.dtype, device)
+    model = _loaded(config)
     model.module.set_attn_implementation(config.attention)
-    names = [name for name, _ in model.module.named_parameters()]
-    for pattern in config.freeze:
-        if pattern not in NO_GRADIENT and not fnmatch.filter(names, pattern):
-            raise ValueError(f"freeze {pattern!r}: no parameter has such a name; an example of a name is {names[0]}")
-    for name, parameter in model.module.named_parameters():
-        parameter.requires_grad = not _matches(name, (*config.freeze, *NO_GRADIENT))
-        if launch.kind():
-            parameter.data = parameter.data.contiguous()  # it is split by rows
-    if not any(parameter.requires_grad for parameter in model.module.parameters()):
-        raise ValueError(f"freeze {', '.join(config.freeze)}: nothing is left to train; give fewer patterns")
+    set_trained(model, config)
     if is_first_process() and config.bf16 and model.module.device.type == "cpu" and not torch.cuda.is_available():
         cpu.tell_of_bfloat16("set bf16 to false (--no-bf16)")
     return model
 
 
-def with_lora(model: AudioLM, config: TrainingConfig) -> Any:
-    """The model's module inside a PEFT model, in which only the adapters are trained."""
-    from peft import LoraConfig, get_peft_model
+def _loaded(config: TrainingConfig) -> AudioLM:
+    """The model in the precision in which it is trained. Its config keeps the precision in which it is to be saved."""
+    device = "cpu" if launch.kind() else "auto"  # if it is split, only a part of it is moved to a GPU
+    model: AudioLM = run.resolve(config.model)() if ":" in config.model else load(config.model, config.dtype, device)
+    module = model.module
+    module.config.dtype = module.dtype
+    if config.dtype == "auto" and not (config.bf16 and (config.lora or launch.kind())):
+        module.float()
+    check_precision(config, str(module.dtype).removeprefix("torch."))
+    if adapter.settings(module) is not None:
+        adapter.to_float32(module, find(config.model))
+        if not config.lora:
+            lost = adapter.merge(model, module.dtype)
+            tell(f"{config.model}: its adapter is merged into the weights, which are trained. {adapter.said(lost)}")
+    return model
 
+
+def set_trained(model: AudioLM, config: TrainingConfig) -> None:
+    """Freeze what is not trained, and add the adapters of `lora`. Raises ValueError for patterns that fit nothing."""
+    names = [name for name, _ in model.module.named_parameters()]
+    for pattern in config.freeze:
+        if pattern not in NO_GRADIENT and not fnmatch.filter(names, pattern):
+            raise ValueError(f"freeze {pattern!r}: no parameter has such a name; an example of a name is {names[0]}")
+    if config.lora:
+        _adapt(model, config)
+    adapters = adapter.parameters(model.module)
+    for name, parameter in model.module.named_parameters():
+        trained = not config.lora or name in adapters
+        parameter.requires_grad = trained and not _matches(name, (*config.freeze, *NO_GRADIENT))
+        if launch.kind():
+            parameter.data = parameter.data.contiguous()  # it is split by rows
+    if not any(parameter.requires_grad for parameter in model.module.parameters()):
+        raise ValueError(f"freeze {', '.join(config.freeze)}: nothing is left to train; give fewer patterns")
+
+
+def _adapt(model: AudioLM, config: TrainingConfig) -> None:
+    """Give the model new adapters, if it has none yet. Raises ValueError if it has some of another rank."""
+    if (own := adapter.settings(model.module)) is not None:
+        if own.r != config.lora:
+            raise ValueError(
+                f"lora is {config.lora}, but {config.model} is an adapter of rank {own.r}; give --lora {own.r} to train"
+                " it further, or merge it first (`relisten merge`)"
+            )
+        return
     patterns = (*config.freeze, *NO_GRADIENT)
     targets = [
         name
@@ -172,8 +200,9 @@ def with_lora(model: AudioLM, config: TrainingConfig) -> Any:
     if not targets:
         raise ValueError(f"lora_modules {', '.join(config.lora_modules)}: no layer has such a name")
     torch.manual_seed(config.seed)
-    adapters = LoraConfig(r=config.lora, lora_alpha=2 * config.lora, target_modules=targets)
-    return get_peft_model(model.module, adapters)  # type: ignore[arg-type]
+    folder = Path(config.model).expanduser()
+    adapter.add(model, str(folder.resolve()) if folder.exists() else config.model, config.lora, targets)
+    adapter.to_float32(model.module, None)
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
@@ -202,10 +231,8 @@ def train(trainer: PackedTrainer, lines: Sequence[str] = ()) -> Path:
             raise ValueError(str(error).rpartition("\nValueError: ")[2].strip()) from error
         weights = None if trainer.sharding is None else trainer.sharding.weights(model.module)
     if trainer.is_world_process_zero():
-        if config.lora:
-            trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
         model.module.eval()
-        model.save(config.output / "model", weights=weights)
+        trainer.write(config.output / "model", trainer.saved_dtype, weights)
         run.check_kept(config.output)
         plots.training_curves(config.output / "metrics.jsonl", config.output / "curves.png")
         for line in finished(config):
@@ -227,7 +254,7 @@ def arguments(config: TrainingConfig, model: AudioLM, **more: Any) -> TrainingAr
         on_cpu = launch.kind() == "fsdp" and not torch.cuda.is_available()
     return TrainingArguments(
         output_dir=str(config.output / "checkpoints"),
-        learning_rate=config.learning_rate,
+        learning_rate=config.peak_rate,
         num_train_epochs=config.epochs,
         max_steps=config.steps,
         warmup_steps=config.warmup,
