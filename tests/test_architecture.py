@@ -33,7 +33,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reports": {VALUES, "models", "engine", "evals", "training", "data"},
     "remote": {VALUES, "models", "engine", "data"},
     "asking": {VALUES, "models", "engine", "reports", "remote"},
-    "commands": {VALUES, "models", "engine", "evals", "training", "data", "reports", "remote", "asking"},
+    "serving": {VALUES, "engine", "reports"},
+    "commands": {VALUES, "models", "engine", "evals", "training", "data", "reports", "remote", "asking", "serving"},
 }
 COMMAND_LINE = {"relisten.cli", "relisten.__main__"}
 HEAVY = {"torch", "transformers", "accelerate", "matplotlib"}
@@ -152,7 +153,11 @@ def test_public_functions_are_typed_and_explained(path: Path) -> None:
 WITH_TRANSFORMERS = {"huggingface_hub", "packaging", "safetensors", "tokenizers", "tqdm"}
 """Imported here and there; transformers cannot be installed without them."""
 IMPORT_NAMES = {"pyyaml": "yaml"}
-EXTRAS_OF = {"training": {"train", "lora", "deepspeed", "tensorboard"}, "data": {"data", "ears", "ray"}}
+EXTRAS_OF = {
+    "training": {"train", "lora", "deepspeed", "tensorboard"},
+    "data": {"data", "ears", "ray"},
+    "serving": {"serve"},
+}
 """Extras that a package of the house may import anywhere. Others import an extra inside of a function, if at all."""
 
 
@@ -169,7 +174,9 @@ def test_what_is_imported_is_declared(module: str) -> None:
     """At the top of a file: the core, or an extra of its package. In functions: any extra that people install."""
     core = declared() | WITH_TRANSFORMERS | set(sys.stdlib_module_names) | {"relisten"}
     own = set[str]().union(*map(declared, EXTRAS_OF.get(package(module), set())))
-    shown = set[str]().union(*map(declared, ("train", "data", "ears", "ray", "lora", "deepspeed", "tensorboard")))
+    shown = set[str]().union(
+        *map(declared, ("train", "data", "ears", "ray", "lora", "deepspeed", "tensorboard", "serve"))
+    )
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     top = {name.split(".")[0] for name in _imported(n for n in tree.body if not _is_typing(n))}
     lazy = {name.split(".")[0] for name in imports(MODULES[module])} - top

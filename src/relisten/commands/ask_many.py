@@ -14,13 +14,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from relisten import audio, records
 from relisten.choices import is_right
-from relisten.commands.options import ModelOptions, as_json, keeping, kept_answers
+from relisten.commands.options import ModelOptions, keeping, kept_answers
 from relisten.engine.answer import answer_each, answered
 from relisten.engine.engine import Engine
 from relisten.engine.generation import GenerationConfig
 from relisten.engine.row import audible
 from relisten.files import check_size, resolved, size_of
 from relisten.models.scope import notice
+from relisten.reports.answer_json import as_json
 from relisten.reports.text import console
 from relisten.types import Example
 

@@ -1,23 +1,22 @@
-"""What several commands share: groups of options, loading a model, an answer as JSON, the command as it was typed."""
+"""What several commands share: groups of options, loading a model, the command as it was typed."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cyclopts import Group, Parameter
 
 from relisten import records
 from relisten.fields import documented
-from relisten.reports.text import console, named_seconds, printable
+from relisten.reports.text import console, printable
 from relisten.types import MAX_SECONDS
 
 if TYPE_CHECKING:
-    from relisten.engine.answer import Answer
     from relisten.models.base import AudioLM
 
 OUTPUT = Parameter(group=Group("Output", sort_key=1))
@@ -66,37 +65,6 @@ def kept_answers(path: Path, num: int) -> str:
     """How many of `num` answers lie in a file, as a clause for people."""
     there = sum(1 for _ in records.read(path, torn=True)) if path.is_file() else 0
     return f"{path}: {there} of {num} answers are kept"
-
-
-def as_json(answer: Answer) -> dict[str, Any]:
-    """Everything about one answer, ready for JSON. The counts in `tokens` add up to the length of the trace."""
-    trace = answer.trace
-    inserted = sum(listen.num_tokens for listen in trace.listens[1:])
-    sampled = sum(trace.sampled)
-    return {
-        "answer": answer.answer,
-        "choice": answer.choice,
-        "notice": answer.notice,
-        "response": {
-            "text": answer.response.text,
-            "think": answer.response.think,
-            "well_formed": answer.response.well_formed,
-        },
-        "segments": [
-            {"start": listen.segment.start, "end": listen.segment.end, "operation": listen.operation}
-            | {"at": listen.at, "num_tokens": listen.num_tokens}
-            for listen in trace.listens[1:]
-        ],
-        "refusals": [asdict(refusal) for refusal in trace.refusals],
-        "finish": trace.finish,
-        "tokens": {
-            "prompt": trace.num_prompt,
-            "sampled": sampled,
-            "forced": len(trace.token_ids) - trace.num_prompt - sampled - inserted,
-            "audio": inserted,
-        },
-        "seconds": {name: round(value, 4) for name, value in named_seconds(answer.seconds).items()},
-    }
 
 
 def command_line(tokens: Sequence[str] | None = None) -> str:

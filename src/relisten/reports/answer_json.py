@@ -1,0 +1,42 @@
+"""An answer as JSON: for `relisten ask --json`, for lines of many answers, and for the server."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from relisten.reports.text import named_seconds
+
+if TYPE_CHECKING:
+    from relisten.engine.answer import Answer
+
+
+def as_json(answer: Answer) -> dict[str, Any]:
+    """Everything about one answer, ready for JSON. The counts in `tokens` add up to the length of the trace."""
+    trace = answer.trace
+    inserted = sum(listen.num_tokens for listen in trace.listens[1:])
+    sampled = sum(trace.sampled)
+    return {
+        "answer": answer.answer,
+        "choice": answer.choice,
+        "notice": answer.notice,
+        "response": {
+            "text": answer.response.text,
+            "think": answer.response.think,
+            "well_formed": answer.response.well_formed,
+        },
+        "segments": [
+            {"start": listen.segment.start, "end": listen.segment.end, "operation": listen.operation}
+            | {"at": listen.at, "num_tokens": listen.num_tokens}
+            for listen in trace.listens[1:]
+        ],
+        "refusals": [asdict(refusal) for refusal in trace.refusals],
+        "finish": trace.finish,
+        "tokens": {
+            "prompt": trace.num_prompt,
+            "sampled": sampled,
+            "forced": len(trace.token_ids) - trace.num_prompt - sampled - inserted,
+            "audio": inserted,
+        },
+        "seconds": {name: round(value, 4) for name, value in named_seconds(answer.seconds).items()},
+    }

@@ -1,0 +1,157 @@
+"""Recordings are decoded in processes of their own, which may die: a file that crashes a decoder, fills the memory or
+never ends takes one of them along, and the server goes on.
+
+`python -m relisten.serving.decoder` is such a process. It reads one JSON line for each recording from stdin, and writes
+a line with the number of samples and then the samples, or a line with the reason why there are none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from relisten import audio
+from relisten.serving.chat import RequestError
+from relisten.types import Audio
+
+MEMORY = 3 << 29
+"""Bytes that a decoder may take beyond what it has when it starts. The longest recording takes a tenth of it."""
+_LINE = 1 << 20
+
+
+@dataclass
+class Decoders:
+    """A few decoding processes, which take turns. `decode` starts them as they are needed."""
+
+    num: int = 2
+    """How many recordings are decoded at the same time."""
+    seconds: float = 60.0
+    """Wall-clock seconds that a recording may take."""
+    num_dead: int = 0
+    """How many processes died or were ended because of a recording."""
+    _idle: list[asyncio.subprocess.Process] = field(default_factory=list)
+    _slots: asyncio.Semaphore | None = None
+    _folder: TemporaryDirectory[str] | None = None
+    _count: int = 0
+
+    async def decode(self, content: bytes, rate: int, max_seconds: float) -> Audio:
+        """A recording's samples, mono, at `rate` (Hz). Raises RequestError in one line if the file cannot be used."""
+        if self._slots is None:
+            self._slots, self._folder = asyncio.Semaphore(self.num), TemporaryDirectory(prefix="relisten-serve-")
+        async with self._slots:
+            self._count += 1
+            assert self._folder is not None
+            path = Path(self._folder.name) / f"recording-{self._count}"
+            await asyncio.to_thread(path.write_bytes, content)
+            del content
+            process: asyncio.subprocess.Process | None = self._idle.pop() if self._idle else await _start()
+            assert process is not None
+            try:
+                async with asyncio.timeout(self.seconds):
+                    found = await _converse(process, path, rate, max_seconds)
+            except (asyncio.IncompleteReadError, ConnectionError, ValueError):  # it is dead, or speaks nonsense
+                self.num_dead += 1
+                raise RequestError(
+                    400, "the recording cannot be decoded: the decoder crashed on it", "messages"
+                ) from None
+            except TimeoutError:
+                self.num_dead += 1
+                said = f"the recording cannot be decoded: it took longer than {self.seconds:g} s"
+                raise RequestError(400, said, "messages") from None
+            else:
+                self._idle.append(process)
+                process = None
+            finally:
+                path.unlink(missing_ok=True)
+                if process is not None:  # its answer would be taken for that of the next recording
+                    _kill(process)
+        if isinstance(found, str):
+            raise RequestError(400, found.replace(str(path), "the recording"), "messages")
+        return Audio(found, rate)
+
+    async def warm(self) -> None:
+        """Start the processes, so that the first recording does not wait for one."""
+        self._idle += await asyncio.gather(*(_start() for _ in range(self.num - len(self._idle))))
+
+    async def close(self) -> None:
+        """End all processes and remove the folder."""
+        for process in self._idle:
+            _kill(process)
+            await process.wait()
+        self._idle.clear()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+
+async def _start() -> asyncio.subprocess.Process:
+    # Without threads of its own, numpy takes less memory, and decoding disturbs the engine less.
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    pipe = asyncio.subprocess.PIPE
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "relisten.serving.decoder", stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.DEVNULL,
+        env=environment, limit=_LINE, start_new_session=True,
+    )  # fmt: skip
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.kill()
+
+
+async def _converse(
+    process: asyncio.subprocess.Process, path: Path, rate: int, max_seconds: float
+) -> np.ndarray[tuple[int], np.dtype[np.float32]] | str:
+    """The samples [T], or the reason why there are none."""
+    assert process.stdin is not None and process.stdout is not None
+    asked = {"path": str(path), "rate": rate, "max_seconds": max_seconds}
+    process.stdin.write(json.dumps(asked).encode() + b"\n")
+    await process.stdin.drain()
+    line = json.loads(await process.stdout.readuntil(b"\n"))
+    if "error" in line:
+        return str(line["error"])
+    content = await process.stdout.readexactly(4 * int(line["num_samples"]))
+    return np.frombuffer(content, np.float32)
+
+
+# the other side
+
+
+def serve() -> None:
+    """Decode one recording after another until stdin ends."""
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # a library that prints would spoil the samples
+    for line in sys.stdin.buffer:
+        asked = json.loads(line)
+        try:
+            found = audio.load(asked["path"], asked["rate"], asked["max_seconds"])
+        except (ValueError, OSError) as error:
+            out.write(json.dumps({"error": str(error)}).encode() + b"\n")
+        else:
+            out.write(json.dumps({"num_samples": len(found.samples)}).encode() + b"\n")
+            out.write(found.samples.astype("<f4", copy=False).tobytes())
+        out.flush()
+
+
+def _limit() -> None:
+    """Take no more memory than `MEMORY` beyond that of now, and leave no core file."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    pages = Path("/proc/self/statm")
+    now = int(pages.read_text().split()[0]) * resource.getpagesize() if pages.exists() else 1 << 32
+    for which, most in ((resource.RLIMIT_AS, now + MEMORY), (resource.RLIMIT_CORE, 0)):
+        hard = resource.getrlimit(which)[1]
+        resource.setrlimit(which, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+if __name__ == "__main__":
+    _limit()
+    serve()

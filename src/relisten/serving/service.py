@@ -1,0 +1,190 @@
+"""From a request's body to the events of its answers: receive, decode, ask."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+
+from relisten.audio import crop
+from relisten.engine.answer import Answer, answered
+from relisten.engine.engine import Failed, Finished
+from relisten.engine.generation import GenerationConfig
+from relisten.serving import chat
+from relisten.serving.chat import Bounds, Chat, RequestError, Sent
+from relisten.serving.decoder import Decoders
+from relisten.serving.desk import Batch, Desk, Event
+from relisten.serving.fetch import fetch
+from relisten.serving.limits import Limits
+from relisten.serving.metrics import Metrics
+from relisten.types import Audio, Example, Segment
+
+IDLE_SECONDS = 10.0
+"""Seconds that a client may pause while it sends its request."""
+LINGER = 2.0
+"""Seconds in which the rest of a request that is too large is thrown away, so that the client can read the refusal."""
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Answering:
+    """Whatever answers: a model in this process, or servers elsewhere."""
+
+    name: str
+    """What clients send as `model`."""
+    rate: int
+    """Samples a second (Hz) of the recordings that it takes."""
+    session: Callable[[], AbstractContextManager[Batch]]
+    """Opens a batch, in the thread that runs it."""
+    notice: Callable[[Audio, str, Sequence[str]], str | None]
+    """One sentence if a question lies outside of what the model knows. Runs in any thread."""
+    about: str | None = None
+    """What a small model was trained for: a noun phrase."""
+
+
+class Service:
+    """A running server without its HTTP. It is made in the event loop, and closed there."""
+
+    def __init__(self, answering: Answering, limits: Limits, config: GenerationConfig, max_seconds: float) -> None:
+        self.answering, self.limits, self.config, self.max_seconds = answering, limits, config, max_seconds
+        self.allow_urls = False
+        """Whether recordings may be fetched from http and https addresses."""
+        self.bounds = Bounds(answering.name, config, limits.max_rows, limits.max_bytes)
+        self.desk = Desk(answering.session, limits.max_rows, limits.max_rows + limits.max_waiting)
+        self.decoders = Decoders(limits.num_decoders, limits.upload_seconds)
+        self._uploads = asyncio.Semaphore(limits.max_uploads)
+        self.metrics = Metrics(
+            {
+                "rows": ("Answers that are generated now", lambda: self.desk.num_running),
+                "waiting": ("Answers that wait for a row", lambda: self.desk.num_asked - self.desk.num_running),
+                "dead_decoders": ("Decoding processes that a recording killed", lambda: self.decoders.num_dead),
+                "engine_failures": ("Batches that were lost by an error", lambda: self.desk.num_failed),
+            }
+        )
+
+    async def close(self) -> None:
+        """End the engine's thread and the decoding processes."""
+        await self.desk.close()
+        await self.decoders.close()
+
+    @asynccontextmanager
+    async def uploading(self) -> AsyncIterator[None]:
+        """One of the places for receiving and decoding. Raises RequestError if none becomes free in time."""
+        if self.desk.stopping:
+            raise RequestError(503, "the server is stopping; ask again in a moment", retry_after=5)
+        try:
+            async with asyncio.timeout(self.limits.upload_seconds):
+                await self._uploads.acquire()
+        except TimeoutError:
+            said = f"{self.limits.max_uploads} recordings are being received; send yours later"
+            raise RequestError(429, said, retry_after=5) from None
+        try:
+            yield
+        finally:
+            self._uploads.release()
+
+    async def receive(self, request: Request) -> bytearray:
+        """The body of a request, within the bounds on its size and time. Raises RequestError or ClientDisconnect."""
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise RequestError(415, "send JSON with the header Content-Type: application/json")
+        most = self.limits.max_bytes * 4 // 3 + (1 << 20)
+        length = request.headers.get("content-length", "0")
+        body, stream = bytearray(), request.stream().__aiter__()
+        deadline = time.monotonic() + self.limits.upload_seconds
+        try:
+            while not (length.isdigit() and int(length) > most) and len(body) <= most:
+                left = min(IDLE_SECONDS, deadline - time.monotonic())
+                async with asyncio.timeout(max(left, 0)):
+                    body += await anext(stream)
+        except StopAsyncIteration:
+            return body
+        except TimeoutError:
+            raise RequestError(408, "the request was not sent in time; send it again") from None
+        body.clear()
+        await _drain(stream)
+        raise RequestError(413, chat.too_large(self.limits.max_bytes), "messages")
+
+    async def recording(self, sent: Sent, stretch: Segment | None = None) -> Audio:
+        """A recording that was sent, or a stretch of it. Raises RequestError."""
+        if sent.base64 is not None:
+            content = await asyncio.to_thread(chat.file, sent.base64)
+        elif not self.allow_urls:
+            said = "this server fetches no recordings; send the file in base64, or start it with --allow-urls"
+            raise RequestError(400, said, "messages")
+        else:
+            assert sent.url is not None
+            content = await asyncio.to_thread(fetch, sent.url, self.limits.max_bytes, self.limits.upload_seconds)
+        if len(content) > self.limits.max_bytes:
+            raise RequestError(413, chat.too_large(self.limits.max_bytes), "messages")
+        heard = await self.decoders.decode(content, self.answering.rate, self.max_seconds)
+        if stretch is None:
+            return heard
+        if stretch.start >= heard.duration:
+            said = f"relisten.stretch begins at {stretch.start:g} s; the recording ends at {heard.duration:.1f} s"
+            raise RequestError(400, said, "relisten.stretch")
+        part = crop(heard, stretch)
+        if not len(part.samples):
+            raise RequestError(400, "relisten.stretch holds no sample; choose a longer one", "relisten.stretch")
+        return Audio(part.samples.copy(), part.rate)  # not a view, which would keep the whole recording in memory
+
+    async def events(self, asked: Chat, heard: Audio, started: float) -> AsyncIterator[tuple[int, Event | Answer]]:
+        """Yield (number of the answer, event), with an `Answer` in place of Finished. Raises RequestError."""
+        example = Example(asked.name, heard, asked.question, asked.choices)
+        notice = asyncio.create_task(
+            asyncio.to_thread(self.answering.notice, heard, asked.question, asked.choices), name="notice"
+        )
+        self.metrics.audio.inc(heard.duration)
+        events = self.desk.ask(example, asked.config, asked.num_answers, asked.stream)
+        seconds: dict[str, float] = {}
+        try:
+            async for sample, event in events:
+                if asked.stream and not seconds:
+                    seconds["first"] = time.perf_counter() - started
+                    self.metrics.first.observe(seconds["first"])
+                if isinstance(event, Failed):
+                    raise RequestError(400, event.reason, "messages")
+                if isinstance(event, Finished):
+                    self.metrics.answered(event.trace)
+                    took = seconds | {"total": time.perf_counter() - started}
+                    yield sample, answered(event.trace, asked.choices, took, await notice)
+                else:
+                    yield sample, event
+            self.metrics.total.observe(time.perf_counter() - started)
+        finally:
+            notice.cancel()
+            await events.aclose()  # type: ignore[attr-defined]
+
+
+async def unless_gone(request: Request, work: Awaitable[_T]) -> _T:
+    """The result of `work`, which is cancelled if the client goes away. Raises ClientDisconnect then."""
+    task = asyncio.ensure_future(work)
+    watch = asyncio.create_task(gone(request))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        watch.cancel()
+        task.cancel()
+        await asyncio.gather(task, watch, return_exceptions=True)
+
+
+async def gone(request: Request) -> None:
+    """Return when the client has gone away. The body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _drain(stream: AsyncIterator[bytes]) -> None:
+    try:
+        async with asyncio.timeout(LINGER):
+            async for _ in stream:
+                pass
+    except (TimeoutError, ClientDisconnect):
+        return
