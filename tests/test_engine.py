@@ -17,6 +17,7 @@ from conftest import make_audio, make_example, make_model
 import relisten
 from relisten.asking import ask
 from relisten.audio import save
+from relisten.engine.cache import Window
 from relisten.engine.engine import Engine, Finished, Heard, Refused, Text, audible
 from relisten.engine.generation import GenerationConfig
 from relisten.engine.naive import Script, naive
@@ -144,14 +145,28 @@ def test_a_row_depends_on_its_own_seed_alone(model: Qwen2_5Omni) -> None:
     assert whole[0][0].token_ids != whole[0][1].token_ids
 
 
+def test_a_model_that_ignores_the_attention_of_the_cache_is_refused(
+    model: Qwen2_5Omni, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would attend to the new tokens alone, and answer nonsense without a word."""
+    forward = model.forward
+
+    def ignores(*args: Any) -> torch.Tensor:
+        given = list(args)
+        given[4] = None
+        return forward(*given) if isinstance(args[4], Window) else forward(*args)
+
+    monkeypatch.setattr(model, "forward", ignores)
+    with pytest.raises(ValueError, match="its forward ignores the attention of the cache"):
+        ScriptedEngine(model, ragged(model)).generate(examples()[:1], CONFIG)
+
+
 def test_the_cache_stays_within_its_bound(model: Qwen2_5Omni, monkeypatch: pytest.MonkeyPatch) -> None:
     from relisten.engine import cache
 
     cells: list[int] = []
     grown = cache.Slab.reserve
-    monkeypatch.setattr(
-        cache.Slab, "reserve", lambda self, *a: (grown(self, *a), cells.append(self.num_rows * self.capacity))[0]
-    )
+    monkeypatch.setattr(cache.Slab, "reserve", lambda self, *a: (grown(self, *a), cells.append(self.cells))[0])
     per_token = 2 * 4 * 2 * 32 * 4
     bound = 1200
     ScriptedEngine(model, ragged(model), 8, bound * per_token).generate(examples(), CONFIG, 3)

@@ -15,8 +15,9 @@ from torch import Tensor
 from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
 import relisten
-from relisten.engine.cache import Prefix, Slab, Window
+from relisten.engine.cache import Prefix, Slab, window
 from relisten.models import nano
+from relisten.models.attention import attending
 from relisten.models.base import Prompts, lay_out_for_cpu
 from relisten.models.qwen2_5_omni import Qwen2_5Omni, pick_device
 from relisten.types import Audio
@@ -315,26 +316,28 @@ def test_the_real_7b_model_builds_and_a_pause_has_the_right_shapes() -> None:
     assert 8.8e9 < num_parameters < 9.1e9, "text 7.6, audio 0.64, vision 0.68 billion"
     language = getattr(module.model, "language_model", module.model)
 
-    def forward(rows: int, width: int, positions: Tensor, mask: Tensor | None, cache: object) -> Tensor:
-        return language(
-            inputs_embeds=torch.empty(rows, width, 3584, dtype=torch.bfloat16, device="meta"),
-            position_ids=positions.expand(3, rows, -1),
-            attention_mask={"full_attention": mask},
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
+    def forward(rows: int, width: int, positions: Tensor, cache: object) -> Tensor:
+        with attending(module):
+            return language(
+                inputs_embeds=torch.empty(rows, width, 3584, dtype=torch.bfloat16, device="meta"),
+                position_ids=positions.expand(3, rows, -1),
+                attention_mask={"full_attention": cache},
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
 
     meta = torch.device("meta")
     prefix = Prefix()
-    forward(1, 800, torch.arange(800, device="meta")[None], None, prefix)
+    forward(1, 800, torch.arange(800, device="meta")[None], prefix)
     assert len(prefix.layers) == 28
     assert prefix.layers[0][0].shape == (1, 4, 800, 128)
     slab = Slab(prefix, config.text_config.max_position_embeddings)
-    for row in range(8):
-        slab.put(row, prefix)
-    window = Window(slab, list(range(8)), [78] * 8, meta, 8)
-    assert forward(8, 78, window.positions, window.mask, window).shape == (8, 78, 3584)
-    assert slab.lengths == [878] * 8
+    place = slab.keep(prefix, 0, 800)
+    for _ in range(8):
+        slab.add(place)
+    view = window(slab, list(range(8)), [78] * 8, meta)
+    assert forward(8, 78, view.positions, view).shape == (8, 78, 3584)
+    assert slab.lengths == [78] * 8
 
 
 def test_the_real_vocabulary_has_these_boundaries() -> None:

@@ -1,8 +1,8 @@
 """A running batch: questions join it at any time, and each step decodes one token for every row.
 
 A prompt, an inserted segment and one sampled token are handled alike: each is a chunk of new tokens on top of a row's
-cache. A prompt is forwarded once and copied to its rows. Rows pause independently, and all rows that pause in the same
-step are encoded and forwarded together. A finished row makes room for a waiting one.
+cache. A prompt is forwarded and stored once for all of its rows. Rows pause independently, and all rows that pause in
+the same step are encoded and forwarded together. A finished row makes room for a waiting one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from relisten.engine.cache import Prefix, Slab, Window
+from relisten.engine.cache import Prefix, Slab, Window, window
 from relisten.engine.generation import GenerationConfig
 from relisten.engine.row import ANSWER_TOKENS, MARGIN, AnswerEvent, Question, Row
 from relisten.models.base import AudioLM
@@ -58,8 +58,8 @@ class _Asked:
     waiting: int
     """How many of its answers have not been started."""
     question: Question | None = None
-    prompt: tuple[Prefix, Tensor] | None = None
-    """The prompt's keys and values and the logits [V] after it, until its last answer is started."""
+    prompt: tuple[int, Tensor] | None = None
+    """The prompt's place in the slab and the logits [V] after it, until its last answer is started."""
 
 
 class Session:
@@ -153,10 +153,10 @@ class Session:
             if not self._live[index].done:
                 index += 1
                 continue
+            assert self._slab is not None
+            self._slab.remove(index)
             last = self._live.pop()
             if index < len(self._live):
-                assert self._slab is not None
-                self._slab.move(len(self._live), index)
                 self._live[index] = last
 
     # --- admission ----------------------------------------------------------------------------------------------
@@ -185,8 +185,7 @@ class Session:
         if not rows:
             return
         self._prefill(list(dict.fromkeys(row.question.index for row in rows)))
-        num_rows = len(self._live) + len(rows)
-        logits = [self._start(row, num_rows) for row in rows]
+        logits = [self._start(row) for row in rows]
         ready = [i for i, row in enumerate(rows) if not row.chunk and not row.done]
         if ready:
             self._push([rows[i] for i in ready], torch.stack([logits[i] for i in ready]))
@@ -231,19 +230,17 @@ class Session:
             prefix = Prefix()
             chunks = [question.token_ids for question, _ in batch]
             logits = self._forward(chunks, [f for question, _ in batch for f in question.features], prefix)
+            self._slab = self._slab or Slab(prefix, self._context, self._max_cells)
             for i, (question, asked) in enumerate(batch):
-                asked.prompt = prefix.row(i, len(question.token_ids)), logits[i]
+                asked.prompt = self._slab.keep(prefix, i, len(question.token_ids)), logits[i]
                 question.features = []
 
-    def _start(self, row: Row, num_rows: int) -> Tensor:
-        """Copy the cache of the prompt to the row, and drop it when no other answer needs it."""
+    def _start(self, row: Row) -> Tensor:
+        """Give the row a place in the slab; returns the logits [V] after its prompt."""
         prompt = self._asked[row.question.index].prompt
-        assert prompt is not None
-        prefix, logits = prompt
-        if self._slab is None:
-            self._slab = Slab(prefix, self._context, self._max_cells)
-            self._slab.reserve(num_rows, prefix.length + 1)
-        self._slab.put(len(self._live), prefix)
+        assert prompt is not None and self._slab is not None
+        place, logits = prompt
+        self._slab.add(place)
         self._live.append(row)
         self._started(row.question.index, 1)
         return logits
@@ -251,8 +248,11 @@ class Session:
     def _started(self, number: int, num: int) -> None:
         """Forget a question when none of its answers waits any more; its rows keep what they need."""
         if number in self._asked:
-            self._asked[number].waiting -= num
-            if self._asked[number].waiting == 0:
+            asked = self._asked[number]
+            asked.waiting -= num
+            if asked.waiting == 0:
+                if asked.prompt is not None and self._slab is not None:
+                    self._slab.release(asked.prompt[0])
                 del self._asked[number]
 
     # --- forwards -----------------------------------------------------------------------------------------------
@@ -265,8 +265,10 @@ class Session:
         rows = [self._live[i] for i in indices]
         assert self._slab is not None
         chunks = [row.chunk for row in rows]
-        window = Window(self._slab, indices, [len(chunk) for chunk in chunks], self._device, len(self._live))
-        logits = self._forward(chunks, [f for row in rows for f in row.features], window)
+        view = window(self._slab, indices, [len(chunk) for chunk in chunks], self._device)
+        logits = self._forward(chunks, [f for row in rows for f in row.features], view)
+        if not view.attended:
+            raise ValueError(f"{self._model.name}: its forward ignores the attention of the cache; see AudioLM.forward")
         for row in rows:
             row.chunk, row.features = [], []
         self._push(rows, logits)
@@ -279,12 +281,12 @@ class Session:
         padded = [chunk + [pad] * (max(widths) - len(chunk)) for chunk in chunks]
         input_ids = torch.tensor(padded, device=self._device)
         if isinstance(cache, Window):
-            positions, mask = cache.positions, cache.mask
+            positions = cache.positions
         else:
-            positions, mask = torch.arange(max(widths), device=self._device).expand(len(chunks), -1), None
+            positions = torch.arange(max(widths), device=self._device).expand(len(chunks), -1)
         last = torch.tensor(widths, device=self._device) - 1
         keep = (torch.arange(len(chunks), device=self._device), last)
-        return self._model.forward(input_ids, positions, features, mask, cache, keep)
+        return self._model.forward(input_ids, positions, features, None, cache, keep)
 
     def _push(self, rows: Sequence[Row], logits: Tensor) -> None:
         for row, (token_id, logprob) in zip(rows, self._engine.choose(rows, logits), strict=True):

@@ -119,7 +119,8 @@ class AudioLM(Protocol):
 
         input_ids, position_ids: [B, L]. features: one [mel, frames] for each run of placeholders, row by row.
         attention_mask: bool [B, 1, L, T], True where a token may attend; None: a token attends to itself and all before
-        it. cache: an object with the `Cache.update` of transformers, or None. keep: (rows [K], columns [K]) of the
+        it. cache: a `models.attention.AttendingCache`, which computes the attention and needs no mask; a cache of
+        transformers; or None. keep: (rows [K], columns [K]) of the
         positions whose logits are wanted; the result is then [K, V], otherwise [B, L, V]. module: whose forward is
         called (None: `self.module`; a trainer passes its wrapper).
         """

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from transformers import (
 
 from relisten.files import replacing_files
 from relisten.models import SAFELY
+from relisten.models.attention import AttendingCache, attending
 from relisten.models.base import Prompts, lay_out_for_cpu, pad_features, read_prompts
 from relisten.models.folder import Shapes, check_layers, check_plausible, checked, foreign, read_json
 from relisten.models.scope import Scope, read_scope
@@ -151,33 +152,39 @@ class Qwen2_5Omni:  # noqa: N801 (named after the model)
     ) -> Tensor:
         """Logits of one chunk; see `AudioLM.forward`."""
         device = input_ids.device
+        mask: Any
+        attends: AbstractContextManager[None]
         audio: dict[str, Tensor] = {}
         if features:
             stacked, mask = pad_features(features)
             audio = {"input_features": stacked.to(device), "feature_attention_mask": mask.to(device)}
-        if attention_mask is None and self.module.config._attn_implementation != "sdpa" and input_ids.shape[1] > 1:
-            # With no mask, sdpa alone is causal.
-            length = input_ids.shape[1]
-            attention_mask = torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None]
-        with self._keep(keep) if keep is not None else nullcontext():
+        if isinstance(cache, AttendingCache):
+            mask, attends = cache, attending(self.module)
+        else:
+            mask, attends = self._mask(attention_mask, input_ids), nullcontext()
+        with attends, self._keep(keep) if keep is not None else nullcontext():
             logits: Tensor = (module or self.module)(
                 input_ids=input_ids,
                 # Audio and text alone: the three rotary axes are equal, so positions are plain counting.
                 position_ids=position_ids[None].expand(3, -1, -1),
                 # A mapping is taken as it is; a bare tensor would be remade by transformers' own mask code.
-                attention_mask={"full_attention": self._additive(attention_mask)},
+                attention_mask={"full_attention": mask},
                 past_key_values=cache,
                 use_cache=cache is not None,
                 **audio,
             ).logits
         return logits
 
-    def _additive(self, mask: Tensor | None) -> Tensor | None:
-        """Eager attention adds its mask to the scores. The other kinds take a boolean mask."""
-        if mask is None or self.module.config._attn_implementation != "eager":
+    def _mask(self, mask: Tensor | None, input_ids: Tensor) -> Tensor | None:
+        """The mask as the configured attention takes it."""
+        kind, device, length = self.module.config._attn_implementation, input_ids.device, input_ids.shape[1]
+        if mask is None and kind != "sdpa" and length > 1:  # with no mask, sdpa alone is causal
+            mask = torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None]
+        if mask is None or kind != "eager":
             return mask
+        # Eager attention adds its mask to the scores. The other kinds take a boolean mask.
         lowest = torch.finfo(self.module.dtype).min
-        return torch.zeros(mask.shape, dtype=self.module.dtype, device=mask.device).masked_fill_(~mask, lowest)
+        return torch.zeros(mask.shape, dtype=self.module.dtype, device=device).masked_fill_(~mask, lowest)
 
     @contextmanager
     def _keep(self, keep: tuple[Tensor, Tensor]) -> Iterator[None]:
