@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from relisten import tags
 from relisten.engine.engine import Failed, Finished, Heard, Text, Update
 from relisten.engine.generation import GenerationConfig
 from relisten.serving.app import build
@@ -78,8 +79,7 @@ class FakeBatch:
                 updates.append(Update(number, sample, Failed("the question cannot be asked, as the test wanted")))
                 continue
             updates.append(Update(number, sample, Text(self.pieces[step])))
-            if "</seg>" in self.pieces[step]:
-                updates.append(Update(number, sample, Heard(Listen(9, 12, Segment(0.5, 1.0)))))
+            updates += [Update(number, sample, Heard(Listen(9, 12, s))) for s in tags.parse(self.pieces[step]).segments]
             self.live[number, sample] += 1
             if step + 1 == len(self.pieces):
                 del self.live[number, sample]
@@ -90,9 +90,10 @@ class FakeBatch:
         """The trace of a finished answer."""
         audio = self.examples[number].audio
         assert isinstance(audio, Audio)
-        listens = [Listen(1, 5, Segment(0.0, audio.duration)), Listen(9, 12, Segment(0.5, 1.0))]
+        text = "".join(self.pieces)
+        listens = [Listen(1, 5, Segment(0.0, audio.duration)), *(Listen(9, 12, s) for s in tags.parse(text).segments)]
         sampled = [False] * 8 + [True] * 7 + [False] * 12
-        return Trace(list(range(27)), sampled, [0.0] * 27, listens, 8, text="".join(self.pieces))
+        return Trace(list(range(27)), sampled, [0.0] * 27, listens, 8, text=text)
 
 
 @contextmanager

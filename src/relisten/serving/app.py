@@ -31,7 +31,7 @@ OPEN = ("/", "/health", "/favicon.ico")
 """Addresses that need no key: the page asks for one itself."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'nonce-{nonce}'; img-src 'self' data: blob:;"
-    " media-src 'self' blob:; connect-src 'self' blob:; worker-src blob:; base-uri 'none'; form-action 'none';"
+    " media-src 'self' blob:; connect-src 'self' blob:; base-uri 'none'; form-action 'none';"
     " frame-ancestors 'none'"
 )
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".txt": "text/plain"}
@@ -56,7 +56,7 @@ def build(
     app = Starlette(
         routes=[
             Route("/", _index),
-            Route("/web/{name}", _web),
+            Route("/web/{name:path}", _web),
             Route("/v1/chat/completions", routes.chat_completions, methods=["POST"]),
             Route("/v1/models", routes.models),
             Route("/v1/relisten/page", routes.page, methods=["POST"]),
@@ -71,7 +71,7 @@ def build(
             RequestError: _refused, HTTPException: _http_error, ClientDisconnect: _left, Exception: _failed
         },
     )  # fmt: skip
-    app.state.examples, app.state.created = list(examples), int(time.time())
+    app.state.examples, app.state.created, app.state.assets = list(examples), int(time.time()), _assets()
     return Guard(app, api_key, hosts)
 
 
@@ -144,14 +144,21 @@ async def _index(request: Request) -> Response:
     return Response(html, media_type="text/html", headers=headers)
 
 
+def _assets() -> dict[str, tuple[bytes, str]]:
+    """The page's own files and their types, by name: nothing else is ever read for a client."""
+    found = {"page.css": REPORTS / "page.css"}
+    for folder in ("", "vendor/"):
+        found |= {folder + path.name: path for path in (WEB / folder).iterdir() if path.is_file()}
+    kinds = {name: _TYPES.get("." + name.rpartition(".")[2]) for name in found}
+    return {name: (path.read_bytes(), kind) for name, path in found.items() if (kind := kinds[name]) is not None}
+
+
 async def _web(request: Request) -> Response:
-    name = request.path_params["name"]
-    found = REPORTS / "page.css" if name == "page.css" else WEB / name
-    kind = _TYPES.get("." + name.rpartition(".")[2])
-    if name.startswith(".") or "\\" in name or kind is None or not found.is_file():
+    content, kind = request.app.state.assets.get(request.path_params["name"], (None, None))
+    if content is None:
         raise HTTPException(404)
     headers = {"Cache-Control": "no-cache", "Cross-Origin-Resource-Policy": "same-origin"}
-    return Response(found.read_bytes(), media_type=kind, headers=headers)
+    return Response(content, media_type=kind, headers=headers)
 
 
 def _json(refusal: RequestError) -> Response:
