@@ -18,8 +18,9 @@ from time import process_time
 from relisten.audio import load
 from relisten.data.kinds import spoken
 from relisten.data.offline import ears
+from relisten.data.offline.timeline import is_word
 from relisten.data.sources import LeftOut, scenes
-from relisten.types import Event, Segment
+from relisten.types import Event
 
 ACCEPTED = {
     "cow": ("Cattle", "Moo", "Livestock"), "crow": ("Crow", "Caw", "Bird"), "horse": ("Horse", "Neigh"),
@@ -62,10 +63,15 @@ def main(root: Path) -> None:
         heard = ears.hear(audio)
         seconds += clip.duration
         counts["heard"] += len(heard)
+        counts["words heard"] += sum(map(is_word, heard))
         counts["heard, nothing there"] += sum(all(overlap(h, t) < 0.1 for t in clip.events) for h in heard)
         for true in clip.events:
             group = true.labels["group"]
             counts[group] += 1
+            if group == "word":
+                counts["words written rightly, start within 0.2 s"] += any(
+                    one.label == true.label and is_word(one) and abs(one.start - true.start) <= 0.2 for one in heard
+                )
             best = max(heard, key=lambda h: overlap(h, true), default=None)
             if best is None or overlap(best, true) < 0.3:
                 continue
@@ -73,9 +79,6 @@ def main(root: Path) -> None:
             counts[f"{group} named"] += named(true, best) is True
             counts["speech where there is none"] += group != "word" and spoken(best)
             errors += [abs(best.start - true.start), abs(best.end - true.end)]
-            if group == "word":
-                guess = ears.words(audio, Segment(best.start, best.end)).split()
-                counts["words guessed rightly"] += true.label in guess
     for name, count in sorted(counts.items()):
         print(f"{name:32} {count}")
     errors.sort()

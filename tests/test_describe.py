@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,9 @@ from relisten.audio import load
 from relisten.data import describers as describe
 from relisten.data.checks import cot_fault
 from relisten.data.compose import Draft
-from relisten.data.offline import ears
+from relisten.data.offline import ears, speech
 from relisten.models.base import AudioLM
-from relisten.types import Audio, Clip, Event
+from relisten.types import Audio, Clip, Event, Segment
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 DOG = Clip("audioset-x", Audio(np.zeros(16_000, np.float32)), 1.0, (Event("Dog", 0.2, 0.6),))
@@ -211,7 +212,8 @@ needs_ears = pytest.mark.skipif(
 @needs_ears
 def test_ears_hears_speech_in_an_example() -> None:
     events = ears.hear(load(EXAMPLES / "scene-1.flac"))
-    assert any(event.label == "Speech" and event.start < 2.6 and event.end > 2.4 for event in events)
+    speech = [event for event in events if event.label == "Speech" or event.labels.get("group") == "word"]
+    assert any(event.start < 2.6 and event.end > 2.4 for event in speech)
     for event in events:
         assert 0 <= event.start < event.end <= 6.5
         assert event.labels["by"] == "ears"
@@ -225,6 +227,51 @@ def test_ears_keeps_strong_labels() -> None:
     assert "six from 2.3 to 2.8 s" in clip.descriptions["sound"]
     assert "There is speech from 2.3 to 2.8 s" in clip.descriptions["speech"]
     assert "music" not in clip.descriptions
+
+
+class Whisper:
+    """A recogniser that hears two words, and is unsure of the second."""
+
+    model = SimpleNamespace(is_multilingual=False)
+    hf_tokenizer = SimpleNamespace(
+        get_vocab=lambda: {"one": 0, " 6": 1, "Ġ12": 2, "<|0.00|>": 9}, token_to_id=lambda text: 5
+    )
+
+    def transcribe(self, samples: Any, **asked: Any) -> Any:
+        self.asked = asked
+        word = SimpleNamespace
+        heard = [word(word=" Turn", start=0.3, end=1.0, probability=0.9),
+                 word(word=" left.", start=1.0, end=9.0, probability=0.4)]  # fmt: skip
+        return [SimpleNamespace(words=heard)], None
+
+
+def test_words_lie_within_the_speech_and_are_written_without_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    whisper = Whisper()
+    speech._digits.cache_clear()
+    monkeypatch.setattr(speech, "recogniser", lambda name: whisper)
+    audio = Audio(np.zeros(16_000 * 6, np.float32))
+    found = speech.words(audio, [Segment(2.0, 3.0)])
+    # What Whisper is given begins 0.65 s before the speech: half a second of silence, 0.15 s of the recording.
+    assert [(w.label, w.start, w.end) for w in found] == [("turn", 2.0, 2.35), ("left", 2.35, 3.0)]
+    assert all(word.labels["group"] == "word" for word in found)
+    assert whisper.asked["suppress_tokens"] == [-1, 1, 2], "numbers are written as words"
+
+
+def test_speech_without_a_sure_word_stays_speech(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speech, "recogniser", lambda name: Whisper())
+    audio = Audio(np.zeros(16_000 * 6, np.float32))
+    found = ears._spoken(audio, [Segment(2.0, 3.0)], "")
+    assert [(event.label, event.labels["by"]) for event in found] == [("turn", "ears")]
+    monkeypatch.setattr(speech, "SURE", 0.95)
+    assert [event.label for event in ears._spoken(audio, [Segment(2.0, 3.0)], "")] == ["Speech"]
+
+
+def test_whisper_that_cannot_be_had_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(ears, "missing", lambda: [])
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match=r"needs Whisper's weights, but .* cannot be loaded .*ears#NAME") as caught:
+        describe.find(f"ears#{tmp_path / 'nothing'}")
+    assert "\n" not in str(caught.value)
 
 
 # Files.

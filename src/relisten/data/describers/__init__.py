@@ -1,6 +1,7 @@
 """Describers say what a recording sounds like (A1), what is said in it (A2), and which music it holds (A3).
 
-    ears                       small models that need no network (ears.py); they find events as well
+    ears, ears#NAME            small models that need no network (ears.py); they find events and spoken words as well;
+                               NAME is another Whisper than tiny.en: a folder, or a model of the Hub (small, large-v3)
     Qwen/Qwen2.5-Omni-7B       a model of ours, by hub name or folder
     http://host:8000/v1#NAME   a server that takes audio in OpenAI's form (vLLM ...); NAME where it has several models
     module:function            your own: Clip -> {"sound", "speech", "music"}, or Clip -> Clip
@@ -65,11 +66,12 @@ def find(name: str, server: Server = DEFAULT) -> Describer:
 
     server: how long a describing server may take, and how often it is asked again.
     """
-    if name == "ears":
+    if name.partition("#")[0] == "ears":
         from relisten.data.offline import ears
 
-        ears.check()
-        return lambda clip: settled(clip, ears.listen(clip))
+        whisper = name.partition("#")[2]
+        ears.check(whisper)
+        return lambda clip: settled(clip, ears.listen(clip, whisper))
     if re.match(r"https?://", name):
         url, _, model = name.partition("#")
         return from_ask(remote(url, model, server))

