@@ -33,7 +33,7 @@ from relisten.models.qwen2_5_omni import Qwen2_5Omni
 from relisten.training import trainer as training
 from relisten.training.batch import encode, pack, replay
 from relisten.training.config import GrpoConfig, SftConfig
-from relisten.training.datasets import packed, together
+from relisten.training.datasets import together
 from relisten.training.grpo import GrpoTrainer
 from relisten.training.sft import SftTrainer
 from relisten.types import Audio, Example, Format
@@ -241,9 +241,9 @@ def sft(check: Check) -> None:
         **_training(check, folder), batch_size=8, device_batch_size=4, format="interleaved",
     )  # fmt: skip
     rows = [[row] for row in _encoded(check, 8, "interleaved")] * 2
-    arguments = _arguments(settings, model, 4, gradient_accumulation_steps=2)
+    arguments = _arguments(settings, model, 8)
     training.set_trained(model, settings)
-    trainer = SftTrainer(model, settings, train_dataset=rows, data_collator=packed, args=arguments)
+    trainer = SftTrainer(model, settings, train_dataset=rows, data_collator=together, args=arguments)
     _steps(check, "sft", trainer, [])
     check.forget()
 

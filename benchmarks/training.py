@@ -35,7 +35,7 @@ from relisten.reports.table import Table
 from relisten.training import trainer as training
 from relisten.training.batch import Encoded, replay
 from relisten.training.config import GrpoConfig, SftConfig, TrainingConfig
-from relisten.training.datasets import packed, together
+from relisten.training.datasets import together
 from relisten.training.grpo import GrpoTrainer
 from relisten.training.sft import SftTrainer
 from relisten.types import Audio, Example, Trace
@@ -192,7 +192,7 @@ class Steps:
         if side == PLAIN:
             trainer = Trainer(model.module, data_collator=plain, **given)
         else:
-            trainer = SftTrainer(model, config, data_collator=packed, **given)
+            trainer = SftTrainer(model, config, data_collator=together, **given)
         _run(trainer)
         self.losses.setdefault(side, trainer.state.log_history[0]["loss"])
         return watch.steps[-1]

@@ -15,7 +15,7 @@ from benchmarks.timing import measure, noise
 from relisten.cli import run
 from relisten.engine.engine import GenerationConfig
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
-from relisten.training.datasets import packed
+from relisten.training.batch import model_inputs, pack
 from relisten.training.trainer import token_logprobs_of
 
 WORK = training.Work(group_size=3, seconds=5.0, segments=2, sampled=24)
@@ -59,8 +59,7 @@ def test_the_plain_trainer_is_given_the_same_rows() -> None:
     labels = batch.pop("labels")[:, 1:]
     with torch.no_grad():
         logits = model.module(**batch).logits[:, :-1][labels != -100]
-        given = packed(rows)
-        ours, _ = token_logprobs_of(model, given | {"token_ids": given["labels"][1:]})
+        ours, _ = token_logprobs_of(model, model_inputs(pack(rows)))
     logits[:, model.banned_token_ids] = -torch.inf
     theirs = logits.log_softmax(-1).gather(1, labels[labels != -100][:, None])[:, 0]
     torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=0)

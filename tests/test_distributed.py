@@ -27,11 +27,15 @@ from relisten.training.grpo import train_grpo
 from relisten.training.sft import train_sft
 from relisten.training.sharding.zero import Zero3
 
+# With 420 tokens in a forward, one process makes two forwards for its two rows where the other makes one.
 SHARED = {
-    "steps": 2, "batch_size": 4, "device_batch_size": 2, "learning_rate": 1e-3, "bf16": False, "workers": 0,
+    "steps": 2, "batch_size": 4, "device_tokens": 420, "learning_rate": 1e-3, "bf16": False, "workers": 0,
     "save_steps": 1, "log_steps": 1, "data": "scenes/questions.jsonl", "model": "tiny",
 }  # fmt: skip
-GRPO = {"mini_batch_size": 4, "group_size": 4, "max_new_tokens": 8, "rewards": ("processes_rewards:shortness",)}
+GRPO = {
+    "mini_batch_size": 4, "group_size": 4, "max_new_tokens": 8, "rewards": ("processes_rewards:shortness",),
+    "eval_data": "scenes/questions.jsonl", "eval_steps": 1,
+}  # fmt: skip
 RUNS = Path(__file__).parent.parent / "runs"
 HOW = ["two", "fsdp", *["zero"][: sys.platform == "linux"]]  # where the tests' own extras bring DeepSpeed
 
@@ -99,8 +103,8 @@ if name == "zero":  # the same for DeepSpeed, which itself trains on CPUs as wel
     training_args.is_torch_bf16_gpu_available = lambda: True
     from deepspeed.runtime.zero import GatheredParameters
 whole = training.train
-def watched(trainer, lines):
-    folder = whole(trainer, lines)
+def watched(trainer, *more):
+    folder = whole(trainer, *more)
     parameters = list(trainer.audio_lm.module.parameters())
     assert any(isinstance(p, DTensor) for p in parameters) == (name == "fsdp")
     assert any(p.numel() < getattr(p, "ds_numel", 0) for p in parameters) == (name == "zero")
@@ -195,7 +199,8 @@ def test_two_processes_train_as_one(work: Path, monkeypatch: pytest.MonkeyPatch,
             assert figures(two, "reward") == pytest.approx(figures(output, "reward"), abs=1e-6)
             assert figures(two, "kl") == pytest.approx(figures(output, "kl"), abs=1e-5)
             assert max(figures(two, "logprob_difference")) < 1e-5
-            for figure in ("equal_groups", "ratio_max"):  # of both processes, not of the first
+            for figure in ("equal_groups", "ratio_max", "eval_accuracy", "eval_questions", "eval_well_formed"):
+                # of both processes, not of the first
                 assert figures(two, figure) == pytest.approx(figures(output, figure), abs=1e-4)
         assert figures(two, "grad_norm") == pytest.approx(figures(output, "grad_norm"), rel=1e-3)
         one, other = (load_file(folder / "model" / "model.safetensors") for folder in (output, two))

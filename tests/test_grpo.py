@@ -189,7 +189,32 @@ def test_equal_rewards_move_nothing_and_are_counted(work: Path, tmp_path: Path) 
     assert line["equal_groups"] == 1.0 and line["loss"] == 0.0 and line["grad_norm"] == 0.0
 
 
-@pytest.mark.parametrize("fields", [{"device_batch_size": 1}, {"device_batch_size": 3}, {"gradient_checkpointing": 1}])
+def test_answers_to_one_question_share_its_prompt_unless_they_are_too_long(work: Path, tmp_path: Path) -> None:
+    """device_batch_size 4 once cut each group of 8, and each half read the prompt and its recording again."""
+    made = trainer(work, tmp_path / "run", device_batch_size=1)
+    groups = rolled(made)
+    assert [len(forward.rollouts) for forward in made._forwards(groups)] == [4, 4, 4]
+    length = max(forward.inputs["input_ids"].shape[1] for forward in made._forwards(groups))
+    small = trainer(work, tmp_path / "small", device_tokens=length - 1)
+    assert [len(forward.rollouts) for forward in small._forwards(groups)].count(4) < 3
+    assert max(forward.inputs["input_ids"].numel() for forward in small._forwards(groups)) < length
+    together = trainer(work, tmp_path / "together", device_batch_size=0)._forwards(groups)
+    assert [len(forward.rollouts) for forward in together] == [12]
+
+
+def test_a_forward_that_keeps_step_counts_for_nothing(work: Path, tmp_path: Path) -> None:
+    made = trainer(work, tmp_path / "run", device_batch_size=1)
+    groups = rolled(made)
+    before = gradients(made, made._forwards(groups))
+    made.num_forwards = lambda own: own + 2
+    forwards = made._forwards(groups)
+    assert [forward.idle for forward in forwards] == [True, True, False, False, False]
+    after = gradients(made, forwards)
+    for name, gradient in before.items():
+        torch.testing.assert_close(after[name], gradient, atol=1e-7, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("fields", [{"device_batch_size": 1}, {"device_tokens": 150}, {"gradient_checkpointing": 1}])
 def test_how_answers_are_put_into_forwards_changes_no_gradient(
     work: Path, tmp_path: Path, fields: dict[str, Any]
 ) -> None:

@@ -236,8 +236,6 @@ def test_several_gpus_ask_for_several_processes(work: Path, tmp_path: Path, monk
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ValueError, match="torchrun --nproc-per-node 2"):
         train_sft(config(work, tmp_path / "run"))
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert planned(config(work, tmp_path / "run")).config.device_batch_size == 1, "each of 2 processes takes 1"
 
 
 def test_a_missing_recording_is_told_before_a_model_is_loaded(work: Path, tmp_path: Path) -> None:
@@ -319,11 +317,6 @@ def test_the_time_is_told_and_what_has_changed(work: Path, tmp_path: Path, capsy
     said, found = capsys.readouterr().err, losses(tmp_path / "run")
     assert re.search(r"A step takes about \d+\.\d s, so the other 3 take about ", said)
     assert f"loss: {found[0]:.3f} at step 1, {found[-1]:.3f} at step 6" in said
-
-
-def test_a_device_batch_that_does_not_divide_the_batch_is_fitted(work: Path, tmp_path: Path) -> None:
-    plan = planned(config(work, tmp_path / "run", batch_size=6, device_batch_size=4))
-    assert (plan.config.device_batch_size, plan.config.batch_size) == (3, 6)
 
 
 def test_two_processes_do_not_train_in_one_folder(work: Path, tmp_path: Path) -> None:

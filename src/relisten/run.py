@@ -38,13 +38,19 @@ def start(folder: str | os.PathLike[str], config: Any) -> None:
     settings = _settings(config)
     previous = check(folder, config)
     starts = [*previous.get("starts", []), _start(settings.get("seed"))]
-    records.write_atomic(folder / "run.json", _pretty({"versions": versions(), "git": git(), "starts": starts}))
+    told = previous | {"versions": versions(), "git": git(), "starts": starts}
+    records.write_atomic(folder / "run.json", _pretty(told))
     records.write_atomic(folder / "config.json", _pretty(settings))
 
 
 def check(folder: str | os.PathLike[str], config: Any) -> dict[str, Any]:
     """run.json of the run that `start` would resume, {} where it would begin one; writes nothing. Raises as it does."""
     return _previous(Path(folder), _settings(config), _defaults(config))
+
+
+def note(folder: Path, what: Mapping[str, Any]) -> None:
+    """Add to run.json, or replace there, what a run found out."""
+    records.write_atomic(folder / "run.json", _pretty(_load(folder / "run.json") | dict(what)))
 
 
 def check_kept(folder: Path) -> None:

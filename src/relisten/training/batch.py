@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +34,8 @@ class Encoded:
     """A number that is the same for traces about the same recording."""
     shared: int
     """How many leading tokens these traces have in common: up to the end of the recording, or the whole prompt."""
+    name: str = ""
+    """The id of the example."""
 
 
 @dataclass(slots=True)
@@ -99,7 +102,7 @@ def encode(
                 trace.refusals.append(action.refusal)
     trace.extend(model.encode_response(pieces[-1]), sampled=True)
     trace.extend([model.end_token_id], sampled=True)
-    return Encoded(trace, features, id(given), at + num_tokens + 1)
+    return Encoded(trace, features, id(given), at + num_tokens + 1, example.id)
 
 
 def replay(model: AudioLM, audio: Audio, traces: Sequence[Trace], operations: Mapping[str, Operation]) -> list[Encoded]:
@@ -142,6 +145,13 @@ def pack(rows: Sequence[Sequence[Encoded]], pad_id: int = 0) -> Batch:
         torch.tensor([column for row in packed for column in row.sources], dtype=torch.long),
         torch.tensor([row.token_ids[column] for row in packed for column in row.learnt], dtype=torch.long),
     )
+
+
+def model_inputs(batch: Batch) -> dict[str, Any]:
+    """A packed batch by name, as `token_logprobs_of` takes it."""
+    inputs = {name: getattr(batch, name) for name in batch.__dataclass_fields__}
+    inputs["token_ids"] = inputs.pop("labels")
+    return inputs
 
 
 @dataclass(slots=True)

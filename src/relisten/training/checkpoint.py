@@ -63,10 +63,11 @@ def staged(folder: Path, name: str, writer: bool = True) -> Iterator[Path]:
         ) from error
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` (at least one)."""
+def prune(folder: Path, keep: int, best: int | None = None) -> None:
+    """Delete all but the newest `keep` (at least one) and that of the step `best`."""
     for path in _checkpoints(folder)[: -max(1, keep)]:
-        shutil.rmtree(path, ignore_errors=True)
+        if path.name != f"checkpoint-{best}":
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -42,8 +42,11 @@ class TrainingConfig:
     """How many steps to make. -1 makes as many as `epochs` needs. If `data` is a function, give a number."""
     batch_size: int = 64
     """Recordings per step, over all processes. If the file has fewer, each step takes all of them."""
-    device_batch_size: int = 4
-    """The most recordings in one forward pass. Lower it if memory runs out; the result is the same."""
+    device_tokens: int = 8192
+    """The most tokens in one forward pass of training, padding included. Lower it if memory runs out; the result is the
+    same. A row that is longer by itself goes alone."""
+    device_batch_size: int = 0
+    """The most recordings in one forward pass. 0 sets no limit beside `device_tokens`."""
     warmup: float = 0.05
     """The share of the steps in which the learning rate rises, from 0 to less than 1."""
     schedule: str = "cosine"
@@ -77,6 +80,13 @@ class TrainingConfig:
     """How many checkpoints to keep. Older ones are deleted."""
     log_steps: int = 10
     """How many steps lie between two lines of metrics.jsonl. Short runs log more often."""
+    eval_data: Path | None = None
+    """A JSONL file of questions that are not trained on. The model answers them before the first step, every
+    `eval_steps` steps, and after the last one, greedily and in the run's format. The best checkpoint is kept."""
+    eval_steps: int = 0
+    """How many steps lie between two evaluations on `eval_data`. 0 takes `save_steps`."""
+    patience: int = 0
+    """End the run when so many evaluations in a row have not exceeded the best accuracy. 0 never ends it early."""
     report_to: tuple[str, ...] = ()
     """Also report metrics to tensorboard, wandb or trackio."""
     workers: int = 1
@@ -105,6 +115,10 @@ class SftConfig(TrainingConfig):
     """How the chains of thought of a JSONL file are trained. grounded: segments are text. interleaved: the audio of
     each segment is inserted after its tag. conditioned: tags are plain text."""
 
+    def asking(self) -> GenerationConfig:
+        """How held-out questions are asked."""
+        return GenerationConfig(format=self.format)
+
 
 @documented
 @dataclass(frozen=True)
@@ -121,8 +135,9 @@ class GrpoConfig(AnswerConfig, TrainingConfig):
     batch is smaller than this."""
     group_size: int = 8
     """How many answers are sampled to each question."""
-    device_batch_size: int = 8
-    """The most answers in one forward pass. Answers to one question share its prompt."""
+    device_batch_size: int = 0
+    """The most answers in one forward pass, but at least those to one question, which share its prompt. Only if they
+    are more than `device_tokens` are they divided. 0 sets no limit beside `device_tokens`."""
     warmup: float = 0.0
     """The share of the steps in which the learning rate rises, from 0 to less than 1."""
     schedule: str = "constant"
@@ -183,6 +198,10 @@ class GrpoConfig(AnswerConfig, TrainingConfig):
             seed=self.seed * 1_000_000 + step,
         )
 
+    def asking(self) -> GenerationConfig:
+        """How held-out questions are asked."""
+        return replace(self.sampling(), temperature=0.0)
+
 
 SCHEDULES = (
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
@@ -203,10 +222,14 @@ def is_first_process() -> bool:
 
 def check(config: TrainingConfig) -> None:
     """Raises ValueError, in one line, for settings that cannot be used."""
-    if min(config.batch_size, config.device_batch_size) < 1:
-        raise ValueError("batch_size and device_batch_size must be at least 1")
+    if min(config.batch_size, config.device_tokens) < 1 or config.device_batch_size < 0:
+        raise ValueError("batch_size and device_tokens must be at least 1, and device_batch_size must not be negative")
     if min(config.save_steps, config.log_steps) < 1 or config.workers < 0:
         raise ValueError("save_steps and log_steps must be at least 1, and workers must not be negative")
+    if min(config.eval_steps, config.patience) < 0:
+        raise ValueError("eval_steps and patience must not be negative")
+    if config.eval_data is None and (config.eval_steps or config.patience):
+        raise ValueError("eval_steps and patience need eval_data, a file of questions that are not trained on")
     if config.steps < 1 and (config.steps != -1 or config.epochs <= 0):
         raise ValueError(f"steps is {config.steps} and epochs is {config.epochs:g}; one of them must be above 0")
     if config.keep_checkpoints < 1 or min(config.weight_decay, config.peak_rate, config.lora) < 0:

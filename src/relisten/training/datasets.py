@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from relisten import audio
 from relisten.models.base import AudioLM
-from relisten.training.batch import Encoded, encode, pack
+from relisten.training.batch import Encoded, encode
 from relisten.training.plan import Rows
 from relisten.types import Audio, Example, Format
 
@@ -37,14 +36,6 @@ class SftDataset(Dataset[list[Encoded]]):
         return [encode(self.model, example, format, mel) for example, format in pairs]
 
 
-def packed(encoded: list[list[Encoded]]) -> dict[str, Any]:
-    """A packed batch as the dictionary that `Trainer` moves between devices."""
-    batch = pack(encoded)
-    tensors = {name: getattr(batch, name) for name in batch.__dataclass_fields__}
-    # Trainer counts labels from the second on, because models shift them; ours are shifted already.
-    return tensors | {"labels": torch.cat([torch.tensor([-100]), batch.labels])}
-
-
 class QuestionDataset(Dataset[Example]):
     """The questions that GRPO asks, by index, with their recordings in memory."""
 
@@ -68,6 +59,6 @@ class QuestionDataset(Dataset[Example]):
             return example  # the engine will say why it cannot be asked; one file does not end a run
 
 
-def together(examples: list[Example]) -> dict[str, list[Example]]:
-    """A batch of questions in the form that `Trainer` passes on."""
-    return {"examples": examples}
+def together(items: list[Any]) -> dict[str, list[Any]]:
+    """A batch in the form that `Trainer` passes on; the trainers themselves divide it into forward passes."""
+    return {"items": items}

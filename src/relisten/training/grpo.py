@@ -11,9 +11,9 @@ never the tokens of their text tokenised again.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -25,9 +25,9 @@ from torch import Tensor
 from relisten.engine.engine import Engine
 from relisten.models import adapter
 from relisten.models.base import AudioLM
-from relisten.training import rewards, rollout
+from relisten.training import packing, rewards, rollout
 from relisten.training import trainer as training
-from relisten.training.batch import Encoded, pack, replay
+from relisten.training.batch import Encoded, model_inputs, pack, replay
 from relisten.training.config import GrpoConfig, num_processes
 from relisten.training.datasets import QuestionDataset, together
 from relisten.training.losses import grpo_loss, token_weights
@@ -36,6 +36,9 @@ from relisten.training.progress import TrainingProgress, not_finite, tell
 from relisten.training.rollout import Rollout
 from relisten.training.trainer import PackedTrainer, token_logprobs_of
 from relisten.types import Audio, Example
+
+LARGEST = ("ratio_max", "logprob_difference", "forward_tokens")
+"""Figures of a step that are the largest of its mini-batches; the others are means."""
 
 
 @dataclass(slots=True)
@@ -51,6 +54,8 @@ class Forward:
     """[K] log-probabilities during the rollout."""
     old: Tensor | None = None
     """[K] the same, computed again before the first update; None if they are not needed."""
+    idle: bool = False
+    """Whether it only keeps step with a process that has more forwards, and counts for nothing."""
 
 
 class GrpoTrainer(PackedTrainer):
@@ -79,15 +84,15 @@ class GrpoTrainer(PackedTrainer):
             self.sharding.shard(self.reference)
             self._reference_is_split = True
         seconds: dict[str, float] = {}
-        groups = self._roll_out(inputs["examples"], step, seconds)
+        groups = self._roll_out(inputs["items"], step, seconds)
         updating = perf_counter()
         loss, figures = self._update(model, groups, step)
         seconds["update"] = perf_counter() - updating
         total = perf_counter() - started
         figures |= {f"share_{name}": value / total for name, value in seconds.items()}
-        equal, num = (self._sum(torch.tensor(float(count))) for count in (sum(map(_equal, groups)), len(groups)))
+        equal, num = (self.total(torch.tensor(float(count))) for count in (sum(map(_equal, groups)), len(groups)))
         figures |= {"seconds": total, "equal_groups": equal / num}
-        figures["failed_questions"] = self._sum(torch.tensor(float(len(self._failed))))
+        figures["failed_questions"] = self.total(torch.tensor(float(len(self._failed))))
         gathered = gather_object([rollout.measure(one) for group in groups for one in group])
         figures |= rollout.averages(gathered) | {"traces_per_minute": 60 * len(gathered) / total}
         self._figures.append(figures)
@@ -134,28 +139,29 @@ class GrpoTrainer(PackedTrainer):
             if not torch.isfinite(torch.tensor(figures[-1]["loss"])):
                 raise ValueError(not_finite(step, self.config.output))
         mean = rollout.averages(figures)
-        mean |= {name: max(f[name] for f in figures if name in f) for name in ("ratio_max", "logprob_difference")}
+        mean |= {name: max(f[name] for f in figures if name in f) for name in LARGEST}
         return torch.tensor(mean.pop("loss"), device=self.args.device), mean
 
     def _forwards(self, groups: Sequence[Sequence[Rollout]]) -> list[Forward]:
         """Pack the answers of a mini-batch: those to one question in one row, rows of similar length together."""
-        size = self.config.device_batch_size
-        parts: list[tuple[list[Rollout], list[Encoded]]] = []
+        config, by_trace = self.config, dict[int, Rollout]()
+        rows: list[list[Encoded]] = []
         for group in groups:
             assert isinstance(group[0].example.audio, Audio)
             traces = [one.trace for one in group]
             encoded = replay(self.audio_lm, group[0].example.audio, traces, self.engine.operations)
-            parts += [(list(group[i : i + size]), encoded[i : i + size]) for i in range(0, len(group), size)]
-        parts.sort(key=lambda part: sum(len(one.token_ids) for one in (e.trace for e in part[1])))
-        rows = max(1, size // self.config.group_size)
-        return [self._packed(parts[i : i + rows]) for i in range(0, len(parts), rows)]
+            rows += packing.divided(encoded, config.device_tokens)
+            by_trace |= {id(one.trace): one for one in group}
+        lengths = [packing.num_tokens(row) for row in rows]
+        most_rows = max(1, config.device_batch_size // config.group_size) if config.device_batch_size else 0
+        batches = packing.forwards(lengths, config.device_tokens, most_rows)
+        made = [self._packed([rows[place] for place in batch], by_trace) for batch in batches]
+        spare = [replace(made[0], idle=True)] * (self.num_forwards(len(made)) - len(made))  # the first is the shortest
+        return spare + made
 
-    def _packed(self, parts: Sequence[tuple[list[Rollout], list[Encoded]]]) -> Forward:
-        batch = pack([encoded for _, encoded in parts])
-        inputs = {name: getattr(batch, name) for name in batch.__dataclass_fields__}
-        inputs["token_ids"] = inputs.pop("labels")
-        inputs = self._prepare_inputs(inputs)
-        rollouts = [one for part, _ in parts for one in part]
+    def _packed(self, rows: Sequence[Sequence[Encoded]], by_trace: Mapping[int, Rollout]) -> Forward:
+        inputs = self._prepare_inputs(model_inputs(pack(rows)))
+        rollouts = [by_trace[id(one.trace)] for row in rows for one in row]
         sampled = [
             logprob
             for one in rollouts
@@ -175,12 +181,13 @@ class GrpoTrainer(PackedTrainer):
         counts = [
             (k if self.config.loss_mean == "trace" else k * f.lengths).sum() for k, f in zip(kept, batch, strict=True)
         ]
-        total = self._sum(torch.stack(counts).sum())
+        total = self.total(torch.stack(counts).sum())
         sums: dict[str, Tensor] = {}
         largest = {"ratio_max": 0.0} | ({"logprob_difference": 0.0} if compare else {})
+        largest["forward_tokens"] = max(float(forward.inputs["input_ids"].numel()) for forward in batch)
         for index, (forward, keep) in enumerate(zip(batch, kept, strict=True)):
             last = index == len(batch) - 1
-            with nullcontext() if last else self.accelerator.no_sync(model):
+            with self.accumulating(model, last):
                 logprobs, entropies = token_logprobs_of(self.audio_lm, forward.inputs, model, self.config.temperature)
                 now = logprobs.detach()
                 old = forward.old if forward.old is not None else now
@@ -196,8 +203,8 @@ class GrpoTrainer(PackedTrainer):
             metrics |= {"loss": loss.detach(), "entropy": (weights * entropies.detach()).sum()}
             largest["ratio_max"] = max(largest["ratio_max"], float(metrics.pop("ratio_max")))
             sums = {name: sums.get(name, 0.0) + value for name, value in metrics.items()}
-        largest = {name: self._largest(value) for name, value in largest.items()}
-        return {name: self._sum(value) for name, value in sums.items()} | largest
+        largest = {name: self.largest(value) for name, value in largest.items()}
+        return {name: self.total(value) for name, value in sums.items()} | largest
 
     def _loss(
         self, forward: Forward, logprobs: Tensor, old: Tensor, weights: Tensor
@@ -233,17 +240,11 @@ class GrpoTrainer(PackedTrainer):
             return token_logprobs_of(model, forward.inputs, temperature=self.config.temperature)[0]
 
     def _kept(self, forward: Forward) -> Tensor:
+        if forward.idle:
+            return torch.zeros(len(forward.rollouts), dtype=torch.bool)
         if not self.config.mask_over_limit:
             return torch.ones(len(forward.rollouts), dtype=torch.bool)
         return torch.tensor([one.response.complete for one in forward.rollouts])
-
-    def _sum(self, value: Tensor) -> float:
-        """The sum over all processes."""
-        return float(self.accelerator.reduce(value.detach().float().to(self.args.device), reduction="sum"))
-
-    def _largest(self, value: float) -> float:
-        """The maximum over all processes."""
-        return float(self.accelerator.gather(torch.tensor([value], device=self.args.device)).max())
 
     # --- reports ------------------------------------------------------------------------------------------------
 
@@ -265,10 +266,6 @@ class GrpoTrainer(PackedTrainer):
                         f"step {step}: collapse: {figures[name]:.2f} {what}, after {best:.2f} before;"
                         f" see {self.config.output / 'samples'}, lower learning_rate or raise kl"
                     )
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted, because Trainer would count the tokens of a batch, and here a batch holds questions."""
-        return 0
 
 
 def _frozen_copy(model: AudioLM) -> AudioLM:
@@ -309,4 +306,4 @@ def run_grpo(plan: TrainingPlan) -> Path:
             data_collator=together,
             callbacks=[TrainingProgress(config.output, shown="reward")],
         )
-        return training.train(trainer, plan.lines())
+        return training.train(trainer, plan.lines(), plan.held_out)

@@ -18,7 +18,7 @@ from transformers import Trainer
 
 from relisten.models import adapter
 from relisten.models.base import AudioLM
-from relisten.training import checkpoint, sharding
+from relisten.training import checkpoint, heldout, sharding
 from relisten.training.config import TrainingConfig
 from relisten.training.progress import not_finite
 
@@ -52,6 +52,7 @@ class HookedTrainer(Trainer):
     """The precision in which the trained model is saved, and in which it answers."""
     sharding: sharding.Sharding | None
     latest_loss: Tensor | None = None
+    """That of the latest step, for a checkpoint of NaN is not to be written."""
 
     def __init__(self, **kwargs: Any) -> None:
         if gone := missing():
@@ -64,11 +65,6 @@ class HookedTrainer(Trainer):
     def restore(self, folder: str) -> None:
         """Load the weights of a checkpoint."""
         raise NotImplementedError
-
-    def training_step(self, *arguments: Any, **more: Any) -> Tensor:
-        """As Trainer does; the loss is kept, for a checkpoint of NaN is not to be written."""
-        self.latest_loss = super().training_step(*arguments, **more)
-        return self.latest_loss
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write a checkpoint that can be asked and evaluated: whole weights or an adapter, with what belongs to them.
@@ -85,6 +81,10 @@ class HookedTrainer(Trainer):
         self.audio_lm.save(folder, None if adapted else dtype, weights)
         if not adapted:
             checkpoint.answer_in(folder, self.saved_dtype)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted, because Trainer would count the tokens of a batch, which is not one of tensors yet."""
+        return 0
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         """As Trainer does, but for DeepSpeed it would look for a checkpoint in DeepSpeed's own format."""
@@ -131,5 +131,5 @@ class HookedTrainer(Trainer):
             finally:
                 self.args.output_dir = str(folder)
         if self.args.should_save:
-            checkpoint.prune(folder, self.config.keep_checkpoints)
+            checkpoint.prune(folder, self.config.keep_checkpoints, heldout.best_step(self.state.log_history))
         self.accelerator.wait_for_everyone()

@@ -22,7 +22,7 @@ MAX_LOG_RATIO = 20.0
 """Log-ratios are clamped to this, because the exponential would soon be infinite and means no more than "very far"."""
 
 
-def sft_loss(logprobs: Tensor, num_targets: Tensor | int | None = None) -> Tensor:
+def sft_loss(logprobs: Tensor, num_targets: Tensor | float | None = None) -> Tensor:
     """Mean cross-entropy of the tokens that are learnt.
 
     logprobs: [K]. num_targets: the number of tokens in the whole batch, if the K tokens are a part of it (gradient

@@ -35,6 +35,8 @@ class TrainingPlan:
     num_rows: int
     """How many indices `rows` takes."""
     num_steps: int
+    held_out: list[Example] = field(default_factory=list)
+    """The questions of `eval_data`."""
     notes: list[str] = field(default_factory=list)
     """What was fitted, and what a user should know before the run, one line each."""
 
@@ -72,7 +74,10 @@ def planned(config: SftConfig | GrpoConfig) -> TrainingPlan:
     if isinstance(config, GrpoConfig):
         functions = rewards.find(config.rewards, config.max_heard)
         rewards.try_out(functions, examples or rows(0), config.format)
-    return TrainingPlan(config, rows, num, num_steps, notes)
+    held_out = [] if config.eval_data is None else _answered(Path(config.eval_data), "eval_data")
+    if shared := _shared(held_out, examples or []):
+        notes.append(f"{shared:,} of the {len(held_out):,} questions of eval_data are also trained on.")
+    return TrainingPlan(config, rows, num, num_steps, held_out, notes)
 
 
 @contextmanager
@@ -96,17 +101,29 @@ def _read(config: TrainingConfig) -> tuple[Rows, int, list[Example] | None]:
         if config.steps < 1:
             raise ValueError(f"data {config.data} has no end; give the number of steps with --steps")
         return run.resolve(config.data), config.steps * config.batch_size, None
-    examples = records.read_examples(Path(config.data))
+    examples = _answered(Path(config.data), "data")
+    return partial(_one, examples), len(examples), examples
+
+
+def _answered(path: Path, option: str) -> list[Example]:
+    """The examples of a file. Raises ValueError if some have no answer or no recording, or if there are none."""
+    examples = records.read_examples(path)
+    if not examples:
+        raise ValueError(f"{option} {path}: holds no examples")
     if without := [e.id for e in examples if e.answer is None]:
-        raise ValueError(
-            f"{config.data}: {len(without)} examples have no answer, for example {without[0]}; give each one"
-        )
+        raise ValueError(f"{path}: {len(without)} examples have no answer, for example {without[0]}; give each one")
     if absent := [e for e in examples if isinstance(e.audio, Path) and not e.audio.is_file()]:
         raise ValueError(
-            f"{config.data}: the recordings of {len(absent)} examples do not exist, for example {absent[0].audio} of"
+            f"{path}: the recordings of {len(absent)} examples do not exist, for example {absent[0].audio} of"
             f" {absent[0].id}; check the paths"
         )
-    return partial(_one, examples), len(examples), examples
+    return examples
+
+
+def _shared(held_out: Sequence[Example], trained: Sequence[Example]) -> int:
+    """How many held-out questions are asked about the same recording in training."""
+    known = {(str(one.audio), one.question) for one in trained}
+    return sum((str(one.audio), one.question) in known for one in held_out)
 
 
 def _one(examples: Sequence[Example], index: int) -> list[Example]:
@@ -136,10 +153,6 @@ def _with_steps(config: SftConfig | GrpoConfig, num: int, notes: list[str]) -> t
                 f"batch_size {config.batch_size} is not a multiple of mini_batch_size {config.mini_batch_size}; give"
                 " --batch-size and --mini-batch-size that fit the data"
             )
-    else:
-        own = config.batch_size // num_processes()
-        part = max(size for size in range(1, own + 1) if own % size == 0 and size <= config.device_batch_size)
-        config = replace(config, device_batch_size=part)
     a_pass = num // config.batch_size if isinstance(config, GrpoConfig) else math.ceil(num / config.batch_size)
     steps = config.steps if config.steps > 0 else math.ceil(config.epochs * max(1, a_pass))
     if steps < FEW_STEPS and config.steps < 1:

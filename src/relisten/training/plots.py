@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("held-out questions", ("eval_accuracy", "eval_well_formed")),
     ("reward", ("reward",)),
     ("rewards", ("reward_*",)),
     ("share of answers", ("well_formed", "heard_once", "heard_twice", "over_limit")),
-    ("segments per answer", ("segments",)),
+    ("segments per answer", ("segments", "eval_segments")),
     ("mean segment (s)", ("segment_seconds",)),
     ("overlap of segments (IoU)", ("segment_overlap",)),
     ("sampled tokens per answer", ("tokens",)),

@@ -2,32 +2,99 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+
 from relisten.models.base import AudioLM
+from relisten.training import packing
 from relisten.training import trainer as training
+from relisten.training.batch import Encoded, encode, model_inputs, pack
 from relisten.training.config import SftConfig, num_processes
-from relisten.training.datasets import SftDataset, packed
+from relisten.training.datasets import SftDataset, together
 from relisten.training.losses import sft_loss
 from relisten.training.plan import TrainingPlan, planned, sole_run
-from relisten.training.progress import TrainingProgress
+from relisten.training.progress import TrainingProgress, tell
 from relisten.training.trainer import PackedTrainer, token_logprobs_of
+from relisten.types import Audio, Example
 
 
 class SftTrainer(PackedTrainer):
-    """`transformers.Trainer` on packed rows."""
+    """`transformers.Trainer` that divides each batch of rows into forward passes itself."""
 
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """Mean cross-entropy over all tokens to learn in the whole batch, over all processes."""
-        tokens = inputs | {"token_ids": inputs["labels"][1:]}
-        logprobs, _ = token_logprobs_of(self.audio_lm, tokens, module=model)
-        loss = sft_loss(logprobs, num_items_in_batch)
-        if num_items_in_batch is not None:
-            loss = loss * self.accelerator.num_processes  # gradients are averaged, but their sum is wanted
-        return (loss, logprobs) if return_outputs else loss
+    config: SftConfig  # narrower than the base's
+
+    def __init__(self, audio_lm: AudioLM, config: SftConfig, **kwargs: Any) -> None:
+        super().__init__(audio_lm, config, **kwargs)
+        self._left_out: set[str] = set()
+        """Ids of the examples that are longer than the model's context. Each is told once."""
+        self._forward_tokens = 0
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Add the gradients of a batch: mean cross-entropy over all tokens to learn, over all processes."""
+        rows = self._rows(inputs["items"])
+        lengths = [packing.num_tokens(row) for row in rows]
+        batches = packing.forwards(lengths, self.config.device_tokens, self.config.device_batch_size)
+        learnt = sum(sum(one.trace.sampled) for row in rows for one in row)
+        num_targets = self.total(learnt)
+        if num_targets == 0 and self.state.global_step == 0:
+            raise ValueError(self._nothing_fits())
+        num = self.num_forwards(len(batches))
+        model.train()
+        loss = torch.zeros((), device=self.args.device)
+        for index in range(num):
+            idle = index >= len(batches)
+            batch = pack([[self._silence()]] if idle else [rows[place] for place in batches[index]])
+            self._forward_tokens = max(self._forward_tokens, batch.input_ids.numel())
+            last = index == num - 1
+            with self.accumulating(model, last):
+                inputs = self._prepare_inputs(model_inputs(batch))
+                logprobs, _ = token_logprobs_of(self.audio_lm, inputs, module=model)
+                part = 0.0 * logprobs.sum() if idle else sft_loss(logprobs, num_targets)
+                # Processes average their gradients, but the sum is wanted.
+                self.backward(part * self.accelerator.num_processes, last)
+            loss += part.detach()
+        self.latest_loss = loss * self.accelerator.num_processes  # Trainer logs the mean over the processes
+        return self.latest_loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log with how many examples were left out so far, and the largest forward pass since the last line."""
+        if "loss" in logs:
+            logs["left_out"] = len(set(gather_object(sorted(self._left_out))))
+            logs["forward_tokens"] = self.largest(self._forward_tokens)
+            self._forward_tokens = 0
+        super().log(logs, start_time)
+
+    def _rows(self, items: Sequence[Sequence[Encoded]]) -> list[list[Encoded]]:
+        """The rows of a batch without what is longer than the model's context, each short enough for one forward."""
+        context = self.audio_lm.module.config.get_text_config().max_position_embeddings
+        rows: list[list[Encoded]] = []
+        for one in (one for row in items for one in row if len(one.trace.token_ids) > context):
+            if one.name not in self._left_out:
+                self._left_out.add(one.name)
+                tell(
+                    f"{one.name} is left out: {len(one.trace.token_ids):,} tokens, the model's context has {context:,}"
+                )
+        for row in items:
+            fitting = [one for one in row if len(one.trace.token_ids) <= context]
+            rows += packing.divided(fitting, self.config.device_tokens)
+        return rows
+
+    def _nothing_fits(self) -> str:
+        return (
+            f"{self.config.data}: no example of the first step fits into the model's context, {min(self._left_out)} for"
+            " one; shorten the recordings or the chains of thought"
+        )
+
+    def _silence(self) -> Encoded:
+        """A second of silence, for a process that has nothing to learn while others do."""
+        rate = self.audio_lm.rate
+        return encode(self.audio_lm, Example("", Audio(np.zeros(rate, np.float32), rate), "", answer=""), "conditioned")
 
 
 def train_sft(config: SftConfig) -> Path:
@@ -44,21 +111,16 @@ def run_sft(plan: TrainingPlan) -> Path:
     assert isinstance(config, SftConfig)
     with sole_run(config):
         model = training.prepare(config)
-        return training.train(_trainer(model, config, plan), plan.lines())
+        return training.train(_trainer(model, config, plan), plan.lines(), plan.held_out)
 
 
 def _trainer(model: AudioLM, config: SftConfig, plan: TrainingPlan) -> SftTrainer:
-    parts = config.batch_size // num_processes() // config.device_batch_size
+    own = config.batch_size // num_processes()
     return SftTrainer(
         model,
         config,
-        args=training.arguments(
-            config,
-            model,
-            per_device_train_batch_size=config.device_batch_size,
-            gradient_accumulation_steps=parts,
-        ),
+        args=training.arguments(config, model, per_device_train_batch_size=own),
         train_dataset=SftDataset(model, plan.rows, plan.num_rows, config.format),
-        data_collator=packed,
+        data_collator=together,
         callbacks=[TrainingProgress(config.output)],
     )

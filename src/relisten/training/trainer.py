@@ -8,23 +8,34 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import ProgressCallback, TrainingArguments
 
 from relisten import cpu, run
+from relisten.engine.engine import Engine
 from relisten.models import SAFELY, adapter, find, load
 from relisten.models.base import AudioLM
-from relisten.training import checkpoint, launch, plots, sharding
-from relisten.training.config import TrainingConfig, check_precision, is_first_process, num_processes
+from relisten.training import checkpoint, heldout, launch, plots, sharding
+from relisten.training.config import (
+    GrpoConfig,
+    SftConfig,
+    TrainingConfig,
+    check_precision,
+    is_first_process,
+    num_processes,
+)
 from relisten.training.hooks import HookedTrainer
 from relisten.training.losses import token_scores
 from relisten.training.optimizer import MuonWithAdamW
 from relisten.training.progress import finished, tell
 from relisten.training.sharding.fsdp import Fsdp2
 from relisten.training.sharding.zero import Zero3
+from relisten.types import Example
 
 NO_GRADIENT = ("*visual.*", "*audio_bos_eos_token*")
 """Parts that audio and text never use. If they were trained, a process group would wait for their gradients forever."""
@@ -33,12 +44,14 @@ NO_GRADIENT = ("*visual.*", "*audio_bos_eos_token*")
 class PackedTrainer(HookedTrainer):
     """`transformers.Trainer` over an AudioLM, with its own output layer and optimiser."""
 
-    def __init__(self, audio_lm: AudioLM, config: TrainingConfig, **kwargs: Any) -> None:
+    config: SftConfig | GrpoConfig
+    held_out: Sequence[Example] = ()
+
+    def __init__(self, audio_lm: AudioLM, config: SftConfig | GrpoConfig, **kwargs: Any) -> None:
         self.audio_lm, self.config = audio_lm, config
         super().__init__(model=audio_lm.module, **kwargs)
         saved = audio_lm.module.config.dtype or audio_lm.module.dtype
         self.saved_dtype: torch.dtype = getattr(torch, str(saved).removeprefix("torch."))
-        self.model_accepts_loss_kwargs = True  # the loss is divided by the tokens of the whole batch, not of a part
         self.sharding: sharding.Sharding | None = None
         if launch.kind() == "fsdp":
             self.sharding = Fsdp2(self.accelerator, config.bf16)
@@ -60,12 +73,48 @@ class PackedTrainer(HookedTrainer):
         else:
             self.accelerator.backward(loss)
 
+    def accumulating(self, model: Any, last: bool) -> AbstractContextManager[Any]:
+        """Around a forward and its backward pass. Whole models add up gradients over the processes after the last pass
+        of a batch. Split models do so after each, because a process would otherwise hold the gradients of all weights.
+        """
+        return nullcontext() if last or self.sharding is not None else self.accelerator.no_sync(model)
+
+    def num_forwards(self, own: int) -> int:
+        """How many forward passes this process makes for a batch that it divides into `own`: at least one.
+
+        Split weights are gathered anew for each pass, for which all processes must come together. So each of them then
+        makes as many as the one that has most.
+        """
+        return max(1, own if self.sharding is None else int(self.largest(own)))
+
+    def total(self, value: Tensor | float) -> float:
+        """The sum over all processes."""
+        own = torch.as_tensor(value, dtype=torch.float32, device=self.args.device).detach()
+        return float(self.accelerator.reduce(own, reduction="sum"))
+
+    def largest(self, value: float) -> float:
+        """The maximum over all processes."""
+        return float(self.accelerator.gather(torch.tensor([value], device=self.args.device)).max())
+
     def create_optimizer(self, model: Any = None) -> Any:
         """AdamW as transformers makes it, or Muon for matrices."""
         if self.config.optimizer == "adamw":
             return super().create_optimizer()
         self.optimizer = MuonWithAdamW(self.model, self.config.peak_rate, self.config.weight_decay)
         return self.optimizer
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Ask the held-out questions, each process its part of them, and log the figures over all of them."""
+        if (known := heldout.evaluated(self.state.log_history).get(self.state.global_step)) is not None:
+            return dict(known)  # the checkpoint from which the run goes on has them already
+        started, rank = perf_counter(), self.args.process_index
+        engine = Engine(self.audio_lm, max_rows=getattr(self.config, "rollout_rows", 32))
+        with self.precision(), self.whole_weights():
+            own = heldout.ask(engine, self.held_out[rank :: self.args.world_size], self.config.asking())
+        found = heldout.figures(gather_object(own)) | {"eval_seconds": perf_counter() - started}
+        self.log(found)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
+        return found
 
     def restore(self, folder: str) -> None:
         """Load the weights of a checkpoint with the model's own loader.
@@ -209,12 +258,15 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
-def train(trainer: PackedTrainer, lines: Sequence[str] = ()) -> Path:
+def train(trainer: PackedTrainer, lines: Sequence[str] = (), held_out: Sequence[Example] = ()) -> Path:
     """Train to the end, or continue a stopped run, and write the model. Returns the folder of the model.
 
-    lines: printed before the first step.
+    lines: printed before the first step. held_out: the questions of `eval_data`, which are asked on the way.
     """
     config, model = trainer.config, trainer.audio_lm
+    trainer.held_out = held_out
+    if held_out:
+        trainer.add_callback(heldout.HeldOutQuestions(config))
     if trainer.is_world_process_zero():
         run.start(config.output, config)
         for line in lines:
@@ -222,7 +274,9 @@ def train(trainer: PackedTrainer, lines: Sequence[str] = ()) -> Path:
     trainer.remove_callback(ProgressCallback)
     last = checkpoint.latest(Path(trainer.args.output_dir))
     weights = None
-    if last is not None and _is_complete(last):  # only the model was not written; Trainer would make one more step
+    if last is not None and _is_complete(
+        last, config.patience
+    ):  # only the model was not written; Trainer would make one more step
         trainer.restore(last)
     else:
         try:
@@ -235,16 +289,17 @@ def train(trainer: PackedTrainer, lines: Sequence[str] = ()) -> Path:
         trainer.write(config.output / "model", trainer.saved_dtype, weights)
         run.check_kept(config.output)
         plots.training_curves(config.output / "metrics.jsonl", config.output / "curves.png")
-        for line in finished(config):
+        for line in [*heldout.told(config, trainer.state.log_history), *finished(config)]:
             tell(line)
     trainer.accelerator.wait_for_everyone()
     return config.output / "model"
 
 
-def _is_complete(folder: str) -> bool:
-    """Whether a checkpoint is that of the last step."""
+def _is_complete(folder: str, patience: int) -> bool:
+    """Whether a checkpoint is that of the last step, or of the one at which the run ended early."""
     state = json.loads((Path(folder) / "trainer_state.json").read_text(encoding="utf-8"))
-    return int(state.get("global_step", 0)) >= int(state.get("max_steps", 1)) > 0
+    at_end = int(state.get("global_step", 0)) >= int(state.get("max_steps", 1)) > 0
+    return at_end or heldout.has_stalled(state.get("log_history", []), patience)
 
 
 def arguments(config: TrainingConfig, model: AudioLM, **more: Any) -> TrainingArguments:
@@ -269,6 +324,7 @@ def arguments(config: TrainingConfig, model: AudioLM, **more: Any) -> TrainingAr
         logging_steps=config.log_steps,
         logging_nan_inf_filter=False,  # it would show the mean of earlier losses in place of NaN
         dataloader_num_workers=config.workers,
+        eval_on_start=config.eval_data is not None,
         remove_unused_columns=False,
         report_to=list(config.report_to),
         run_name=config.output.resolve().name,
