@@ -9,7 +9,9 @@ import pytest
 from conftest import make_example, make_model
 from test_engine import CONFIG, TAGS, examples, ragged, same
 
+from relisten.engine.decoder import LONGEST_WAIT
 from relisten.engine.engine import Engine, Failed, Finished, Heard, Session, Text, Update
+from relisten.engine.naive import naive
 from relisten.engine.scripted import END, ScriptedEngine, script
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
 from relisten.types import Trace
@@ -112,3 +114,37 @@ def test_a_session_leaves_the_module_as_it_was(model: Qwen2_5Omni, training: boo
         assert model.module.training == training
     finally:
         model.module.eval()
+
+
+# --- pauses wait for company ----------------------------------------------------------------------------------------
+
+
+def test_pauses_wait_for_company_and_every_answer_stays_the_naive_loops(model: Qwen2_5Omni) -> None:
+    """Each pause once cost a forward of its own: 16 rows that pause at steps of their own needed 32 of them."""
+    scripts = lambda i, s: script(model, "<think>", 1 + s, TAGS[0], 20 - s, TAGS[2], 3, "</answer>", END)  # noqa: E731
+    engine = ScriptedEngine(model, scripts, max_rows=16)
+    [traces] = engine.generate(examples(1), CONFIG, 16)
+    for sample in (0, 5, 15):
+        same(traces[sample], naive(model, examples(1)[0], CONFIG, script=scripts(0, sample)))
+    assert engine.usage.forwards["listen"] <= 16
+    assert all(len(trace.listens) == 3 for trace in traces)
+    alone = max(sum(trace.sampled) for trace in traces) + LONGEST_WAIT * 2
+    assert engine.usage.forwards["decode"] <= alone
+
+
+def test_a_single_row_never_waits(model: Qwen2_5Omni) -> None:
+    engine = ScriptedEngine(model, ragged(model))
+    [[trace]] = engine.generate(examples(1), CONFIG)
+    assert engine.usage.forwards == {"prefill": 1, "listen": 3, "decode": sum(trace.sampled) - 1 - 3}
+
+
+def test_no_row_waits_for_long(model: Qwen2_5Omni) -> None:
+    """One row pauses and 15 do not: it is heard after a few steps, though nobody joins it."""
+    scripts = lambda i, s: script(model, TAGS[0] if s == 0 else 40, 60, "</answer>", END)  # noqa: E731
+    with ScriptedEngine(model, scripts, max_rows=16).session() as session:
+        session.submit(examples(1)[0], CONFIG, 16)
+        while not session.usage.forwards["listen"]:
+            session.step()
+            assert max(row.waited for row in session._decoder.rows) <= LONGEST_WAIT
+    # The first token comes with the prompt; the step of the listen decodes one more.
+    assert session.usage.forwards["decode"] == len(model.encode(TAGS[0])) - 1 + LONGEST_WAIT + 1

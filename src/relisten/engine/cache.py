@@ -64,6 +64,11 @@ class Store:
         self.num = self.capacity = 0
         self.layers = [(keys[:0, :, :0], values[:0, :, :0]) for keys, values in like.layers]
 
+    @property
+    def cells(self) -> int:
+        """Tokens that memory is reserved for."""
+        return self.num * self.capacity
+
     def resize(self, num: int, capacity: int) -> None:
         """Make it hold so many places of so many tokens; what lies beyond is lost."""
         if (num, capacity) == (self.num, self.capacity):
@@ -106,7 +111,15 @@ class Slab:
     @property
     def cells(self) -> int:
         """Tokens that memory is reserved for: places times longest prompt, and rows times longest row."""
-        return self.prompts.num * self.prompts.capacity + self.rows.num * self.rows.capacity
+        return self.prompts.cells + self.rows.cells
+
+    def _trim(self) -> None:
+        """Free the memory of prompts and rows that have left, so that the present ones stay within the bound."""
+        while self._users and not self._users[-1]:
+            self._users.pop()
+            self.prompt_lengths.pop()
+        self.prompts.resize(len(self._users), max(self.prompt_lengths, default=0))
+        self.rows.resize(len(self.lengths), rounded(max(self.lengths, default=0)))
 
     # --- prompts ------------------------------------------------------------------------------------------------
 
@@ -120,8 +133,11 @@ class Slab:
             self.prompt_lengths.append(0)
         place = self._users.index(0)
         self._users[place], self.prompt_lengths[place] = 1, length
-        capacity = max(self.prompts.capacity, length)
-        self.prompts.resize(max(self.prompts.num, len(self._users)), capacity)
+        num, capacity = max(self.prompts.num, len(self._users)), max(self.prompts.capacity, length)
+        if self.max_cells is not None and num * capacity + self.rows.cells > self.max_cells:
+            self._trim()
+            num, capacity = len(self._users), max(self.prompt_lengths)
+        self.prompts.resize(num, capacity)
         for (keys, values), (new_keys, new_values) in zip(self.prompts.layers, prefix.layers, strict=True):
             keys[place, :, :length] = new_keys[index, :, :length]
             values[place, :, :length] = new_values[index, :, :length]
@@ -154,11 +170,16 @@ class Slab:
         num, rows = len(self.lengths), self.rows
         if num <= rows.num and length <= rows.capacity:
             return
+        if (
+            self.max_cells is not None
+            and num * max(rounded(length), rows.capacity) > self.max_cells - self.prompts.cells
+        ):
+            self._trim()
         capacity = rows.capacity
-        most = None if self.max_cells is None else max(0, self.max_cells - self.prompts.num * self.prompts.capacity)
+        most = None if self.max_cells is None else max(0, self.max_cells - self.prompts.cells)
         if length > capacity:
             longest = (self.max_length if most is None else min(self.max_length, most // num)) // ROUND * ROUND
-            capacity = _rounded(max(length, min(2 * capacity, longest)))
+            capacity = rounded(max(length, min(2 * capacity, longest)))
         # Unused rows make room for longer ones.
         self.rows.resize(max(num, rows.num if most is None else min(rows.num, most // capacity)), capacity)
 
@@ -257,7 +278,7 @@ def window(slab: Slab, rows: Sequence[int], widths: Sequence[int], device: torch
         slab.lengths[row] += new
     before = [slab.prompt_lengths[slab.places[row]] for row in rows]
     own = torch.tensor(lengths, device=device)[:, None] + torch.arange(width, device=device)
-    length, bias = min(_rounded(max(lengths) + width), slab.rows.capacity), None
+    length, bias = min(rounded(max(lengths) + width), slab.rows.capacity), None
     if len(rows) == 1 and width == 1:
         length = lengths[0] + 1
     else:
@@ -278,6 +299,16 @@ def window(slab: Slab, rows: Sequence[int], widths: Sequence[int], device: torch
         order=None if order == sorted(order) else torch.tensor(order, device=device).argsort(),
     )
     return Window(slab, layout)
+
+
+def least_cells(kept: Sequence[int], new: Sequence[int], num_rows: int, length: int) -> int:
+    """The fewest tokens that memory must be reserved for.
+
+    kept: `Slab.prompt_lengths`. new: lengths of further prompts. num_rows, length: of the rows, after their prompts.
+    """
+    places = max((place + 1 for place, tokens in enumerate(kept) if tokens), default=0)
+    free = kept[:places].count(0)
+    return (places + max(0, len(new) - free)) * max([0, *kept, *new]) + num_rows * rounded(length)
 
 
 def cells(rows: Tensor, columns: Tensor, store: Store) -> Tensor:
@@ -316,12 +347,13 @@ def _moved(value: Any, device: torch.device) -> Any:
 
 
 def _zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    if like.device.type != "cpu":
+    if like.device.type != "cpu" or not math.prod(shape):
         return like.new_zeros(shape)
     # With numpy, the operating system clears a page when it is first used, so unused pages cost nothing.
     cleared = np.zeros(math.prod(shape) * like.itemsize, np.uint8)
     return torch.from_numpy(cleared).view(like.dtype).view(shape)
 
 
-def _rounded(length: int) -> int:
+def rounded(length: int) -> int:
+    """The next multiple of `ROUND`."""
     return -(-length // ROUND) * ROUND

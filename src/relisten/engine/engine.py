@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from torch import Tensor
 
 from relisten.engine.generation import GenerationConfig
+from relisten.engine.memory import Lengths, Usage
 from relisten.engine.operations import Operation, crop
 from relisten.engine.row import AnswerEvent, Finished, Heard, Refused, Row, Text, Words, audible
 from relisten.engine.sampling import choose, token_logprobs
@@ -38,9 +39,9 @@ class Engine:
     """Generates answers with a model.
 
     operations: what each tag does, by the tag's name (default: `<seg>` crops the recording). max_rows: how many answers
-    are generated side by side. max_cache_bytes: the memory for keys and values (None: half of the free memory on a CUDA
-    device, no bound elsewhere). Rows that do not fit wait; a single row that does not fit ends early, as if the context
-    of the model were that short.
+    are generated side by side. max_cache_bytes: the memory for keys and values (None: most of the free memory on a CUDA
+    device, no bound elsewhere). Rows that do not fit wait. If memory runs out, the youngest row waits again and goes on
+    later where it stopped. A single row that does not fit ends early, as if the context of the model were that short.
     """
 
     def __init__(
@@ -59,6 +60,10 @@ class Engine:
         self.max_cache_bytes = max_cache_bytes
         self.seconds: dict[str, float] = {}
         """Wall-clock seconds of the latest session: prefill, listen (encode and forward inserted audio), decode."""
+        self.usage = Usage()
+        """Rows, forwards and memory of the latest session."""
+        self.lengths = Lengths()
+        """Of the answers so far. They tell how many answers are likely to fit into memory together."""
 
     @contextmanager
     def session(self) -> Iterator[Session]:
@@ -75,7 +80,7 @@ class Engine:
         module.eval()  # in training mode, gradient checkpointing silently drops the cache
         try:
             session = Session(self)
-            self.seconds = session.seconds
+            self.seconds, self.usage = session.seconds, session.usage
             yield session
         finally:
             module.train(training)
@@ -144,7 +149,7 @@ class Engine:
             kinds.setdefault((row.config.temperature, row.config.top_p, row.config.top_k), []).append(index)
         chosen: dict[int, tuple[int, float]] = {}
         for kind, indices in kinds.items():
-            uniforms = [float(rows[i].rng.random()) for i in indices] if kind[0] > 0 else []
+            uniforms = [rows[i].draw() for i in indices] if kind[0] > 0 else []
             own = logits if len(kinds) == 1 else logits[indices]
             found = choose(own, self.model.banned_token_ids, uniforms, *kind)
             chosen |= zip(indices, zip(*found, strict=True), strict=True)

@@ -121,12 +121,21 @@ class Question:
         # In an ablation the prompt may leave the recording out. Its segments can still be heard.
         num_tokens = 0 if at is None else model.num_audio_tokens(len(self.audio.samples))
         self.listen = Listen(at or 0, num_tokens, Segment(0.0, self.duration))
-        self.features: list[Tensor] = []
-        """The log-mel of the recording, from `transform` until the prompt was forwarded."""
 
-    def transform(self, model: AudioLM) -> None:
-        """Compute the log-mel. It takes far more memory than the prompt, so check first that the prompt fits."""
-        self.features = [model.features(self.audio)] if self.listen.num_tokens else []
+    def features(self, model: AudioLM) -> list[Tensor]:
+        """The log-mel of the recording; none if the prompt leaves the recording out.
+
+        It takes far more memory than the prompt, so check first that the prompt fits.
+        """
+        return [model.features(self.audio)] if self.listen.num_tokens else []
+
+
+def most_tokens(question: Question, config: GenerationConfig) -> int:
+    """The most tokens that an answer to the question can hardly exceed, after its prompt."""
+    sampled = config.max_new_tokens + ANSWER_TOKENS
+    heard = config.max_listens * (question.listen.num_tokens + 2) if config.format == "interleaved" else 0
+    # A tag takes at least three sampled tokens and one forced token.
+    return sampled + sampled // 3 + heard + 8 * MARGIN
 
 
 class Row:
@@ -142,14 +151,19 @@ class Row:
         config: GenerationConfig,
         room: int,
     ) -> None:
-        self.question, self.sample, self.config = question, sample, config
+        self.question, self.config = question, config
+        self.place = question.index, sample
+        """Which answer this is. A row is younger than another if its place is greater."""
         self.room = room
         """The most tokens that the whole trace may have."""
-        self.rng = row_generator(config.seed, question.id, sample)
+        self._rng = row_generator(config.seed, question.id, sample)
+        self._drawn: float | None = None
         self.chunk: list[int] = []
         """Tokens of the trace that the model has not read yet."""
         self.features: list[Tensor] = []
         """Log-mels of the audio tokens in the chunk, in order."""
+        self.waited = 0
+        """Steps for which the chunk has waited to be read together with others."""
         self.events: list[AnswerEvent] = []
         self.done = False
         self.num_sampled = 0
@@ -171,8 +185,26 @@ class Row:
         self._before = self._after + ANSWER_TOKENS + words.longest_rest(LEAD) + MARGIN
         self._check()
 
+    @property
+    def num_own(self) -> int:
+        """Tokens after the prompt: written, forced and heard."""
+        return len(self.trace.token_ids) - self.trace.num_prompt
+
+    def draw(self) -> float:
+        """The number in 0 .. 1 that decides the next token. It stays the same until the token is pushed."""
+        if self._drawn is None:
+            self._drawn = float(self._rng.random())
+        return self._drawn
+
+    def resume(self) -> None:
+        """Let the model read everything after the prompt again, because its keys and values were given up."""
+        self.chunk = self.trace.token_ids[self.trace.num_prompt :]
+        pieces = (self._operations[x.operation](self.question.audio, x.segment) for x in self.trace.listens[1:])
+        self.features = [self._model.features(piece) for piece in pieces]
+
     def push(self, token_id: int, logprob: float) -> None:
         """Take a sampled token and do everything that follows from it."""
+        self._drawn = None
         ends = token_id in self._model.end_token_ids
         if self._ended and not ends:  # only an end token may follow </answer>; anything else is dropped
             self._end()

@@ -80,7 +80,6 @@ class ScriptedEngine(Engine):
 
     def _script(self, row: Row) -> Script:
         """The script of a row. It is made only once, so that its cost is not part of a timed answer."""
-        place = row.question.index, row.sample
-        if place not in self._made:
-            self._made[place] = self.scripts(*place)
-        return self._made[place]
+        if row.place not in self._made:
+            self._made[row.place] = self.scripts(*row.place)
+        return self._made[row.place]

@@ -1,40 +1,33 @@
 """A running batch: questions join it at any time, and each step decodes one token for every row.
 
-A prompt, an inserted segment and one sampled token are handled alike: each is a chunk of new tokens on top of a row's
-cache. A prompt is forwarded and stored once for all of its rows. Rows pause independently, and all rows that pause in
-the same step are encoded and forwarded together. A finished row makes room for a waiting one.
+Rows are admitted by what they are likely to need, so that many are decoded side by side. When memory runs out
+nevertheless, the youngest row waits again. It goes on later where it stopped, so its answer stays the same.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
-from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
 
-from relisten.engine.cache import Prefix, Slab, Window, window
+from relisten.engine.decoder import NARROW, Decoder
 from relisten.engine.generation import GenerationConfig
-from relisten.engine.row import ANSWER_TOKENS, MARGIN, AnswerEvent, Question, Row
-from relisten.models.base import AudioLM
+from relisten.engine.memory import Usage, max_tokens
+from relisten.engine.row import AnswerEvent, Finished, Question, Row, most_tokens
 from relisten.types import Example
 
 if TYPE_CHECKING:
     from relisten.engine.engine import Engine
 
-NARROW = 4
-"""Chunks of up to this many tokens are forwarded together with single tokens. Wider chunks get a forward of their own,
-which costs less than padding every row to their width."""
-MAX_CHUNK = 8192
-"""The most tokens, including padding, that the prompts in one forward may have together."""
+SHRINK = 0.8
+"""After PyTorch ran out of memory, the cache may hold this part of what it held or was about to hold."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The question cannot be asked: its recording is unreadable, or its prompt does not fit."""
+    """The question cannot be asked: its recording is unreadable, its prompt does not fit, or memory ran out on it."""
 
     reason: str
 
@@ -45,7 +38,7 @@ class Update(NamedTuple):
     question: int
     """The number that `submit` returned."""
     sample: int
-    """Which of the question's answers, counted from 0. `Failed` is told once for all of them, with 0."""
+    """Which of the question's answers, counted from 0. `Failed` is told once, with 0, for all that are unfinished."""
     event: AnswerEvent | Failed
 
 
@@ -55,11 +48,9 @@ class _Asked:
 
     example: Example
     config: GenerationConfig
-    waiting: int
-    """How many of its answers have not been started."""
+    unfinished: int
+    """How many of its answers wait or are being decoded."""
     question: Question | None = None
-    prompt: tuple[int, Tensor] | None = None
-    """The prompt's place in the slab and the logits [V] after it, until its last answer is started."""
 
 
 class Session:
@@ -70,18 +61,40 @@ class Session:
     """
 
     def __init__(self, engine: Engine) -> None:
-        self.seconds = {"prefill": 0.0, "listen": 0.0, "decode": 0.0}
-        """Wall-clock seconds so far."""
-        self._engine, self._model = engine, engine.model
-        self._device = self._model.module.device
-        self._context = int(self._model.module.config.get_text_config().max_position_embeddings)
-        self._max_cells = _max_cells(engine.max_cache_bytes, self._model, self._device)
+        self._engine = engine
+        self._decoder = Decoder(engine.model, engine.choose, max_tokens(engine.model, engine.max_cache_bytes))
         self._num_submitted = 0
         self._asked: dict[int, _Asked] = {}
-        self._waiting: deque[tuple[int, int]] = deque()  # (question, sample)
-        self._live: list[Row] = []  # row i is row i of the slab
-        self._slab: Slab | None = None
+        self._waiting: deque[tuple[int, int]] = deque()  # places (question, sample), oldest first
+        self._away: dict[tuple[int, int], Row] = {}  # rows that were put back and wait again
+        self._joining: list[Row] = []  # rows that are being started
+        self._alone: tuple[Row, int] | None = None  # a row on which memory ran out alone, and its length then
         self._failed: list[Update] = []
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Wall-clock seconds so far: prefill, listen (encode and forward inserted audio), decode."""
+        return self._decoder.seconds
+
+    @property
+    def usage(self) -> Usage:
+        """Rows, forwards and memory so far."""
+        return self._decoder.usage
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is unfinished, or something has not been told yet."""
+        return bool(self._waiting or self._decoder.rows or self._failed)
+
+    @property
+    def num_waiting(self) -> int:
+        """Number of answers that wait for a place in the batch."""
+        return len(self._waiting)
+
+    @property
+    def num_live(self) -> int:
+        """Number of answers that are being decoded."""
+        return len(self._decoder.rows)
 
     def submit(self, example: Example, config: GenerationConfig | None = None, num_samples: int = 1) -> int:
         """Ask a question. Its answers join the batch as soon as there is room. Returns the question's number.
@@ -89,7 +102,8 @@ class Session:
         The recording is read and checked when the first answer is admitted; if that fails, a step tells `Failed`.
         """
         number, self._num_submitted = self._num_submitted, self._num_submitted + 1
-        self._asked[number] = _Asked(example, config or GenerationConfig(), num_samples)
+        if num_samples:
+            self._asked[number] = _Asked(example, config or GenerationConfig(), num_samples)
         self._waiting.extend((number, sample) for sample in range(num_samples))
         return number
 
@@ -102,204 +116,146 @@ class Session:
         def meant(place: tuple[int, int]) -> bool:
             return place[0] == question and sample in (None, place[1])
 
-        kept = deque(place for place in self._waiting if not meant(place))
-        self._started(question, len(self._waiting) - len(kept))
-        self._waiting = kept
-        for row in self._live:
-            if meant((row.question.index, row.sample)):
+        given_up = [place for place in self._waiting if meant(place)]
+        self._waiting = deque(place for place in self._waiting if not meant(place))
+        for place in given_up:
+            self._away.pop(place, None)
+            self._end(question)
+        for row in self._decoder.rows:
+            if meant(row.place):
                 row.done = True
                 row.events.clear()
         self._leave()
 
-    @property
-    def busy(self) -> bool:
-        """Whether an answer is unfinished, or something has not been told yet."""
-        return bool(self._waiting or self._live or self._failed)
-
-    @property
-    def num_waiting(self) -> int:
-        """Number of answers that have not been started."""
-        return len(self._waiting)
-
-    @property
-    def num_live(self) -> int:
-        """Number of answers that are being decoded."""
-        return len(self._live)
-
     @torch.no_grad()
     def step(self) -> list[Update]:
         """Admit waiting answers, decode one token for each row, and return what happened, in order for each answer."""
-        self._admit()
-        updates = self._updates()
-        # One forward for the rows that pause, then one for all rows, which by then have one or two new tokens each.
-        self._read("listen", [i for i, row in enumerate(self._live) if len(row.chunk) > NARROW])
-        # All rows together are one contiguous piece of the slab, so attention reads them without a copy.
-        self._read("decode", [i for i, row in enumerate(self._live) if len(row.chunk) <= NARROW and not row.done])
+        updates: list[Update] = []
+        ran_out = False
+        try:
+            self._admit()
+            updates += self._updates()
+            while self._decoder.too_full():
+                self._put_back(self._decoder.remove_youngest())
+            self._decoder.step()
+        except torch.OutOfMemoryError:
+            ran_out = True  # what the failed forward holds is only freed after this block
+        if ran_out:
+            self._recover()
         return updates + self._updates()
 
-    def _updates(self) -> list[Update]:
-        """What happened to all rows; rows that are done are removed."""
-        updates, self._failed = self._failed, []
-        for row in self._live:
-            updates += [Update(row.question.index, row.sample, event) for event in row.events]
-            row.events.clear()
-        self._leave()
-        return updates
-
-    def _leave(self) -> None:
-        """Remove the rows that are done."""
-        index = 0
-        while index < len(self._live):
-            if not self._live[index].done:
-                index += 1
-                continue
-            assert self._slab is not None
-            self._slab.remove(index)
-            last = self._live.pop()
-            if index < len(self._live):
-                self._live[index] = last
-
-    # --- admission ----------------------------------------------------------------------------------------------
+    # --- rows that come and go ----------------------------------------------------------------------------------
 
     def _admit(self) -> None:
-        """Start as many waiting answers as there is room for, and choose their first tokens."""
-        started = perf_counter()
+        """Start the oldest waiting answers for which there is room. If memory runs out, `_recover` puts them back."""
+        self._joining = self._next_rows()
+        if not self._joining:
+            return
+        for row in self._joining:
+            self._waiting.popleft()
+            self._away.pop(row.place, None)
+        self._decoder.start(self._joining)
+        self._joining = []
+
+    def _next_rows(self) -> list[Row]:
+        """The oldest waiting answers for which there is room. They stay in the queue until they are started."""
         rows: list[Row] = []
-        while self._waiting and len(self._live) + len(rows) < self._engine.max_rows:
-            number, sample = self._waiting[0]
+        needs = [self._need(row.question, row.config, row.num_own) for row in self._decoder.rows]
+        while len(rows) < len(self._waiting) and len(needs) < self._engine.max_rows:
+            number, sample = place = self._waiting[len(rows)]
             asked = self._asked[number]
             try:
-                question = self._question(number)
+                question = self._question(asked, number)
             except (ValueError, OSError) as error:
-                self.cancel(number)
-                self._failed.append(Update(number, 0, Failed(str(error))))
+                self._fail(number, str(error))
                 continue
-            room = self._room(question, asked.config)
-            others = [*self._live, *rows]
-            longest = max([room, *(row.room for row in others)])
-            if self._max_cells and others and longest * (len(others) + 1) > self._max_cells:
+            row = self._away.get(place)
+            need = self._need(question, asked.config, row.num_own if row else 0)
+            if needs and not self._decoder.fits([*needs, need], [question, *(other.question for other in rows)]):
                 break
-            self._waiting.popleft()
-            engine = self._engine
-            rows.append(Row(self._model, engine.words, engine.operations, question, sample, asked.config, room))
-        if not rows:
-            return
-        self._prefill(list(dict.fromkeys(row.question.index for row in rows)))
-        logits = [self._start(row) for row in rows]
-        ready = [i for i, row in enumerate(rows) if not row.chunk and not row.done]
-        if ready:
-            self._push([rows[i] for i in ready], torch.stack([logits[i] for i in ready]))
-        self.seconds["prefill"] += perf_counter() - started
+            needs.append(need)
+            rows.append(row or self._new_row(question, sample, asked.config))
+        return rows
 
-    def _question(self, number: int) -> Question:
-        asked = self._asked[number]
+    def _need(self, question: Question, config: GenerationConfig, own: int) -> tuple[Question, int]:
+        """How many tokens after the prompt an answer is likely to get that has `own` of them now."""
+        likely = min(max(own, self._engine.lengths.likely), most_tokens(question, config))
+        return question, max(own, likely) + NARROW
+
+    def _question(self, asked: _Asked, number: int) -> Question:
         if asked.question is None:
-            question = Question(self._model, asked.example, number, asked.config.format)
-            length, most = len(question.token_ids), self._context
-            if self._max_cells is not None:
-                most = min(most, self._max_cells)
+            question = Question(self._engine.model, asked.example, number, asked.config.format)
+            length, most = len(question.token_ids), self._most
             if length > most:
-                what = "the model's context" if most == self._context else "max_cache_bytes"
+                what = "the model's context" if most == self._decoder.context else "the cache (max_cache_bytes)"
                 too_long = "cut the recording" if 2 * question.listen.num_tokens > length else "shorten the question"
                 raise ValueError(
                     f"{question.id}: {question.duration:.1f} s of audio and the question take {length} tokens,"
                     f" {what} has room for {most}; {too_long}"
                 )
-            question.transform(self._model)
             asked.question = question
         return asked.question
 
-    def _room(self, question: Question, config: GenerationConfig) -> int:
-        """The most tokens that a row may have. If memory is bounded, no more than it can need, to admit more rows."""
-        if self._max_cells is None:
-            return self._context
-        sampled = config.max_new_tokens + ANSWER_TOKENS
-        heard = config.max_listens * (question.listen.num_tokens + 2)
-        # A tag takes at least three sampled tokens and one forced token.
-        needed = len(question.token_ids) + sampled + sampled // 3 + heard + 8 * MARGIN
-        return min(self._context, self._max_cells, needed)
+    @property
+    def _most(self) -> int:
+        """The most tokens that a row may have."""
+        return min(self._decoder.context, self._decoder.max_cells or self._decoder.context)
 
-    def _prefill(self, numbers: list[int]) -> None:
-        """Forward the prompts that were not forwarded yet; prompts of similar length go together."""
-        questions = [(asked.question, asked) for asked in map(self._asked.__getitem__, numbers) if asked.prompt is None]
-        new = sorted(((q, a) for q, a in questions if q is not None), key=lambda pair: len(pair[0].token_ids))
-        while new:
-            longest, batch = len(new[-1][0].token_ids), [new.pop()]
-            while new and (len(batch) + 1) * longest <= MAX_CHUNK and len(new[-1][0].token_ids) >= 0.75 * longest:
-                batch.append(new.pop())
-            prefix = Prefix()
-            chunks = [question.token_ids for question, _ in batch]
-            logits = self._forward(chunks, [f for question, _ in batch for f in question.features], prefix)
-            self._slab = self._slab or Slab(prefix, self._context, self._max_cells)
-            for i, (question, asked) in enumerate(batch):
-                asked.prompt = self._slab.keep(prefix, i, len(question.token_ids)), logits[i]
-                question.features = []
+    def _new_row(self, question: Question, sample: int, config: GenerationConfig) -> Row:
+        engine = self._engine
+        return Row(engine.model, engine.words, engine.operations, question, sample, config, self._most)
 
-    def _start(self, row: Row) -> Tensor:
-        """Give the row a place in the slab; returns the logits [V] after its prompt."""
-        prompt = self._asked[row.question.index].prompt
-        assert prompt is not None and self._slab is not None
-        place, logits = prompt
-        self._slab.add(place)
-        self._live.append(row)
-        self._started(row.question.index, 1)
-        return logits
+    def _put_back(self, row: Row) -> None:
+        """Let a row that was removed wait again, as the first. Its keys and values are computed again later."""
+        self._away[row.place] = row
+        self._waiting.appendleft(row.place)
+        self.usage.put_back += 1
 
-    def _started(self, number: int, num: int) -> None:
-        """Forget a question when none of its answers waits any more; its rows keep what they need."""
-        if number in self._asked:
-            asked = self._asked[number]
-            asked.waiting -= num
-            if asked.waiting == 0:
-                if asked.prompt is not None and self._slab is not None:
-                    self._slab.release(asked.prompt[0])
-                del self._asked[number]
-
-    # --- forwards -----------------------------------------------------------------------------------------------
-
-    def _read(self, name: str, indices: list[int]) -> None:
-        """Forward the chunks of some rows, and choose the next token of each."""
-        if not indices:
-            return
-        started = perf_counter()
-        rows = [self._live[i] for i in indices]
-        assert self._slab is not None
-        chunks = [row.chunk for row in rows]
-        view = window(self._slab, indices, [len(chunk) for chunk in chunks], self._device)
-        logits = self._forward(chunks, [f for row in rows for f in row.features], view)
-        if not view.attended:
-            raise ValueError(f"{self._model.name}: its forward ignores the attention of the cache; see AudioLM.forward")
-        for row in rows:
-            row.chunk, row.features = [], []
-        self._push(rows, logits)
-        self.seconds[name] += perf_counter() - started
-
-    def _forward(self, chunks: Sequence[list[int]], features: Sequence[Tensor], cache: Prefix | Window) -> Tensor:
-        """Logits [B, V] after each chunk."""
-        widths = [len(chunk) for chunk in chunks]
-        pad = self._model.end_token_id
-        padded = [chunk + [pad] * (max(widths) - len(chunk)) for chunk in chunks]
-        input_ids = torch.tensor(padded, device=self._device)
-        if isinstance(cache, Window):
-            positions = cache.positions
+    def _recover(self) -> None:
+        """After PyTorch ran out of memory: put all rows back and go on with a smaller cache, which holds fewer."""
+        self._failed = self._updates()
+        rows = list({row.place: row for row in [*self._decoder.rows, *self._joining] if not row.done}.values())
+        self._joining = []
+        self._decoder.clear()
+        for row in sorted(rows, key=lambda row: row.place, reverse=True):
+            self._put_back(row)
+        if len(rows) > 1:
+            held = len(rows) * max(len(row.trace.token_ids) for row in rows)
+            self._decoder.max_cells = int(SHRINK * min(held, self._decoder.max_cells or held))
+            self.usage.max_cache_tokens = self._decoder.max_cells
+        elif (rows[0], rows[0].num_own) != self._alone:
+            # What the cache held for rows that have left is free now, so try once more.
+            self._alone = rows[0], rows[0].num_own
         else:
-            positions = torch.arange(max(widths), device=self._device).expand(len(chunks), -1)
-        last = torch.tensor(widths, device=self._device) - 1
-        keep = (torch.arange(len(chunks), device=self._device), last)
-        return self._model.forward(input_ids, positions, features, None, cache, keep)
+            question = rows[0].question
+            self._fail(question.index, f"{question.id}: memory ran out on it alone; cut the recording")
 
-    def _push(self, rows: Sequence[Row], logits: Tensor) -> None:
-        for row, (token_id, logprob) in zip(rows, self._engine.choose(rows, logits), strict=True):
-            row.push(token_id, logprob)
+    def _fail(self, number: int, reason: str) -> None:
+        self.cancel(number)
+        self._failed.append(Update(number, 0, Failed(reason)))
 
+    def _updates(self) -> list[Update]:
+        """What happened to all rows; rows that are done are removed."""
+        updates, self._failed = self._failed, []
+        for row in self._decoder.rows:
+            updates += [Update(*row.place, event) for event in row.events]
+            if any(isinstance(event, Finished) for event in row.events):
+                self._engine.lengths.add(row.num_own)
+            row.events.clear()
+        self._leave()
+        return updates
 
-def _max_cells(max_cache_bytes: int | None, model: AudioLM, device: torch.device) -> int | None:
-    """How many tokens the cache may hold over all rows; None for no bound."""
-    if max_cache_bytes is None:
-        if device.type != "cuda":
-            return None
-        max_cache_bytes = int(torch.cuda.mem_get_info(device)[0]) // 2
-    config = model.module.config.get_text_config()
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    per_token: int = 2 * config.num_hidden_layers * config.num_key_value_heads * width * model.module.dtype.itemsize
-    return max(1, max_cache_bytes // per_token)
+    def _leave(self) -> None:
+        for index in reversed(range(len(self._decoder.rows))):
+            row = self._decoder.rows[index]
+            if row.done:
+                self._decoder.remove(index)
+                self._end(row.question.index)
+
+    def _end(self, number: int) -> None:
+        """One answer of a question has ended. Its recording and its prompt are kept until all have."""
+        asked = self._asked[number]
+        asked.unfinished -= 1
+        if not asked.unfinished:
+            self._decoder.forget(number)
+            del self._asked[number]
