@@ -223,7 +223,7 @@ def test_splits_share_no_height() -> None:
     rng = np.random.default_rng(0)
     band = {}
     for split in ("train", "heldout"):
-        drawn = np.array([synth._between(rng, 460, 800, split) for _ in range(400)])
+        drawn = np.array([synth.between(rng, 460, 800, split) for _ in range(400)])
         band[split] = set(np.floor(np.log(drawn / 460) / np.log(800 / 460) * 8).astype(int))
     assert band == {"train": {0, 2, 4, 6}, "heldout": {1, 3, 5, 7}}
 

@@ -1,7 +1,11 @@
-"""Reads a bank of short labelled sounds: the shipped one (NOTICE.md names authors and licences) or a user's folder."""
+"""Reads a bank of short labelled sounds: the shipped one (NOTICE.md names authors and licences) or a user's folder.
+
+A file may hold many sounds: the columns start and end of sounds.csv say where each lies.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -10,17 +14,19 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import soundfile
 from numpy.typing import NDArray
 
-from relisten.audio import load
+from relisten.audio import RATE, load, sample_at
 from relisten.data.tables import table
 
 SHIPPED = Path(__file__).parents[2] / "assets" / "sounds"
 COLUMNS = ("file", "label", "kind", "split", "voice", "pitch", "source", "author", "licence", "synthetic")
-"""The columns of sounds.csv. A user's own file needs only the first two."""
+"""The columns of the shipped sounds.csv. A user's own file needs only the first two; it may also have start and end
+(seconds in the file) and take (the recording of which the sound is a part)."""
 SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".mp3", ".m4a", ".aif", ".aiff", ".opus"}
 MAX_SECONDS = 30.0
-"""Longer files are refused: they are recordings, not single sounds."""
+"""Longer sounds are refused: they are recordings, not single sounds."""
 
 PITCHES = ("low", "middle", "high")
 
@@ -34,7 +40,8 @@ class Sound:
     label: str
     """What a person would call it: cow, snare, seven."""
     kind: str
-    """word, animal, object, drum, instrument or music; "sound" if a user's bank does not say."""
+    """word, animal, person, object, drum, instrument, music or bed (background that no question is about); "sound" if a
+    user's bank does not say."""
     samples: NDArray[np.float32]
     """[T] mono at 16 kHz, read-only."""
     voice: str = ""
@@ -47,6 +54,8 @@ class Sound:
     licence: str = ""
     synthetic: bool = False
     """Made by a program (a speech synthesiser), not recorded."""
+    take: str = ""
+    """The recording of which this is a part, if the bank says so. All its parts are in one split."""
 
 
 def load_bank(folder: Path | str | None = None) -> list[Sound]:
@@ -69,7 +78,8 @@ def _load(folder: Path) -> tuple[Sound, ...]:
     rows = _rows_of_csv(folder) if (folder / "sounds.csv").exists() else _rows_of_names(folder)
     if not rows:
         raise ValueError(f"{folder}: there are no sounds in it; put files there as LABEL/anything.wav or LABEL1.wav")
-    sounds = [_read(folder, row) for row in rows]
+    packed: dict[str, NDArray[np.float32]] = {}
+    sounds = [_read(folder, row, packed) for row in rows]
     return tuple(sounds) if all(row.get("split") for row in rows) else tuple(_divided(sounds, rows))
 
 
@@ -83,6 +93,8 @@ def _rows_of_csv(folder: Path) -> list[dict[str, str]]:
             raise ValueError(f"{path}, line {number}: split is {row['split']!r}; use train, heldout or both")
         if row.get("pitch", "") not in ("", *PITCHES):
             raise ValueError(f"{path}, line {number}: pitch is {row['pitch']!r}; use low, middle, high or nothing")
+        if bool(row.get("start")) != bool(row.get("end")):
+            raise ValueError(f"{path}, line {number}: has only one of start and end; give both or neither")
     return rows
 
 
@@ -96,8 +108,44 @@ def _label(path: Path, folder: Path) -> str:
     return name.strip(" -_").replace("_", " ").lower() or path.stem
 
 
-def _read(folder: Path, row: dict[str, str]) -> Sound:
-    samples = load(folder / row["file"], max_seconds=MAX_SECONDS).samples
+def _samples(folder: Path, row: dict[str, str], packed: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    """[T] of a file of its own, or of its part of a file of many sounds, which is read once and kept in `packed`."""
+    path = folder / row["file"]
+    if not row.get("start"):
+        return load(path, max_seconds=MAX_SECONDS).samples
+    try:
+        start, end = float(row["start"]), float(row["end"])
+    except ValueError:
+        start, end = math.nan, math.nan
+    if not 0 <= start < end <= start + MAX_SECONDS:
+        raise ValueError(
+            f"{folder / 'sounds.csv'}: {row['file']} from {row['start']!r} to {row['end']!r} is no part of a file; give "
+            f"seconds, at most {MAX_SECONDS:g} from start to end"
+        )
+    if row["file"] not in packed:
+        packed[row["file"]] = _whole(path)
+    whole = packed[row["file"]]
+    first, last = sample_at(start, RATE, len(whole)), sample_at(end, RATE, len(whole))
+    if last <= first:
+        raise ValueError(f"{path}: lasts {len(whole) / RATE:.1f} s, so nothing is in it from {start} to {end} s")
+    return whole[first:last]
+
+
+def _whole(path: Path) -> NDArray[np.float32]:
+    """[T] of a file of many sounds. libsndfile reads what it wrote to the sample; other decoders move Opus a little."""
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file; make the bank again, or take its rows out of sounds.csv")
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"{path}: cannot be read ({error.error_string}); make the bank again") from None
+    if (rate, samples.shape[1]) != (RATE, 1):
+        raise ValueError(f"{path}: a file of many sounds must have one channel at {RATE} Hz")
+    return np.ascontiguousarray(samples[:, 0])
+
+
+def _read(folder: Path, row: dict[str, str], packed: dict[str, NDArray[np.float32]]) -> Sound:
+    samples = _samples(folder, row, packed)
     if not np.any(samples):
         raise ValueError(f"{folder / row['file']}: is silent; take it out of the bank")
     samples.setflags(write=False)  # the cache hands the same arrays to everyone
@@ -111,6 +159,7 @@ def _read(folder: Path, row: dict[str, str]) -> Sound:
         source=row.get("source", ""),
         licence=row.get("licence", ""),
         synthetic=row.get("synthetic") == "yes",
+        take=row.get("take", ""),
     )
 
 

@@ -56,20 +56,20 @@ def make(label: str, rng: np.random.Generator, value: str | None = None, split: 
 def tone(rng: np.random.Generator, pitch: str = "middle", split: Split = "train") -> Samples:
     """A steady note with harmonics; the classes lie an octave or more apart."""
     low, high = {"low": (140, 260), "middle": (460, 800), "high": (1400, 2400)}[pitch]
-    seconds = _between(rng, 0.35, 1.0, split)
-    samples = _harmonics(_between(rng, low, high, split), seconds, _between(rng, 0.8, 3.0, split))
-    return _finished(samples, attack=_between(rng, 0.01, 0.1, split), release=0.08)
+    seconds = between(rng, 0.35, 1.0, split)
+    samples = _harmonics(between(rng, low, high, split), seconds, between(rng, 0.8, 3.0, split))
+    return finished(samples, attack=between(rng, 0.01, 0.1, split), release=0.08)
 
 
 def chirp(rng: np.random.Generator, direction: str = "rising", split: Split = "train") -> Samples:
     """A tone that glides over one to two octaves."""
-    time = _time(_between(rng, 0.3, 0.9, split))
-    low, octaves = _between(rng, 300, 900, split), _between(rng, 1.0, 2.0, split)
+    time = timeline(between(rng, 0.3, 0.9, split))
+    low, octaves = between(rng, 300, 900, split), between(rng, 1.0, 2.0, split)
     along = time / time[-1]
     octave = octaves * (along if direction == "rising" else 1 - along)
     phase = 2 * np.pi * np.cumsum(low * 2**octave) / RATE
-    overtone = _between(rng, 0.05, 0.6, split)
-    return _finished(np.sin(phase) + overtone * np.sin(2 * phase), attack=0.02, release=0.05)
+    overtone = between(rng, 0.05, 0.6, split)
+    return finished(np.sin(phase) + overtone * np.sin(2 * phase), attack=0.02, release=0.05)
 
 
 def pluck(rng: np.random.Generator, pitch: str = "low", split: Split = "train") -> Samples:
@@ -79,75 +79,75 @@ def pluck(rng: np.random.Generator, pitch: str = "low", split: Split = "train") 
     turns at once instead of sample by sample.
     """
     low, high = {"low": (90, 190), "high": (420, 800)}[pitch]
-    period = round(RATE / _between(rng, low, high, split))
-    turns = np.arange(int(_between(rng, 0.5, 1.1, split) * RATE / period) + 1, dtype=np.float32)[:, None]
+    period = round(RATE / between(rng, low, high, split))
+    turns = np.arange(int(between(rng, 0.5, 1.1, split) * RATE / period) + 1, dtype=np.float32)[:, None]
     angle = 2 * np.pi * np.arange(period // 2 + 1, dtype=np.float32) / period
     # A turn keeps cos(angle / 2) of each partial and delays it by half a sample (the exponent makes strings differ in
     # brightness); the last factor lets the lowest partials fade too, by 60 dB in 1.5 s.
-    stretch = _between(rng, 0.25, 0.9, split)
+    stretch = between(rng, 0.25, 0.9, split)
     kept = np.maximum(np.cos(angle / 2), 1e-4) ** stretch * 0.001 ** (period / RATE / 1.5)
     burst = np.fft.rfft(rng.standard_normal(period, dtype=np.float32))
     burst[0] = 0
     spectrum = burst * kept**turns * np.exp(-0.5j * angle * turns)
-    return _finished(np.fft.irfft(spectrum, n=period).ravel(), attack=0.001, release=0.1)
+    return finished(np.fft.irfft(spectrum, n=period).ravel(), attack=0.001, release=0.1)
 
 
 def knock(rng: np.random.Generator, count: str = "two", split: Split = "train") -> Samples:
     """Knuckles on wood: two damped modes and a click, one to four times."""
-    spacing = _between(rng, 0.18, 0.26, split)
-    time = _time(0.16)
-    pitch, decay = _between(rng, 180, 420, split), _between(rng, 18, 40, split)
-    second = _between(rng, 1.6, 2.7, split)
+    spacing = between(rng, 0.18, 0.26, split)
+    time = timeline(0.16)
+    pitch, decay = between(rng, 180, 420, split), between(rng, 18, 40, split)
+    second = between(rng, 1.6, 2.7, split)
     hit = np.exp(-decay * time) * (np.sin(2 * np.pi * pitch * time) + 0.5 * np.sin(2 * np.pi * second * pitch * time))
     hit[:80] += 0.4 * rng.standard_normal(80) * np.linspace(1, 0, 80)
-    return _finished(_repeated(rng, hit, _NUMBER[count], spacing), attack=0.001, release=0.03)
+    return finished(repeated(rng, hit, _NUMBER[count], spacing), attack=0.001, release=0.03)
 
 
 def beep(rng: np.random.Generator, count: str = "one", split: Split = "train") -> Samples:
     """Electronic beeps of one height, one to three."""
-    seconds = _between(rng, 0.15, 0.2, split)
-    hit = _harmonics(_between(rng, 900, 1900, split), seconds, _between(rng, 1.5, 4.0, split), num=4)
+    seconds = between(rng, 0.15, 0.2, split)
+    hit = _harmonics(between(rng, 900, 1900, split), seconds, between(rng, 1.5, 4.0, split), num=4)
     hit *= _envelope(len(hit), 0.005, 0.01)
-    return _finished(_repeated(rng, hit, _NUMBER[count], seconds + _between(rng, 0.1, 0.16, split)), 0.005, 0.01)
+    return finished(repeated(rng, hit, _NUMBER[count], seconds + between(rng, 0.1, 0.16, split)), 0.005, 0.01)
 
 
 def siren(rng: np.random.Generator, rate: str = "slow", split: Split = "train") -> Samples:
     """A tone that goes up and down, once or twice (slow) or six times and more (fast) a second."""
-    turns = _between(rng, *{"slow": (1.2, 2.0), "fast": (6.0, 10.0)}[rate], split)
-    time = _time(_between(rng, 1.0, 1.4, split))
+    turns = between(rng, *{"slow": (1.2, 2.0), "fast": (6.0, 10.0)}[rate], split)
+    time = timeline(between(rng, 1.0, 1.4, split))
     swing = np.sin(2 * np.pi * (turns * time + rng.random()))
-    middle, depth = _between(rng, 600, 1000, split), _between(rng, 0.3, 0.5, split)
+    middle, depth = between(rng, 600, 1000, split), between(rng, 0.3, 0.5, split)
     phase = 2 * np.pi * np.cumsum(middle * 2 ** (depth * swing)) / RATE
-    return _finished(np.sin(phase) + 0.3 * np.sin(3 * phase), attack=0.03, release=0.08)
+    return finished(np.sin(phase) + 0.3 * np.sin(3 * phase), attack=0.03, release=0.08)
 
 
 def hiss(rng: np.random.Generator, length: str = "short", split: Split = "train") -> Samples:
     """Escaping air: noise through a high-pass whose corner varies."""
-    seconds = _between(rng, *{"short": (0.18, 0.35), "long": (0.9, 1.3)}[length], split)
+    seconds = between(rng, *{"short": (0.18, 0.35), "long": (0.9, 1.3)}[length], split)
     num = round(seconds * RATE)
     spectrum = np.fft.rfft(rng.standard_normal(1 << (num - 1).bit_length(), dtype=np.float32))
     frequency = np.linspace(0, RATE / 2, len(spectrum), dtype=np.float32)
-    spectrum *= 1 / (1 + (_between(rng, 1500, 5000, split) / np.maximum(frequency, 1)) ** 4)
-    return _finished(np.fft.irfft(spectrum)[:num], attack=_between(rng, 0.01, 0.05, split), release=0.06)
+    spectrum *= 1 / (1 + (between(rng, 1500, 5000, split) / np.maximum(frequency, 1)) ** 4)
+    return finished(np.fft.irfft(spectrum)[:num], attack=between(rng, 0.01, 0.05, split), release=0.06)
 
 
 def buzz(rng: np.random.Generator, pitch: str = "low", split: Split = "train") -> Samples:
     """A rough sawtooth with slow beats: a fly (high) or a transformer (low)."""
     low, high = {"low": (60, 110), "high": (230, 420)}[pitch]
-    seconds, base = _between(rng, 0.5, 1.2, split), _between(rng, low, high, split)
-    beat = 1 + _between(rng, 0.005, 0.02, split)
-    time = _time(seconds)
+    seconds, base = between(rng, 0.5, 1.2, split), between(rng, low, high, split)
+    beat = 1 + between(rng, 0.005, 0.02, split)
+    time = timeline(seconds)
     samples = (base * time) % 1 + (base * beat * time) % 1 - 1
-    return _finished(samples, attack=0.03, release=0.08)
+    return finished(samples, attack=0.03, release=0.08)
 
 
 def click(rng: np.random.Generator, rate: str = "slow", split: Split = "train") -> Samples:
     """A series of clicks, five to seven (slow) or sixteen and more (fast) a second."""
-    every = 1 / _between(rng, *{"slow": (5.0, 7.0), "fast": (16.0, 24.0)}[rate], split)
-    time = _time(0.02)
-    hit = np.exp(-_between(rng, 250, 700, split) * time) * np.sin(2 * np.pi * _between(rng, 1500, 4500, split) * time)
-    num = int(_between(rng, 0.6, 1.2, split) / every)
-    return _finished(_repeated(rng, hit, num, every, jitter=0.02), attack=0.0005, release=0.005)
+    every = 1 / between(rng, *{"slow": (5.0, 7.0), "fast": (16.0, 24.0)}[rate], split)
+    time = timeline(0.02)
+    hit = np.exp(-between(rng, 250, 700, split) * time) * np.sin(2 * np.pi * between(rng, 1500, 4500, split) * time)
+    num = int(between(rng, 0.6, 1.2, split) / every)
+    return finished(repeated(rng, hit, num, every, jitter=0.02), attack=0.0005, release=0.005)
 
 
 def noise_bed(rng: np.random.Generator, num_samples: int, colour: Colour = "pink") -> Samples:
@@ -193,13 +193,13 @@ def speed(samples: Samples, factor: float) -> Samples:
     return np.asarray(moved, dtype=np.float32)
 
 
-def _between(rng: np.random.Generator, low: float, high: float, split: Split) -> float:
+def between(rng: np.random.Generator, low: float, high: float, split: Split) -> float:
     """A number from low to high in the bands of a split; the bands are equally wide on a logarithmic scale."""
     band = 2 * rng.integers(_NUM_BANDS // 2) + (split == "heldout")
     return float(low * (high / low) ** ((band + rng.random()) / _NUM_BANDS))
 
 
-def _time(seconds: float) -> NDArray[np.float64]:
+def timeline(seconds: float) -> NDArray[np.float64]:
     return np.arange(round(seconds * RATE)) / RATE
 
 
@@ -210,11 +210,11 @@ def _harmonics(
     partial = np.arange(1, num + 1)
     strength = partial**-slope * (partial * pitch < 7500)
     turns = np.zeros(num) if phases is None else phases
-    angle = 2 * np.pi * (pitch * partial[:, None] * _time(seconds)[None] + turns[:, None])
+    angle = 2 * np.pi * (pitch * partial[:, None] * timeline(seconds)[None] + turns[:, None])
     return np.asarray(strength @ np.sin(angle))
 
 
-def _repeated(
+def repeated(
     rng: np.random.Generator, hit: NDArray[np.float64], num: int, every: float, jitter: float = 0.03
 ) -> NDArray[np.float64]:
     """`num` hits about `every` seconds apart (`jitter` is a fraction of that), each a little louder or softer."""
@@ -231,7 +231,7 @@ def _envelope(num_samples: int, attack: float, release: float) -> NDArray[np.flo
     return np.minimum(1, np.minimum((index + 1) / (attack * RATE), (num_samples - index) / (release * RATE)))
 
 
-def _finished(samples: NDArray[np.floating], attack: float, release: float) -> Samples:
+def finished(samples: NDArray[np.floating], attack: float, release: float) -> Samples:
     shaped = samples * _envelope(len(samples), attack, release)
     return np.asarray(shaped * (PEAK / (np.abs(shaped).max() + 1e-9)), dtype=np.float32)
 
