@@ -14,7 +14,6 @@ import argparse
 import csv
 import re
 import shutil
-import struct
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 import soundfile as sf
-import soxr
-from numpy.typing import NDArray
+from bank.packages import Origin, opensfx, opensfx_origin, rendered
+from bank.pieces import RATE, Wave, at_16k, trim
 
 PACKAGES = (
     "asterisk-core-sounds-en-wav",
@@ -33,10 +32,7 @@ PACKAGES = (
     "fluid-soundfont-gm",
 )
 OUT = Path(__file__).resolve().parent.parent / "src" / "relisten" / "assets" / "sounds"
-RATE = 16_000
-PEAK = 10 ** (-3 / 20)
 COLUMNS = ("file", "label", "kind", "split", "voice", "pitch", "source", "author", "licence", "synthetic")
-Wave = NDArray[np.float32]
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 WORDS = ("alpha", "bravo", "delta", "echo", "foxtrot", "hotel", "india", "kilo", "oscar", "romeo", "tango", "victor")
@@ -98,13 +94,6 @@ class Piece:
     pitch: str = ""
 
 
-@dataclass(frozen=True)
-class Credit:
-    source: str
-    author: str
-    licence: str
-
-
 def one_shots() -> Iterator[Piece]:
     """Animals, objects and drums. Rows: label, kind, then split=place[@start[+duration]] ..."""
     table = (Path(__file__).parent / "sounds.txt").read_text().splitlines()
@@ -133,6 +122,12 @@ def notes() -> Iterator[Piece]:
                 yield Piece(label, "instrument", split, f"gm:{programme}:{note}", duration=0.8, pitch=pitch)
 
 
+def note_of(place: str) -> tuple[int | None, int]:
+    """General MIDI programme (None for the drum kit) and MIDI note."""
+    kind, *numbers = place.split(":")
+    return (None, int(numbers[0])) if kind == "kit" else (int(numbers[0]), int(numbers[1]))
+
+
 def fetch(work: Path) -> None:
     """Downloads and unpacks what is not there yet."""
     for name in PACKAGES:
@@ -143,34 +138,7 @@ def fetch(work: Path) -> None:
         subprocess.run(["dpkg-deb", "-x", package, work / name], check=True)
 
 
-def opensfx(work: Path) -> dict[int, tuple[str, bytes]]:
-    """Description and wav bytes of each clip in the game's .cat file.
-
-    The file is a table of (offset, size), then for each clip its name (a byte of length before it) and a RIFF file.
-    """
-    data = next((work / "openttd-opensfx").rglob("opensfx.cat")).read_bytes()
-    count = (struct.unpack_from("<I", data)[0] & 0x7FFFFFFF) // 8
-    clips = {}
-    for index in range(count):
-        offset, size = struct.unpack_from("<II", data, 8 * index)
-        offset &= 0x7FFFFFFF
-        length = data[offset]
-        name = data[offset + 1 : offset + 1 + length].rstrip(b"\0").decode()
-        clips[index] = (name, data[offset + 1 + length : offset + 1 + length + size])
-    return clips
-
-
-def opensfx_credit(index: int, description: str) -> Credit:
-    text, _, licence = description.partition(" License: ")
-    names = {"Zero": "CC0-1.0", "ShareAlike": "CC-BY-SA-3.0", "Attribution": "CC-BY-3.0"}
-    key = next(key for key in names if key in licence)
-    title, _, author = text.partition(". ")
-    return Credit(
-        f"OpenSFX 1.0.3, clip {index}: {title.strip(chr(34))}", author.strip(". ").replace('"', ""), names[key]
-    )
-
-
-def sonic_credit(work: Path, name: str) -> Credit:
+def sonic_credit(work: Path, name: str) -> Origin:
     """The clip's own paragraph; a clip without one (it would fall under the package's MIT) is not taken."""
     text = next((work / "sonic-pi-samples").rglob("copyright")).read_text()
     for paragraph in text.split("\n\n"):
@@ -179,52 +147,18 @@ def sonic_credit(work: Path, name: str) -> Credit:
             if fields["License"] != "CC0":
                 break
             author = re.sub(r"^\d+ | <.*", "", fields["Copyright"])
-            return Credit(f"Sonic Pi samples, {name}, {fields['Source'].strip()}", author, "CC0-1.0")
+            return Origin(f"Sonic Pi samples, {name}, {fields['Source'].strip()}", author, "CC0-1.0")
     raise SystemExit(f"{name}: the package does not state CC0 for this clip, so it may not be taken")
 
 
-def freedesktop_credit(work: Path, name: str) -> Credit:
+def freedesktop_credit(work: Path, name: str) -> Origin:
     text = next((work / "sound-theme-freedesktop").rglob("copyright")).read_text()
     for paragraph in text.split("\n\n"):
         if f"stereo/{name}.oga" in paragraph:
             fields = dict(re.findall(r"^(Copyright|License): +(.*)$", paragraph, re.M))
             if fields["License"] in ("CC-BY-3.0", "CC-BY-SA-3.0"):
-                return Credit(f"sound-theme-freedesktop 0.8, {name}", fields["Copyright"], fields["License"])
+                return Origin(f"sound-theme-freedesktop 0.8, {name}", fields["Copyright"], fields["License"])
     raise SystemExit(f"{name}: the package does not state CC-BY or CC-BY-SA for this clip, so it may not be taken")
-
-
-def render_notes(work: Path, places: list[str]) -> dict[str, Wave]:
-    """One MIDI file with a note each four seconds, played once by fluidsynth without reverb and chorus, then cut."""
-    gap, hold = 4.0, 0.8
-    events = []
-    for index, place in enumerate(places):
-        kind, *numbers = place.split(":")
-        channel, note = (9, int(numbers[0])) if kind == "kit" else (0, int(numbers[1]))
-        programme = 0 if kind == "kit" else int(numbers[0])
-        at = round(index * gap * 1000)
-        events += [(at, bytes([0xC0 | channel, programme])), (at + 10, bytes([0x90 | channel, note, 100]))]
-        events += [(at + round(hold * 1000), bytes([0x80 | channel, note, 0]))]
-    track, clock = b"\x00\xff\x51\x03\x0f\x42\x40", 0  # a quarter lasts one second, so a tick is a millisecond
-    for at, message in events:
-        track += variable_length(at - clock) + message
-        clock = at
-    track += variable_length(round(gap * 1000)) + b"\xff\x2f\x00"
-    midi = b"MThd" + struct.pack(">IHHH", 6, 0, 1, 1000) + b"MTrk" + struct.pack(">I", len(track)) + track
-    (work / "notes.mid").write_bytes(midi)
-    font = next((work / "fluid-soundfont-gm").rglob("*.sf2"))
-    quiet = ["-q", "-ni", "-R", "0", "-C", "0", "-g", "0.5", "-r", "48000"]
-    subprocess.run(["fluidsynth", *quiet, "-F", work / "notes.wav", font, work / "notes.mid"], check=True)
-    samples, rate = sf.read(work / "notes.wav", dtype="float32")
-    step = round(gap * rate)
-    return {place: at_16k(samples[i * step : (i + 1) * step], rate) for i, place in enumerate(places)}
-
-
-def variable_length(value: int) -> bytes:
-    """MIDI's way to write a number: seven bits a byte, the highest bit set on all but the last."""
-    out = bytes([value & 0x7F])
-    while value := value >> 7:
-        out = bytes([0x80 | (value & 0x7F)]) + out
-    return out
 
 
 def speak(work: Path, voice: str, word: str) -> Wave:
@@ -237,30 +171,11 @@ def speak(work: Path, voice: str, word: str) -> Wave:
     return at_16k(*sf.read(path, dtype="float32"))
 
 
-def at_16k(samples: Wave, rate: int) -> Wave:
-    mono = samples.mean(axis=1) if samples.ndim > 1 else samples
-    return np.asarray(soxr.resample(mono, rate, RATE, quality="VHQ"), dtype=np.float32)
-
-
-def trim(samples: Wave, duration: float) -> Wave:
-    """Without silence (40 dB below the peak) at the ends, at most `duration` seconds, faded out, peak at -3 dBFS."""
-    frames = np.abs(samples[: len(samples) // 80 * 80]).reshape(-1, 80).max(axis=1)  # 5 ms
-    loud = np.flatnonzero(frames > 0.01 * frames.max())
-    first, last = max(loud[0] - 1, 0), min(loud[-1] + 3, len(frames))
-    cut = samples[first * 80 : last * 80]
-    cut = cut[: round(duration * RATE)]
-    cut = cut - cut.mean()
-    still_loud = np.abs(cut[-480:]).max() > 0.1 * np.abs(cut).max()
-    fade = round(len(cut) * 0.15) if still_loud else min(480, len(cut) // 5)
-    cut[len(cut) - fade :] *= np.linspace(1, 0, fade, dtype=np.float32)
-    return cut * np.float32(PEAK / np.abs(cut).max())
-
-
-def read_piece(work: Path, piece: Piece, clips: dict[int, tuple[str, bytes]]) -> tuple[Wave, Credit]:
+def read_piece(work: Path, piece: Piece, clips: dict[int, tuple[str, bytes]]) -> tuple[Wave, Origin]:
     package, name = piece.place.split(":", 1)
     if package == "opensfx":
         description, data = clips[int(name)]
-        path, credit = work / "clip.wav", opensfx_credit(int(name), description)
+        path, credit = work / "clip.wav", opensfx_origin(int(name), description)
         path.write_bytes(data)
     elif package == "sonic":
         path = next((work / "sonic-pi-samples").rglob(f"{name}.flac"))
@@ -270,7 +185,7 @@ def read_piece(work: Path, piece: Piece, clips: dict[int, tuple[str, bytes]]) ->
         credit = freedesktop_credit(work, name)
     else:
         path = next((work / "asterisk-core-sounds-en-wav").rglob("en_US_f_Allison")) / f"{name}.wav"
-        credit = Credit(f"Asterisk core sounds (en) 1.6.1, {name}", "Allison Smith, Digium Inc.", "CC-BY-SA-3.0")
+        credit = Origin(f"Asterisk core sounds (en) 1.6.1, {name}", "Allison Smith, Digium Inc.", "CC-BY-SA-3.0")
     samples, rate = sf.read(path, dtype="float32")
     begin, end = round(piece.start * rate), round((piece.start + piece.duration) * rate)
     return at_16k(samples[begin:end], rate), credit
@@ -281,20 +196,21 @@ def make(work: Path) -> None:
     fetch(work)
     pieces = [*real_words(), *one_shots(), *notes()]
     sampled = [piece.place for piece in pieces if piece.place.startswith(("gm:", "kit:"))]
-    rendered, clips = render_notes(work, sampled), opensfx(work)
+    notes_played = dict(zip(sampled, rendered(work, "gm", [note_of(place) for place in sampled]), strict=True))
+    clips = opensfx(work / "openttd-opensfx")
     out = work / "sounds"
     shutil.rmtree(out, ignore_errors=True)
     rows: list[dict[str, str]] = []
     for piece in pieces:
-        if piece.place in rendered:
-            samples = rendered[piece.place]
+        if piece.place in notes_played:
+            samples = notes_played[piece.place]
             source = f"FluidR3_GM {piece.place}, rendered with fluidsynth (a sampled instrument)"
-            credit = Credit(source, "Frank Wen and contributors", "MIT")
+            credit = Origin(source, "Frank Wen and contributors", "MIT")
         else:
             samples, credit = read_piece(work, piece, clips)
         write(out, rows, trim(samples, piece.duration), piece, credit, synthetic=False)
     for voice, (split, command) in VOICES.items():
-        credit = Credit(f"{' '.join(command)} (synthetic voice)", "relisten", "CC0-1.0")
+        credit = Origin(f"{' '.join(command)} (synthetic voice)", "relisten", "CC0-1.0")
         for word in (*DIGITS, *WORDS):
             piece = Piece(word, "word", split, "", voice=voice)
             write(out, rows, trim(speak(work, voice, word), 1.2), piece, credit, synthetic=True)
@@ -317,7 +233,7 @@ def notice(rows: list[dict[str, str]]) -> str:
 
 
 def write(
-    out: Path, rows: list[dict[str, str]], samples: Wave, piece: Piece, credit: Credit, *, synthetic: bool
+    out: Path, rows: list[dict[str, str]], samples: Wave, piece: Piece, credit: Origin, *, synthetic: bool
 ) -> None:
     number = sum(row["label"] == piece.label for row in rows) + 1
     take = "2" if piece.label in REAL_TAKES and piece.split == "heldout" and piece.voice == "allison" else ""
@@ -326,7 +242,7 @@ def write(
     # Twelve significant bits: noise at -74 dBFS is not heard, and FLAC drops the zero bits (a third of the size).
     sf.write(out / name, np.round(samples * 2048) / 2048, RATE, subtype="PCM_16", compression_level=1.0)
     known = (name, piece.label, piece.kind, piece.split, piece.voice, piece.pitch)
-    origin = (credit.source, credit.author, credit.licence, "yes" if synthetic else "no")
+    origin = (credit.name, credit.author, credit.licence, "yes" if synthetic else "no")
     rows.append(dict(zip(COLUMNS, known + origin, strict=True)))
 
 

@@ -50,7 +50,7 @@ def make(label: str, rng: np.random.Generator, value: str | None = None, split: 
 
 
 def clap(rng: np.random.Generator, count: str = "one", split: Split = "train") -> Samples:
-    """Hands: noise through the hollow of the palms, in two or three bursts some milliseconds apart, and a short tail."""
+    """Hands: noise through the hollow of the palms, in two bursts some milliseconds apart, and a short tail."""
     hollow, width = between(rng, 600, 2200, split), between(rng, 0.25, 0.9, split)
     decay, late = between(rng, 60, 220, split), between(rng, 0.003, 0.012, split)
     air = between(rng, 0.1, 0.6, split)
@@ -130,7 +130,9 @@ def cough(rng: np.random.Generator, count: str = "one", split: Split = "train") 
         time = timeline(burst + tail)
         throat = [(700 * size, 0.4, 1.0), (1500 * size, 0.35, 0.8), (3200 * size, 0.5, 0.5)]
         noise = _noise(rng, len(time), throat) * (np.exp(-time / burst * 2) + 0.25 * np.exp(-time / tail * 3))
-        voice = _voice(rng, pitch * np.linspace(1.15, 0.8, len(time)), throat) * np.clip((time - burst / 2) / 0.02, 0, 1)
+        voice = _voice(rng, pitch * np.linspace(1.15, 0.8, len(time)), throat) * np.clip(
+            (time - burst / 2) / 0.02, 0, 1
+        )
         hits.append(noise + voiced * 0.5 * voice * np.exp(-np.maximum(time - burst, 0) / tail * 3))
     return finished(_series(rng, hits, burst + tail + between(rng, 0.05, 0.2, split), 0.1), attack=0.003, release=0.04)
 
@@ -206,7 +208,9 @@ def keyboard(rng: np.random.Generator, rate: str = "slow", split: Split = "train
     case, decay = between(rng, 900, 3200, split), between(rng, 120, 400, split)
     time, hits = timeline(0.04), []
     for _ in range(max(2, int(between(rng, 0.7, 1.2, split) / every))):
-        click = np.exp(-decay * time) * _noise(rng, len(time), [(case * rng.uniform(0.8, 1.25), 0.5, 1.0), (5500, 0.5, 0.4)])
+        click = np.exp(-decay * time) * _noise(
+            rng, len(time), [(case * rng.uniform(0.8, 1.25), 0.5, 1.0), (5500, 0.5, 0.4)]
+        )
         thud = 0.4 * np.exp(-90 * time) * np.sin(2 * np.pi * rng.uniform(150, 350) * time)
         down_to_up = round(rng.uniform(0.03, 0.07) * RATE)
         hit = np.zeros(down_to_up + len(time))
@@ -250,12 +254,16 @@ def _modes(rng: np.random.Generator, time: Wave, pitches: Sequence[float], decay
 
 def _voice(rng: np.random.Generator, height: Wave, throat: Sequence[tuple[float, float, float]]) -> Wave:
     """Harmonics of a pitch that changes ([T] in Hz), each as strong as the throat's resonances let it be; RMS 1."""
-    wobble = 1 + 0.006 * np.interp(np.arange(len(height)), np.arange(0, len(height) + 800, 800), rng.standard_normal(-(-len(height) // 800) + 1))
+    wobble = 1 + 0.006 * np.interp(
+        np.arange(len(height)), np.arange(0, len(height) + 800, 800), rng.standard_normal(-(-len(height) // 800) + 1)
+    )
     phase = 2 * np.pi * np.cumsum(height * wobble) / RATE
     voice = np.zeros(len(height))
     for partial in range(1, int(min(40, 7000 / height.mean())) + 1):
         octave = np.log2(partial * height.mean())
-        strength = sum(gain * np.exp(-0.5 * ((octave - np.log2(centre)) / width) ** 2) for centre, width, gain in throat)
+        strength = sum(
+            gain * np.exp(-0.5 * ((octave - np.log2(centre)) / width) ** 2) for centre, width, gain in throat
+        )
         voice += (strength + 0.01) / partial**0.5 * np.sin(partial * phase)
     return np.asarray(voice / (np.sqrt(np.mean(voice**2)) + 1e-9))
 

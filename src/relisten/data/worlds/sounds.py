@@ -119,8 +119,8 @@ def _samples(folder: Path, row: dict[str, str], packed: dict[str, NDArray[np.flo
         start, end = math.nan, math.nan
     if not 0 <= start < end <= start + MAX_SECONDS:
         raise ValueError(
-            f"{folder / 'sounds.csv'}: {row['file']} from {row['start']!r} to {row['end']!r} is no part of a file; give "
-            f"seconds, at most {MAX_SECONDS:g} from start to end"
+            f"{folder / 'sounds.csv'}: {row['file']} has no part from {row['start']!r} to {row['end']!r}; "
+            f"give seconds, at most {MAX_SECONDS:g} from start to end"
         )
     if row["file"] not in packed:
         packed[row["file"]] = _whole(path)

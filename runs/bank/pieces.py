@@ -16,9 +16,8 @@ RATE = 16_000
 PEAK = 10 ** (-3 / 20)
 GAP = round(0.1 * RATE)
 """Samples of silence between two sounds of a file, so that the encoder mixes nothing of one into the other."""
-COLUMNS = (
-    "file", "start", "end", "label", "kind", "split", "voice", "pitch", "source", "author", "licence", "synthetic", "take",
-)  # fmt: skip
+ABOUT = ("label", "kind", "split", "voice", "pitch", "source", "author", "licence", "synthetic", "take")
+COLUMNS = ("file", "start", "end", *ABOUT)
 Wave = NDArray[np.float32]
 
 
@@ -59,7 +58,7 @@ def trim(samples: Wave, duration: float) -> Wave:
 
 
 def stretches(samples: Wave, number: int, seconds: float) -> list[Wave]:
-    """Up to `number` parts of a recording: its sounds where silence lies between them, else one part after the other."""
+    """Up to `number` parts of a recording: its sounds if silence lies between them, else one part after the other."""
     if number == 1:
         return [samples[: round((seconds + 2) * RATE)]]
     frames = np.abs(samples[: len(samples) // 160 * 160]).reshape(-1, 160).max(axis=1)  # 10 ms
@@ -86,10 +85,9 @@ def pack(out: Path, name: str, pieces: Iterable[tuple[Piece, Wave]], bits: int) 
     silence, waves, rows, at = np.zeros(GAP, np.float32), [], [], GAP
     for piece, samples in pieces:
         waves += [silence, samples]
-        known = {key: getattr(piece, key) for key in COLUMNS if hasattr(piece, key)} | {
-            "synthetic": "yes" if piece.synthetic else "no"
-        }
-        rows.append({"file": f"{name}.opus", "start": f"{at / RATE:.4f}", "end": f"{(at + len(samples)) / RATE:.4f}"} | known)
+        about = {key: getattr(piece, key) for key in ABOUT} | {"synthetic": "yes" if piece.synthetic else "no"}
+        where = {"start": f"{at / RATE:.4f}", "end": f"{(at + len(samples)) / RATE:.4f}"}
+        rows.append({"file": f"{name}.opus"} | where | about)
         at += len(samples) + GAP
     level = 1 - (bits - 6_000) / 250_000  # libsndfile maps 0 .. 1 to 256,000 .. 6,000 bits a second
     sf.write(path, np.concatenate([*waves, silence]), RATE, format="OGG", subtype="OPUS", compression_level=level)

