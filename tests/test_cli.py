@@ -63,11 +63,10 @@ def says(model: AudioLM, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Non
 
     def says(text: str) -> None:
         class Engine(ScriptedEngine):
-            def __init__(self, model: AudioLM) -> None:
+            def __init__(self, model: AudioLM, max_rows: int = 32) -> None:
                 super().__init__(model, lambda index, sample: script(model, text, END))
 
         monkeypatch.setattr("relisten.engine.engine.Engine", Engine)
-        monkeypatch.setattr("relisten.commands.ask_many.Engine", Engine)
         monkeypatch.setattr(models, "load", lambda *args, **kwargs: model)
 
     return says
@@ -361,7 +360,7 @@ def test_interrupts_and_failures_outside(
 
 
 def test_a_bug_of_ours_is_not_dressed_up(run: Run, recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ModelOptions, "load", lambda self: 1 / 0)
+    monkeypatch.setattr(ModelOptions, "open", lambda self, live: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("ask", recording, "q")
 
@@ -425,12 +424,11 @@ def test_help_and_version_import_nothing_heavy() -> None:
 # --- doctor ---------------------------------------------------------------------------------------------------------
 
 
-def test_doctor_finds_a_model_usable_or_not(run: Run, says: Callable[[str], None], monkeypatch: Any) -> None:
+def test_doctor_finds_a_model_usable_or_not(run: Run, says: Callable[[str], None]) -> None:
     code, out, _ = run("doctor", "--model", "no/such/model")
     assert code == 1
     assert "no such folder" in " ".join(out.split())
     says(ANSWER)
-    monkeypatch.setattr("relisten.asking.Engine", lambda model, max_rows: __import__("relisten").Engine(model))
     code, out, _ = run("doctor")
     assert code == 0, out
     assert "torch" in out

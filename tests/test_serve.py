@@ -13,7 +13,7 @@ import pytest
 
 import relisten
 from relisten.commands.options import ModelOptions
-from relisten.commands.serve import _local
+from relisten.commands.serve import _answering
 from relisten.engine.generation import GenerationConfig
 from relisten.records import read_examples
 from relisten.types import Example
@@ -29,7 +29,7 @@ def nano() -> relisten.AudioLM:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with running(_local(ModelOptions(), max_rows=4)) as (address, _):
+    with running(_answering(ModelOptions(), max_rows=4)) as (address, _):
         yield address
 
 

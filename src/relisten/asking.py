@@ -12,11 +12,12 @@ from typing import overload
 
 from relisten import audio as audio_files
 from relisten.engine.answer import Answer, answer_each, answered
-from relisten.engine.engine import Engine
+from relisten.engine.answering import Answering
 from relisten.engine.generation import GenerationConfig
 from relisten.engine.row import audible
 from relisten.models.base import AudioLM
 from relisten.models.scope import notice
+from relisten.remote import open_engine
 from relisten.reports.answer_page import page, write_page
 from relisten.types import Audio, Example
 
@@ -60,39 +61,49 @@ class ShownAnswer(Answer):
 
 @overload
 def ask(
-    model: AudioLM,
+    model: AudioLM | str,
     audio: Path | str | Audio,
     question: str,
     choices: Sequence[str] = (),
     config: GenerationConfig | None = None,
+    *,
+    engine: str = "local",
 ) -> ShownAnswer: ...
 @overload
 def ask(
-    model: AudioLM, audio: Sequence[Example], *, config: GenerationConfig | None = None, max_rows: int = 32
+    model: AudioLM | str,
+    audio: Sequence[Example],
+    *,
+    config: GenerationConfig | None = None,
+    max_rows: int = 32,
+    engine: str = "local",
 ) -> list[ShownAnswer]: ...
 def ask(
-    model: AudioLM,
+    model: AudioLM | str,
     audio: Path | str | Audio | Sequence[Example],
     question: str | None = None,
     choices: Sequence[str] = (),
     config: GenerationConfig | None = None,
     max_rows: int = 32,
+    engine: str = "local",
 ) -> ShownAnswer | list[ShownAnswer]:
     """Ask a model a question about a recording, or many questions at once.
 
     Args:
-        model: What `relisten.load` gave.
+        model: What `relisten.load` gave, or a model's name or folder.
         audio: A file, a recording in memory, or a list of `Example`s, each with its recording and question.
         question: The question, where `audio` is one recording.
         choices: Texts to choose from; without them the question is open.
         config: How to generate; greedy and interleaved if left out.
         max_rows: How many questions are answered side by side, where there are many.
+        engine: What generates the answer, as `--engine` of `relisten ask` says: "local" (this process), the address of
+            a vLLM server, or "chat+http://HOST/v1#NAME".
 
     Returns:
         The answer; for a list of examples their answers, in the same order.
 
     Raises:
-        ValueError: In one line, if a recording or a question cannot be used.
+        ValueError: In one line, if a recording or a question cannot be used, or if no server answers.
 
     >>> ask(load("nano"), "door.wav", "What is heard after the knock?", ["a dog", "a bell"]).choice
     'a bell'
@@ -100,7 +111,8 @@ def ask(
     if not isinstance(audio, Path | str | Audio):
         if question is not None or choices:
             raise ValueError("a list of examples holds its own questions and choices; leave yours out")
-        return _ask_all(model, audio, config or GenerationConfig(), max_rows)
+        loaded, make = open_engine(model, engine)
+        return _ask_all(loaded, audio, config or GenerationConfig(), make(loaded, max_rows=max_rows))
     if question is None:
         raise ValueError("what do you ask? Give a question after the recording")
     started = perf_counter()
@@ -108,16 +120,19 @@ def ask(
     name = "the recording" if isinstance(audio, Audio) else Path(audio).name
     given = choices if isinstance(choices, str) else tuple(choices)  # a text is refused with a word, not taken apart
     example = Example(name, audio if isinstance(audio, Audio) else Path(audio), question, given)  # type: ignore[arg-type]
-    heard = _loaded(model, example)
-    loaded = perf_counter()
-    engine = Engine(model, max_rows=1)
-    [[trace]] = engine.generate([replace(example, audio=heard)], config)
-    seconds = {"load": loaded - started, **engine.seconds, "total": perf_counter() - started}
-    told = notice(model, audible(model, heard), question, choices)
-    return _shown(model, replace(example, audio=heard), answered(trace, example.choices, seconds, told))
+    loaded, make = open_engine(model, engine)
+    heard = _loaded(loaded, example)
+    ready = perf_counter()
+    answering = make(loaded, max_rows=1)
+    [[trace]] = answering.generate([replace(example, audio=heard)], config)
+    seconds = {"load": ready - started, **answering.seconds, "total": perf_counter() - started}
+    told = notice(loaded, audible(loaded, heard), question, choices)
+    return _shown(loaded, replace(example, audio=heard), answered(trace, example.choices, seconds, told))
 
 
-def _ask_all(model: AudioLM, examples: Sequence[Example], config: GenerationConfig, max_rows: int) -> list[ShownAnswer]:
+def _ask_all(
+    model: AudioLM, examples: Sequence[Example], config: GenerationConfig, engine: Answering
+) -> list[ShownAnswer]:
     """Answers of a whole list, in its order; an example that cannot be asked raises ValueError with its id."""
     found: dict[int, ShownAnswer] = {}
     notices: dict[int, str | None] = {}
@@ -127,7 +142,7 @@ def _ask_all(model: AudioLM, examples: Sequence[Example], config: GenerationConf
         notices[id(example)] = notice(model, audible(model, heard), example.question, example.choices)
         return replace(example, audio=heard)
 
-    for index, _, trace in answer_each(Engine(model, max_rows=max_rows), examples, config, ready):
+    for index, _, trace in answer_each(engine, examples, config, ready):
         example = examples[index]
         if isinstance(trace, str):
             raise ValueError(f"{example.id}: {trace}")

@@ -21,6 +21,7 @@ from relisten.types import Audio
 
 if TYPE_CHECKING:
     from relisten.engine.answer import Answer
+    from relisten.engine.answering import Answering
     from relisten.models.base import AudioLM
 
 EXAMPLE = "example"
@@ -80,12 +81,12 @@ def ask(
 
         return ask_many(audio, out, generation, options)
     recording = _load_audio(audio, options.max_seconds)
-    loaded = options.load()
+    loaded, make = options.open(live=not json)
     told = notice(loaded, recording, question, choices)
     if told and not json:
         console().print(Text(printable(told), "yellow"), soft_wrap=True)
     seconds = {"load": time.perf_counter() - started}
-    answer = _stream(loaded, recording, audio, question, choices, generation, quiet=json)
+    answer = _stream(make(loaded), recording, audio, question, choices, generation, quiet=json)
     answer = replace(answer, seconds=seconds | answer.seconds, notice=told)
     if json:
         print(jsonlib.dumps(as_json(answer), ensure_ascii=False, indent=2))
@@ -99,7 +100,7 @@ def ask(
         from relisten.reports.answer_page import write_page
 
         write_page(
-            html, answer, recording, question, choices, name=audio.name, model=options.model, command=command_line()
+            html, answer, recording, question, choices, name=audio.name, model=options.name, command=command_line()
         )
     if not json:
         terminal.show_seconds(console(), answer.seconds, html)
@@ -133,7 +134,7 @@ def _load_audio(path: Path, max_seconds: float) -> Audio:
 
 
 def _stream(
-    model: AudioLM,
+    engine: Answering,
     recording: Audio,
     path: Path,
     question: str,
@@ -148,7 +149,6 @@ def _stream(
     from relisten.types import Example
 
     typist = None if quiet else Typist(console())
-    engine = events.Engine(model)
     example = Example(id=path.name, audio=recording, question=question, choices=choices)
     for event in engine.stream(example, config):
         if isinstance(event, events.Finished):

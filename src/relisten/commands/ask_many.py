@@ -16,7 +16,7 @@ from relisten import audio, records
 from relisten.choices import is_right
 from relisten.commands.options import ModelOptions, keeping, kept_answers
 from relisten.engine.answer import answer_each, answered
-from relisten.engine.engine import Engine
+from relisten.engine.answering import Answering
 from relisten.engine.generation import GenerationConfig
 from relisten.engine.row import audible
 from relisten.files import check_size, resolved, size_of
@@ -50,7 +50,7 @@ def _answer(
     examples: Sequence[Example], questions: Path, out: Path | None, config: GenerationConfig, options: ModelOptions
 ) -> list[Line]:
     """The lines of all questions, those of an earlier run first."""
-    settings = {"model": options.model, **asdict(config)}
+    settings = {**options.told(), **asdict(config)}
     lines: list[Line] = []
     if out is not None and out.exists():
         _check_same(out, {e.id: _question(e, questions.parent) for e in examples}, settings)
@@ -60,7 +60,8 @@ def _answer(
     if len(waiting) < len(examples):
         print(f"{out}: {len(examples) - len(waiting)} of {len(examples)} are answered already", file=sys.stderr)
     if waiting:
-        engine = Engine(options.load())
+        model, make = options.open()
+        engine = make(model)
         size = 0 if out is None else size_of(out)
         with _progress() as progress:
             task = progress.add_task("", total=len(waiting))
@@ -102,7 +103,7 @@ def _told(line: Line) -> Line:
 
 
 def _lines(
-    engine: Engine, config: GenerationConfig, waiting: Sequence[Example], folder: Path, max_seconds: float
+    engine: Answering, config: GenerationConfig, waiting: Sequence[Example], folder: Path, max_seconds: float
 ) -> Iterator[Line]:
     """Yield lines as answers finish, in no fixed order. A question that cannot be asked gives a line with `error`."""
 

@@ -17,7 +17,6 @@ from relisten.evals.benchmarks import BENCHMARKS, Benchmark, check_ids, export, 
 from relisten.evals.figures import Failed, Record, summary, write_summary
 from relisten.evals.hearing import Hears, PromptAudio
 from relisten.evals.runner import Asking, check, evaluate
-from relisten.models import weight_files
 from relisten.reports.accuracy import shown
 from relisten.reports.text import console
 from relisten.types import Example
@@ -86,22 +85,25 @@ def eval_file(
     path, examples = _questions(questions, benchmark, data)
     if benchmark is not None and not allow_missing:
         _check_recordings(examples)
-    loaded = options.load()
+    loaded, make = options.open()
     check(examples, generation, asking, max_rows)
     settings = {"questions": path, **asdict(options), **asdict(asking), "shard": shard, **asdict(generation)}
-    del settings["device"]  # a run may continue on another device
+    del settings["device"], settings["engine"]  # a run may continue on another device, or on other servers
+    settings |= options.told()
     if benchmark is None and data is not None:
         settings["data"] = data  # where a report finds the recordings again
-    hashes = sums([path, *weight_files(options.model)])
+    hashes = sums([path, *options.weights()])
     num = samples * len(examples[asking.shard[0] :: asking.shard[1]])
     _start(out, settings | hashes | {"num_answers": num})
     with records.sole_writer(out / "answers.jsonl"), keeping(lambda: kept_answers(out / "answers.jsonl", num)):
-        answers = evaluate(loaded, examples, out / "answers.jsonl", generation, asking, max_rows, options.max_seconds)
+        answers = evaluate(
+            loaded, examples, out / "answers.jsonl", generation, asking, max_rows, options.max_seconds, make
+        )
     result = summary(answers, generation.format, failed)
     left = {} if benchmark is None else benchmark.left_out(path.parent)
     found = {"questions": str(path), "max_rows": max_rows, "not_asked": left, **hashes}
     write_summary(out / "summary.json", result | found)
-    console().print(shown(result, _title(path, options.model, generation.format, asking), generation.format))
+    console().print(shown(result, _title(path, options.name, generation.format, asking), generation.format))
     notes = [f"{path.name}: sha256 {hashes[f'sha256 of {path.name}']}"]
     if left:
         notes.insert(0, f"not asked, and in no figure: {', '.join(f'{n:,} {reason}' for reason, n in left.items())}")

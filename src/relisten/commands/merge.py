@@ -29,7 +29,7 @@ def merge(model: str, out: Path, /, *, dtype: str = "auto") -> Path:
         raise ValueError(f"{out}: is there already; name a new folder for the merged model")
     if not adapter.is_adapter(find(model)):
         raise ValueError(f"{model}: is not an adapter ({adapter.SETTINGS} is missing), so there is nothing to merge")
-    loaded = ModelOptions(model, device="cpu", dtype=dtype).load()
+    loaded, _ = ModelOptions(model, device="cpu", dtype=dtype).open()
     adapter.to_float32(loaded.module, find(model))
     base = adapter.base_of(find(model))
     lost = adapter.merge(loaded, loaded.module.dtype)

@@ -7,16 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cyclopts import Group, Parameter
 
-from relisten import records
+from relisten import records, remote
 from relisten.fields import documented
+from relisten.models import weight_files
 from relisten.reports.text import console, printable
 from relisten.types import MAX_SECONDS
 
 if TYPE_CHECKING:
+    from relisten.engine.answering import EngineFactory
     from relisten.models.base import AudioLM
 
 OUTPUT = Parameter(group=Group("Output", sort_key=1))
@@ -39,16 +41,37 @@ class ModelOptions:
     """Precision of the weights: auto (that of the checkpoint), float32, bfloat16 or float16."""
     max_seconds: float = MAX_SECONDS
     """The longest recording that is accepted, in seconds. Longer ones are refused."""
+    engine: str = "local"
+    """What generates the answers. local: this process. http://HOST:PORT: a vLLM server that serves the model (see
+    `relisten export vllm`); several addresses with commas share the work. chat+http://HOST:PORT/v1#NAME: the model NAME
+    behind a chat API that takes audio; --model, --device and --dtype are then not used."""
 
-    def load(self) -> AudioLM:
-        """Load the model; a spinner on stderr turns meanwhile. Raises ValueError if it cannot be loaded."""
-        with console(stderr=True).status(f"loading {printable(self.model)} …"):
+    @property
+    def name(self) -> str:
+        """The name of the model that answers."""
+        return self.engine.rpartition("#")[2] if remote.kind(self.engine) == "chat" else self.model
+
+    def told(self) -> dict[str, Any]:
+        """What is recorded of the model and of the engine."""
+        return {"model": self.name, **remote.told(self.engine)}
+
+    def weights(self) -> list[Path]:
+        """The files of the model's weights, if they are on this machine."""
+        kind = remote.kind(self.engine)
+        return [] if kind == "chat" else weight_files(self.model, fetch=kind == "local")
+
+    def open(self, live: bool = False) -> tuple[AudioLM, EngineFactory]:
+        """The model, and what makes an engine for it; a spinner on stderr turns meanwhile.
+
+        live: whether every token is to be passed on at once. Raises ValueError, in one line, if the model cannot be
+        loaded, or if no server answers.
+        """
+        doing = "loading" if self.engine == "local" else "connecting to"
+        with console(stderr=True).status(f"{doing} {printable(self.name)} …"):
             from transformers.utils.logging import disable_progress_bar
 
-            from relisten import models
-
             disable_progress_bar()
-            return models.load(self.model, device=self.device, dtype=self.dtype)
+            return remote.open_engine(self.model, self.engine, self.device, self.dtype, live)
 
 
 @contextmanager

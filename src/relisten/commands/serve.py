@@ -77,7 +77,7 @@ def serve(
     from relisten.serving.service import Service
 
     sock = _bound(host, port)
-    answering = _local(options, limits.max_rows)
+    answering = _answering(options, limits.max_rows)
 
     def make() -> Service:
         service = Service(answering, limits, generation, options.max_seconds)
@@ -146,15 +146,15 @@ def _examples(path: Path | None) -> Sequence[Example]:
     return found
 
 
-def _local(options: ModelOptions, max_rows: int) -> Answering:
-    """A model in this process."""
-    from relisten.engine.engine import Engine, audible
+def _answering(options: ModelOptions, max_rows: int) -> Answering:
+    """The model and the engine that `options` name."""
+    from relisten.engine.engine import audible
     from relisten.models import scope
     from relisten.serving.service import Answering
     from relisten.types import Audio
 
-    model = options.load()
-    engine = Engine(model, max_rows=max_rows)
+    model, make = options.open(live=True)
+    engine = make(model, max_rows=max_rows)
 
     def notice(audio: Audio, question: str, choices: Sequence[str]) -> str | None:
         return scope.notice(model, audible(model, audio), question, choices)

@@ -25,7 +25,7 @@ from relisten.data.store import Failure
 from relisten.extras import install_hint
 
 if TYPE_CHECKING:
-    from openai import APIStatusError, AsyncOpenAI
+    from openai import AsyncOpenAI
 
 MOST_BYTES = 8 << 20
 """Of a reply, after decompression: the longest that models write, thoughts included, take a tenth of it."""
@@ -133,7 +133,7 @@ def _bounded(base: Any) -> Any:
         async def send(self, request: Any, **options: Any) -> Any:
             response = await super().send(request, **options | {"stream": True, "follow_redirects": False})
             try:
-                content = await _content(response)
+                content = await whole_body(response)
             finally:
                 await response.aclose()
             left = ("content-encoding", "content-length", "transfer-encoding")
@@ -143,8 +143,8 @@ def _bounded(base: Any) -> Any:
     return Bounded
 
 
-async def _content(response: Any) -> bytes:
-    """The body of a response, decompressed. Raises CallFailed where it is too long, or compressed in an odd way."""
+async def whole_body(response: Any) -> bytes:
+    """The body of an open response, decompressed. Raises CallFailed if it is too long, or compressed in an odd way."""
     parts, size = [], 0
     async for part in response.aiter_raw():
         parts.append(part)
@@ -203,7 +203,7 @@ async def _ask(ask: Any, server: Server, asked: dict[str, Any]) -> Any:
     except (TimeoutError, openai.APITimeoutError):
         raise CallFailed(f"timeout: no complete reply within {server.timeout:g} s", "passing") from None
     except openai.APIStatusError as error:
-        raise _refused(error) from None
+        raise refused(error.status_code, error.response.headers, str(error.message)) from None
     except openai.APIError as error:  # no connection, half a body
         cause = error.__cause__ or error
         if isinstance(cause, CallFailed):
@@ -215,17 +215,16 @@ async def _ask(ask: Any, server: Server, asked: dict[str, Any]) -> Any:
         ) from None
 
 
-def _refused(error: APIStatusError) -> CallFailed:
+def refused(status: int, headers: Mapping[str, str], message: str) -> CallFailed:
     """What a status other than 200 means."""
-    status = error.status_code
     if 300 <= status < 400:
-        target = redact.one_line(error.response.headers.get("location", "another address"))
+        target = redact.one_line(headers.get("location", "another address"))
         return CallFailed(
             f"{status}: the server points to {target}; redirects are not followed, give that as url", "fatal"
         )
-    reason = f"{status}: {redact.one_line(str(error.message).removeprefix(f'Error code: {status} - '))}"
+    reason = f"{status}: {redact.one_line(message.removeprefix(f'Error code: {status} - '))}"
     if status in (408, 409, 429) or status >= 500:
-        return CallFailed(reason, "passing", retry_after(error.response.headers))
+        return CallFailed(reason, "passing", retry_after(headers))
     return CallFailed(reason, "fatal" if status in (401, 402, 403, 404) else "lasting")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from relisten import tags
 from relisten.choices import read_choice
-from relisten.engine.engine import Engine
+from relisten.engine.answering import Answering
 from relisten.engine.generation import GenerationConfig
 from relisten.fields import documented
 from relisten.types import Example, Response, Segment, Trace
@@ -25,7 +25,8 @@ class Answer:
     response: Response
     trace: Trace
     seconds: dict[str, float]
-    """Wall-clock seconds of: load, prefill, listen (encoding and reading segments), decode, total."""
+    """Wall-clock seconds of: load, prefill, listen (encoding and reading segments), decode, total. If servers answer:
+    load, server (waiting for them), total."""
     segments: tuple[Segment, ...]
     """The segments that were heard again, in order."""
     notice: str | None = None
@@ -37,7 +38,7 @@ BLOCK = 128
 
 
 def answer_each(
-    engine: Engine,
+    engine: Answering,
     examples: Sequence[Example],
     config: GenerationConfig,
     ready: Callable[[Example], Example],

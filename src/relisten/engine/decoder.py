@@ -191,11 +191,12 @@ class Decoder:
         view = window(self._slab, indices, [len(chunk) for chunk in chunks], self._device)
         self._note()
         self.usage.forwards[name] += 1
-        logits = self._forward(chunks, [feature for row in reading for feature in row.features], view)
+        features = [self._model.features(piece) for row in reading for piece in row.pieces]
+        logits = self._forward(chunks, features, view)
         if not view.attended:
             raise ValueError(f"{self._model.name}: its forward ignores the attention of the cache; see AudioLM.forward")
         for row in reading:
-            row.chunk, row.features, row.waited = [], [], 0
+            row.chunk, row.pieces, row.waited = [], [], 0
         if len(reading) < len(indices):
             logits = logits[[i for i, chunk in enumerate(chunks) if chunk]]
         self._push(reading, logits)

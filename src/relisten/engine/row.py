@@ -156,12 +156,12 @@ class Row:
         """Which answer this is. A row is younger than another if its place is greater."""
         self.room = room
         """The most tokens that the whole trace may have."""
-        self._rng = row_generator(config.seed, question.id, sample)
+        self.rng = row_generator(config.seed, question.id, sample)
         self._drawn: float | None = None
         self.chunk: list[int] = []
         """Tokens of the trace that the model has not read yet."""
-        self.features: list[Tensor] = []
-        """Log-mels of the audio tokens in the chunk, in order."""
+        self.pieces: list[Audio] = []
+        """The audio that the audio tokens in the chunk stand for, in order."""
         self.waited = 0
         """Steps for which the chunk has waited to be read together with others."""
         self.events: list[AnswerEvent] = []
@@ -193,14 +193,19 @@ class Row:
     def draw(self) -> float:
         """The number in 0 .. 1 that decides the next token. It stays the same until the token is pushed."""
         if self._drawn is None:
-            self._drawn = float(self._rng.random())
+            self._drawn = float(self.rng.random())
         return self._drawn
 
     def resume(self) -> None:
         """Let the model read everything after the prompt again, because its keys and values were given up."""
         self.chunk = self.trace.token_ids[self.trace.num_prompt :]
         pieces = (self._operations[x.operation](self.question.audio, x.segment) for x in self.trace.listens[1:])
-        self.features = [self._model.features(piece) for piece in pieces]
+        self.pieces = list(pieces)
+
+    @property
+    def num_wanted(self) -> int:
+        """The most tokens that may be sampled before a limit of this row decides what follows; at least 1."""
+        return max(1, min(self._budget - self.num_sampled, self.room - len(self.trace.token_ids)))
 
     def push(self, token_id: int, logprob: float) -> None:
         """Take a sampled token and do everything that follows from it."""
@@ -269,7 +274,7 @@ class Row:
         listen = Listen(len(self.trace.token_ids) + 1, num_tokens, hear.segment, hear.operation)
         self._append(token_ids, False)
         self._latest = ""  # with new audio between, equal words are not a loop, and max_listens bounds them
-        self.features.append(self._model.features(piece))
+        self.pieces.append(piece)
         self.trace.listens.append(listen)
         self.events.append(Heard(listen))
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 
+from relisten.engine.answering import Failed, Update
 from relisten.engine.decoder import NARROW, Decoder
 from relisten.engine.generation import GenerationConfig
 from relisten.engine.memory import Usage, max_tokens
-from relisten.engine.row import AnswerEvent, Finished, Question, Row, most_tokens
+from relisten.engine.row import Finished, Question, Row, most_tokens
 from relisten.types import Example
 
 if TYPE_CHECKING:
@@ -23,23 +24,6 @@ if TYPE_CHECKING:
 
 SHRINK = 0.8
 """After PyTorch ran out of memory, the cache may hold this part of what it held or was about to hold."""
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The question cannot be asked: its recording is unreadable, its prompt does not fit, or memory ran out on it."""
-
-    reason: str
-
-
-class Update(NamedTuple):
-    """Something that happened to one answer."""
-
-    question: int
-    """The number that `submit` returned."""
-    sample: int
-    """Which of the question's answers, counted from 0. `Failed` is told once, with 0, for all that are unfinished."""
-    event: AnswerEvent | Failed
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from relisten import records, tags
 from relisten.audio import MAX_SECONDS
 from relisten.choices import read_choice
 from relisten.engine.answer import answer_each
+from relisten.engine.answering import Answering, EngineFactory
 from relisten.engine.engine import Engine, GenerationConfig
 from relisten.engine.sampling import row_generator
 from relisten.evals.figures import groups
@@ -70,11 +71,13 @@ def evaluate(
     asking: Asking = Asking(),
     max_rows: int = 32,
     max_seconds: float = MAX_SECONDS,
+    make: EngineFactory = Engine,
 ) -> list[dict[str, Any]]:
     """Answer what `out` (JSONL) does not hold yet, append, and return every record in the order of the questions.
 
     A question that cannot be asked (an unreadable recording, one too long for the model) has a record with `error`,
-    and is tried again by the next call. Raises ValueError where `out` is removed or changed meanwhile.
+    and is tried again by the next call. make: makes the engine. Raises ValueError where `out` is removed or changed
+    meanwhile, or if the engine's servers no longer answer.
     """
     check(examples, config, asking, max_rows)
     which, num = asking.shard
@@ -83,7 +86,7 @@ def evaluate(
     heard = hearing(asking.hears, examples, model, max_seconds, asking.recording, config.seed)
     model, config = asked_as(model, config, asking.hears, asking.recording)
     jobs = [job for job in _jobs(mine, asking) if any((job.question.id, sample) not in done for sample in job.samples)]
-    engine = Engine(model, operations={"seg": heard.operation}, max_rows=max_rows)
+    engine = make(model, operations={"seg": heard.operation}, max_rows=max_rows)
     total, size = len(mine) * asking.samples, size_of(out)
     with tqdm(total=total, initial=total - sum(len(job.samples) for job in jobs), desc="answers", unit="a") as bar:
         for job, sample, trace, seconds in _answers(engine, jobs, config, heard.ready):
@@ -124,7 +127,7 @@ def _jobs(examples: Sequence[Example], asking: Asking) -> Iterator[_Job]:
 
 
 def _answers(
-    engine: Engine, jobs: Sequence[_Job], config: GenerationConfig, ready: Callable[[Example], Example]
+    engine: Answering, jobs: Sequence[_Job], config: GenerationConfig, ready: Callable[[Example], Example]
 ) -> Iterator[tuple[_Job, int, Trace | str, float]]:
     """(job, sample, trace or the reason why there is none, seconds since the answer before) as answers finish.
 

@@ -16,7 +16,8 @@ SAFELY: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "tr
 """How transformers is to read a model: nothing is fetched, opened as a pickle, or run."""
 NOT_MODELS = ("__init__", "adapter", "base", "conformance", "folder", "nano", "scope", "trial")
 """Files here that are not named after a `model_type`."""
-WEIGHT_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
+FILES = ["*.json", "*.txt", "*.jinja", "scope.safetensors"]
+"""What a model needs beside its weights."""
 
 
 def load(name: str | Path = "nano", dtype: str = "auto", device: str = "auto", device_map: Any = None) -> AudioLM:
@@ -29,13 +30,28 @@ def load(name: str | Path = "nano", dtype: str = "auto", device: str = "auto", d
     else the CPU), or a torch device. device_map: as in transformers, for a model that needs several devices ("auto"
     needs accelerate). Raises ValueError, in one line, if the model cannot be loaded.
     """
-    folder = find(name)
+    return _load(find(name), name, dtype=dtype, device=device, device_map=device_map)
+
+
+def load_without_weights(name: str | Path = "nano") -> AudioLM:
+    """The same model as `load` gives, but without weights, for an engine that runs elsewhere.
+
+    It has everything but `forward` and `save`. Of a hub name, the weights are not downloaded. Raises ValueError, in one
+    line, if the files cannot be used.
+    """
+    return _load(find(name, weights=False), name, weights=False)
+
+
+def _load(folder: Path, name: str | Path, **how: Any) -> AudioLM:
     from relisten.models import adapter
     from relisten.models.folder import read_json
 
     if adapter.is_adapter(folder):
-        model = load(_base(folder), dtype, device, device_map)
-        adapter.attach(model, folder)
+        weights = how.get("weights", True)
+        base = _base(folder, weights)
+        model = _load(find(base, weights), base, **how)
+        if weights:
+            adapter.attach(model, folder)
         model.name = str(name)
         return model
     model_type = read_json(folder / "config.json").get("model_type")
@@ -45,20 +61,20 @@ def load(name: str | Path = "nano", dtype: str = "auto", device: str = "auto", d
         told = f"{folder / 'config.json'}: model type {str(model_type)[:60]!r} is not supported yet"
         raise ValueError(f"{told} (supported: {', '.join(known)})")
     module = importlib.import_module(f"relisten.models.{module_name}")
-    loaded: AudioLM = module.load(folder, dtype=dtype, device=device, device_map=device_map)
+    loaded: AudioLM = module.load(folder, **how)
     loaded.name = str(name)
     if "bfloat16" in str(loaded.module.dtype) and loaded.module.device.type == "cpu":
         cpu.tell_of_bfloat16("load it as float32 (--dtype float32)")
     return loaded
 
 
-def _base(folder: Path) -> str:
+def _base(folder: Path, weights: bool = True) -> str:
     """The base model of an adapter. Raises ValueError if it is not there, or is an adapter itself."""
     from relisten.models import adapter
 
     base = adapter.base_of(folder)
     try:
-        found = find(base)
+        found = find(base, weights)
     except ValueError as error:
         raise ValueError(
             f"{folder}: its base model cannot be found ({error}); write where it is into base_model_name_or_path of"
@@ -69,17 +85,23 @@ def _base(folder: Path) -> str:
     return base
 
 
-def weight_files(name: str | Path) -> list[Path]:
-    """The files of weights that `load` reads: those of the model, and of its adapter if it has one."""
+def weight_files(name: str | Path, fetch: bool = True) -> list[Path]:
+    """The files of weights that `load` reads: those of the model, and of its adapter if it has one.
+
+    Without `fetch`, none are downloaded, so there may be none.
+    """
     from relisten.models import adapter
 
-    folder = find(name)
-    folders = [folder, find(_base(folder))] if adapter.is_adapter(folder) else [folder]
+    folder = find(name, fetch)
+    folders = [folder, find(_base(folder, fetch), fetch)] if adapter.is_adapter(folder) else [folder]
     return [file for one in folders for file in sorted(one.glob("*.safetensors"))]
 
 
-def find(name: str | Path) -> Path:
-    """The local folder of a model. A hub name is downloaded first. Raises ValueError if there is no such model."""
+def find(name: str | Path, weights: bool = True) -> Path:
+    """The local folder of a model. A hub name is downloaded first (unless `weights`, without its weights).
+
+    Raises ValueError if there is no such model.
+    """
     if str(name) == "nano":
         return Path(str(files("relisten") / "assets" / "nano"))
     folder = Path(name).expanduser()
@@ -92,7 +114,7 @@ def find(name: str | Path) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(str(name), allow_patterns=WEIGHT_FILES))
+        return Path(snapshot_download(str(name), allow_patterns=FILES + ["*.safetensors"] * weights))
     except Exception as error:  # the hub client raises a dozen unrelated classes
         raise ValueError(
             f"{name}: cannot be fetched from the hub ({type(error).__name__}); where there is network run"

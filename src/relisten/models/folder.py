@@ -23,6 +23,8 @@ MAX_SETTING = 1e8
 """Largest whole number that a setting may have."""
 MAX_EXTRA = 256 * 2**20
 """Bytes that a model may need beside its weights, for tables that are computed from settings."""
+MOST_LAYERS = 1_000
+"""Layers of a model whose weights are not there to count them."""
 READ = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
@@ -34,10 +36,10 @@ Shapes = dict[str, tuple[int, ...]]
 """Shape of every tensor that the weights hold, by its name in the file."""
 
 
-def checked(folder: Path) -> Shapes:
+def checked(folder: Path, weights: bool = True) -> Shapes | None:
     """Check the files of a model folder, and return the shapes that the headers of its weights tell.
 
-    Raises ValueError, in one line that names the file.
+    Without `weights`, none need be there, and None is returned. Raises ValueError, in one line that names the file.
     """
     try:
         names = sorted({path for pattern in READ for path in folder.glob(pattern)})
@@ -55,7 +57,7 @@ def checked(folder: Path) -> Shapes:
     for path in names:
         if path.suffix == ".json" and path.name not in ("config.json", "prompts.json"):
             read_json(path, anything=path.name not in _OBJECTS)
-    return _shapes(folder)
+    return _shapes(folder) if weights else None
 
 
 _OBJECTS = {"tokenizer.json", "tokenizer_config.json", "generation_config.json", "preprocessor_config.json",
@@ -131,11 +133,15 @@ def check_plausible(folder: Path, module: nn.Module, shapes: Shapes) -> None:
         raise ValueError(f"{folder / 'config.json'}: asks for {extra:,} bytes beside the weights; correct it")
 
 
-def check_layers(path: Path, name: str, value: Any, shapes: Shapes, pattern: str) -> None:
+def check_layers(path: Path, name: str, value: Any, shapes: Shapes | None, pattern: str) -> None:
     """Raise ValueError where a setting is not the number of layers in the weights. `pattern` finds a layer's number.
 
     This comes before the module is built: it would be built layer by layer, a billion of them if asked for.
     """
+    if shapes is None:
+        if type(value) is not int or not 0 < value <= MOST_LAYERS:
+            raise ValueError(f"{path}: {name} is {_short(value)}; no model has as many layers; correct it")
+        return
     found = {int(match[1]) for key in shapes if (match := re.match(pattern, plain_name(key)))}
     stored = max(found, default=-1) + 1
     if isinstance(value, bool) or not isinstance(value, int) or value != stored:

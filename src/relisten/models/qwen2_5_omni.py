@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedTokenizerBase,
     Qwen2_5OmniThinkerConfig,
     Qwen2_5OmniThinkerForConditionalGeneration,
@@ -238,15 +239,26 @@ def _end_token_ids(module: Qwen2_5OmniThinkerForConditionalGeneration, tokenizer
     return {int(i) for i in ids if i is not None}
 
 
-def load(folder: Path, dtype: str = "auto", device: str = "auto", device_map: Any = None) -> Qwen2_5Omni:
-    """Load a full or a Thinker-only checkpoint from a folder. Raises ValueError, in one line, when it is not one."""
+def load(
+    folder: Path, dtype: str = "auto", device: str = "auto", device_map: Any = None, weights: bool = True
+) -> Qwen2_5Omni:
+    """Load a full or a Thinker-only checkpoint from a folder. Raises ValueError, in one line, when it is not one.
+
+    Without `weights`, the module lies on the meta device: it has shapes and settings, and cannot run.
+    """
     where = pick_device(device)
     prompts = read_prompts(folder)
-    config = _config(folder, checked(folder))
+    config = _config(folder, checked(folder, weights))
     feature_extractor = _feature_extractor(folder, config)
     with foreign(folder / "tokenizer.json", "cannot be loaded as a tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         check_tokenizer(tokenizer, int(config.text_config.vocab_size))
+    if not weights:
+        with foreign(folder, "cannot be used"), torch.device("meta"):
+            module = Qwen2_5OmniThinkerForConditionalGeneration(config)
+            if (folder / "generation_config.json").exists():
+                module.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+        return Qwen2_5Omni(module, tokenizer, feature_extractor, prompts, str(folder), read_scope(folder))
     with foreign(folder, "cannot be loaded as Qwen2.5-Omni"):
         module, report = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
             folder,
@@ -268,8 +280,11 @@ def load(folder: Path, dtype: str = "auto", device: str = "auto", device_map: An
     return model
 
 
-def _config(folder: Path, shapes: Shapes) -> Qwen2_5OmniThinkerConfig:
-    """The Thinker's configuration, once it fits the weights' shapes. Raises ValueError where it does not."""
+def _config(folder: Path, shapes: Shapes | None) -> Qwen2_5OmniThinkerConfig:
+    """The Thinker's configuration, once it fits the weights' shapes. Raises ValueError where it does not.
+
+    shapes: None if the weights are not there.
+    """
     path = folder / "config.json"
     raw = read_json(path)
     own = raw.get("thinker_config", raw)
@@ -285,7 +300,8 @@ def _config(folder: Path, shapes: Shapes) -> Qwen2_5OmniThinkerConfig:
             check_layers(path, f"{part}.{name}", getattr(getattr(config, part), name), shapes, pattern)
         with torch.device("meta"):
             module = Qwen2_5OmniThinkerForConditionalGeneration(config)
-        check_plausible(folder, module, shapes)
+        if shapes is not None:
+            check_plausible(folder, module, shapes)
         ids = [_config_id(config, f"{name}_token") for name in ("audio", "image", "video")]
         ids += [int(config.audio_start_token_id), int(config.audio_end_token_id)]
         if not all(0 <= i < int(config.text_config.vocab_size) for i in ids):

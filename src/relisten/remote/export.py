@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from relisten import models
 from relisten.files import replacing_files
+from relisten.models import adapter
 from relisten.models.folder import checked, foreign, read_json
 
 CONTROL = {
@@ -50,6 +51,10 @@ def export_vllm(model: str, out: Path, max_seconds: int | None = None) -> Path:
     that long (None: as the model's own settings say). Raises ValueError, in one line, for a folder that cannot be read.
     """
     folder = models.find(model)
+    if adapter.is_adapter(folder):
+        raise ValueError(
+            f"{folder}: holds an adapter; merge it into its model first (`relisten merge`), and export that"
+        )
     config = read_json(folder / "config.json")
     if config.get("model_type") != "qwen2_5_omni_thinker":
         whole = config.get("model_type") == "qwen2_5_omni"

@@ -93,5 +93,5 @@ def span(segment: Segment) -> str:
 
 def named_seconds(seconds: dict[str, float]) -> dict[str, float]:
     """The engine's counters under the names people read."""
-    names = {"load": "load", "prefill": "prefill", "listen": "listening", "decode": "decoding"}
+    names = {"load": "load", "prefill": "prefill", "listen": "listening", "decode": "decoding", "server": "server"}
     return {name: seconds[key] for key, name in names.items() if key in seconds}
