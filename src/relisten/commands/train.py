@@ -5,17 +5,47 @@ Settings, data and rewards are checked before torch is imported, so that a mista
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from relisten.commands.options import keeping
+from relisten.fields import documented
+from relisten.reports.text import console
 from relisten.training.config import GrpoConfig, SftConfig
 from relisten.training.plan import planned
 
 
-def sft(settings: Path | None = None, /, *, config: Annotated[SftConfig, Parameter(name="*")]) -> Path:
+@documented
+@dataclass(frozen=True)
+class DryRunOptions:
+    """What the run would need, in place of the run."""
+
+    dry_run: bool = False
+    """Train nothing. Say how many steps and tokens the run has, how much memory each GPU needs, with LoRA and with full
+    tuning, and how large a checkpoint is. No weights are loaded or fetched."""
+    gpus: int = 8
+    """With `dry_run`: how many GPUs train together."""
+    gpu_memory: float = 80.0
+    """With `dry_run`: the memory of each GPU in GB (10**9 bytes)."""
+
+    def __post_init__(self) -> None:
+        if self.gpus < 1 or not 0 < self.gpu_memory < float("inf"):
+            raise ValueError(f"gpus is {self.gpus} and gpu_memory is {self.gpu_memory:g}; both must be above 0")
+
+
+DRY = Parameter(name="*", group=Group("Dry run", sort_key=2))
+
+
+def sft(
+    settings: Path | None = None,
+    /,
+    *,
+    config: Annotated[SftConfig, Parameter(name="*")],
+    dry: Annotated[DryRunOptions, DRY] = DryRunOptions(),
+) -> Path | None:
     """Fine-tune a model on chains of thought: cross-entropy on what it should write. Inserted audio is not trained.
 
     If a run was stopped, the same command continues it.
@@ -25,6 +55,9 @@ def sft(settings: Path | None = None, /, *, config: Annotated[SftConfig, Paramet
     settings
         A YAML file with any of the options below; write underscores for dashes. Options on the command line win.
     """
+    if dry.dry_run:
+        _reckon(config, dry)
+        return None
     plan = planned(config)
     _hide_bars()
     from relisten.training.sft import run_sft
@@ -33,7 +66,13 @@ def sft(settings: Path | None = None, /, *, config: Annotated[SftConfig, Paramet
         return run_sft(plan)
 
 
-def grpo(settings: Path | None = None, /, *, config: Annotated[GrpoConfig, Parameter(name="*")]) -> Path:
+def grpo(
+    settings: Path | None = None,
+    /,
+    *,
+    config: Annotated[GrpoConfig, Parameter(name="*")],
+    dry: Annotated[DryRunOptions, DRY] = DryRunOptions(),
+) -> Path | None:
     """Train a model with GRPO: it answers each question several times, hears the segments that it names, and learns
     from what the better answers did.
 
@@ -44,12 +83,29 @@ def grpo(settings: Path | None = None, /, *, config: Annotated[GrpoConfig, Param
     settings
         A YAML file with any of the options below; write underscores for dashes. Options on the command line win.
     """
+    if dry.dry_run:
+        _reckon(config, dry)
+        return None
     plan = planned(config)
     _hide_bars()
     from relisten.training.grpo import run_grpo
 
     with keeping(lambda: _kept(config)):
         return run_grpo(plan)
+
+
+def _reckon(config: SftConfig | GrpoConfig, dry: DryRunOptions) -> None:
+    plan = planned(config, weights=False)
+    _hide_bars()
+    with console(stderr=True).status("reckoning with the shapes of the model …"):
+        from relisten.reports.needs import needs_table
+        from relisten.reports.table import terminal_table
+        from relisten.training.dry_run import reckoned
+
+        found = reckoned(plan, dry.gpus, dry.gpu_memory)
+    for line in [*plan.lines(), *found.lines]:
+        console().print(line, markup=False, highlight=False)
+    console().print(terminal_table(needs_table(found, config.gradient_checkpointing)))
 
 
 def _kept(config: SftConfig | GrpoConfig) -> str:

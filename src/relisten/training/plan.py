@@ -55,8 +55,11 @@ class TrainingPlan:
         return [first, f"{trained} trained at a learning rate of {config.peak_rate:g}.", *self.notes]
 
 
-def planned(config: SftConfig | GrpoConfig) -> TrainingPlan:
-    """Check the settings, read the data, fit the batch to it. Raises ValueError, in one line, if no run can start."""
+def planned(config: SftConfig | GrpoConfig, weights: bool = True) -> TrainingPlan:
+    """Check the settings, read the data, fit the batch to it. Raises ValueError, in one line, if no run can start.
+
+    weights: whether the weights of the model are needed; a model on the hub is fetched then.
+    """
     check(config)
     rows, num, examples = _read(config)
     notes: list[str] = []
@@ -64,7 +67,7 @@ def planned(config: SftConfig | GrpoConfig) -> TrainingPlan:
         config = _fitted(config, len(examples), notes)
     config, num_steps = _with_steps(config, num, notes)
     run.check(config.output, config)
-    if ":" not in config.model:
+    if weights and ":" not in config.model:
         models.find(config.model)
     if config.lora and config.peak_rate <= config.FULL_RATE:
         notes.append(
