@@ -26,9 +26,11 @@ from benchmarks.gpu_check import FULL, TINY, Check, config, engine, questions, s
 from benchmarks.timing import noise
 from benchmarks.training import _run as run_quietly
 from relisten.cli import main, standalone
+from relisten.engine.graphs import Capture, Run, cuda_capture
 from relisten.engine.naive import naive
 from relisten.engine.scripted import ScriptedEngine
 from relisten.models import load
+from relisten.models.base import AudioLM
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
 from relisten.training import trainer as training
 from relisten.training.batch import encode, pack, replay
@@ -36,7 +38,7 @@ from relisten.training.config import GrpoConfig, SftConfig
 from relisten.training.datasets import together
 from relisten.training.grpo import GrpoTrainer
 from relisten.training.sft import SftTrainer
-from relisten.types import Audio, Example, Format
+from relisten.types import Audio, Example, Format, Trace
 
 
 def gpu(
@@ -136,11 +138,12 @@ def _read_bytes(model: Qwen2_5Omni) -> int:
 
 
 def profiled(check: Check) -> None:
-    """What a forward of one decode step launches, and how long the device is busy with it."""
+    """What a forward of one uncaptured decode step launches, and how long the device is busy with it."""
     cuda = check.device.type == "cuda"
     for rows in check.size.rows[1:3]:
         side, asked = engine(check, rows, 0), questions(check, max(1, rows // 8))
         events: list[Any] = []
+        side.capture = lambda model: None  # a captured step runs no module, so there is nothing to hook
         watched = Watched(check.model, at=20, num=4, cuda=cuda, events=events)
         with watched:
             side.generate(asked, config(check), min(8, rows))
@@ -154,6 +157,42 @@ def profiled(check: Check) -> None:
             launches=len(kernels) // 4, synchronised=sum("Synchronize" in e.name for e in events) // 4,
             top={name: [round(sum(t) / 4e3, 3), len(t) // 4] for name, t in top},
         )  # fmt: skip
+
+
+def graph(check: Check) -> None:
+    """The same answers with and without captured steps: how fast, how many captures, and how far apart."""
+    for rows in check.size.rows:
+        traces: dict[str, list[list[Trace]]] = {}
+        for name in ("plain", "captured"):
+            recorded: list[float] = []
+
+            def capture(model: AudioLM, recorded: list[float] = recorded) -> Capture | None:
+                own = cuda_capture(model)
+
+                def timed(run: Run) -> Run:
+                    started = check.now()
+                    step = own(run) if own else run
+                    recorded.append(check.now() - started)
+                    return step
+
+                return timed
+
+            side = engine(check, rows, check.size.listens)
+            side.capture = capture if name == "captured" else lambda model: None
+            started = check.now()
+            traces[name] = side.generate(questions(check, max(1, rows // 8)), config(check), min(8, rows))
+            wall = check.now() - started
+            tokens = sum(sum(t.sampled) for group in traces[name] for t in group)
+            check.say(
+                "graph", rows=rows, steps=name, wall=wall, tokens_per_s=tokens / wall, captures=len(recorded),
+                capture_s=sum(recorded), ms_per_token_step=1e3 * side.seconds["decode"] / check.size.sampled,
+                **check.memory(),
+            )  # fmt: skip
+        plain, captured = (
+            torch.tensor([p for group in traces[name] for t in group for p in t.logprobs]) for name in traces
+        )
+        difference = (plain - captured).abs()
+        check.say("graph", rows=rows, differs_max=float(difference.max()), differs_mean=float(difference.mean()))
 
 
 def others(check: Check) -> None:
@@ -325,8 +364,8 @@ def loading(check: Check) -> None:
 
 
 PARTS: dict[str, Callable[[Check], None]] = {
-    "machine": machine, "decode": decode, "profile": profiled, "others": others, "equal": equal, "grpo": grpo,
-    "sft": sft, "full": full, "load": loading,
+    "machine": machine, "decode": decode, "profile": profiled, "graph": graph, "others": others, "equal": equal,
+    "grpo": grpo, "sft": sft, "full": full, "load": loading,
 }  # fmt: skip
 
 commands = standalone(gpu, "python -m benchmarks.gpu")

@@ -157,7 +157,7 @@ def test_a_model_that_ignores_the_attention_of_the_cache_is_refused(
         return forward(*given) if isinstance(args[4], Window) else forward(*args)
 
     monkeypatch.setattr(model, "forward", ignores)
-    with pytest.raises(ValueError, match="its forward ignores the attention of the cache"):
+    with pytest.raises(ValueError, match="its forward ignores the cache's attention"):
         ScriptedEngine(model, ragged(model)).generate(examples()[:1], CONFIG)
 
 

@@ -56,12 +56,14 @@ class Prefix:
 class Store:
     """Keys and values [places, heads, T, width] for each layer: `num` places of `capacity` tokens each.
 
+    version: counts the changes of its size, each of which moves it in memory.
+
     The tokens of one head are stored next to each other. With many rows, attention then costs a third less than if it
     had to step over the other heads.
     """
 
     def __init__(self, like: Prefix) -> None:
-        self.num = self.capacity = 0
+        self.num = self.capacity = self.version = 0
         self.layers = [(keys[:0, :, :0], values[:0, :, :0]) for keys, values in like.layers]
 
     @property
@@ -73,7 +75,7 @@ class Store:
         """Make it hold so many places of so many tokens; what lies beyond is lost."""
         if (num, capacity) == (self.num, self.capacity):
             return
-        self.num, self.capacity = num, capacity
+        self.num, self.capacity, self.version = num, capacity, self.version + 1
         for index, (keys, values) in enumerate(self.layers):  # layer by layer, so that only one is in memory twice
             self.layers[index] = self._resized(keys), self._resized(values)
 
@@ -321,8 +323,10 @@ def cells(rows: Tensor, columns: Tensor, store: Store) -> Tensor:
 def hiding(seen: Tensor, length: int, store: Store) -> Tensor:
     """What is added to scores [..., length] so that only the first `seen` [...] tokens are attended to."""
     dtype = store.layers[0][0].dtype
-    hidden = torch.arange(length, device=seen.device) >= seen[..., None]
-    return torch.zeros(hidden.shape, dtype=dtype, device=seen.device).masked_fill_(hidden, torch.finfo(dtype).min)
+    hidden = torch.arange(rounded(length), device=seen.device) >= seen[..., None]
+    lowest = torch.finfo(dtype).min / 2  # kernels may double it, and it must stay finite
+    bias = torch.zeros(hidden.shape, dtype=dtype, device=seen.device).masked_fill_(hidden, lowest)
+    return bias[..., :length]  # kernels on a GPU want rows whose starts are aligned
 
 
 def _joined(results: Sequence[tuple[Tensor, Tensor]], dim: int) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from relisten.engine.cache import ROUND, Prefix, Slab, Window, least_cells, window
+from relisten.engine.graphs import Capture, Graphs
 from relisten.engine.memory import Usage
 from relisten.engine.row import Question, Row
 from relisten.models.base import AudioLM
@@ -37,10 +38,11 @@ Choose = Callable[[Sequence[Row], Tensor], list[tuple[int, float]]]
 class Decoder:
     """Rows that are decoded together. Row i of `rows` is row i of the cache.
 
-    max_cells: the most tokens that the cache may hold over all rows; None for no bound.
+    max_cells: the most tokens that the cache may hold over all rows; None for no bound. capture: how steps are
+    recorded; None: they are not.
     """
 
-    def __init__(self, model: AudioLM, choose: Choose, max_cells: int | None) -> None:
+    def __init__(self, model: AudioLM, choose: Choose, max_cells: int | None, capture: Capture | None) -> None:
         self.rows: list[Row] = []
         self.max_cells = max_cells
         self.context = int(model.module.config.get_text_config().max_position_embeddings)
@@ -51,6 +53,8 @@ class Decoder:
         self._device = model.module.device
         self._prompts: dict[int, tuple[int, Tensor]] = {}  # by question: place in the slab, and logits [V] after it
         self._slab: Slab | None = None
+        self._capture = capture
+        self._graphs: Graphs | None = None
 
     # --- rows ---------------------------------------------------------------------------------------------------
 
@@ -95,7 +99,7 @@ class Decoder:
 
     def clear(self) -> None:
         """Free the whole cache. The rows are gone; they may start again."""
-        self.rows, self._slab = [], None
+        self.rows, self._slab, self._graphs = [], None, None
         self._prompts.clear()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -177,7 +181,9 @@ class Decoder:
             self.usage.forwards["prefill"] += 1
             features = [feature for question in batch for feature in question.features(self._model)]
             logits = self._forward([question.token_ids for question in batch], features, prefix)
-            self._slab = self._slab or Slab(prefix, self.context, self.max_cells)
+            if self._slab is None:
+                self._slab = Slab(prefix, self.context, self.max_cells)
+                self._graphs = Graphs(self._model, self._slab, self._capture) if self._capture else None
             for i, question in enumerate(batch):
                 self._prompts[question.index] = self._slab.keep(prefix, i, len(question.token_ids)), logits[i]
 
@@ -188,13 +194,16 @@ class Decoder:
         started = perf_counter()
         assert self._slab is not None
         chunks = [row.chunk if row in reading else [] for row in (self.rows[index] for index in indices)]
-        view = window(self._slab, indices, [len(chunk) for chunk in chunks], self._device)
+        if self._graphs is not None and len(chunks) == len(self.rows) and max(map(len, chunks)) == 1:
+            logits = self._graphs.decode([chunk[0] if chunk else None for chunk in chunks])
+        else:
+            view = window(self._slab, indices, [len(chunk) for chunk in chunks], self._device)
+            features = [self._model.features(piece) for row in reading for piece in row.pieces]
+            logits = self._forward(chunks, features, view)
+            if not view.attended:
+                raise ValueError(f"{self._model.name}: its forward ignores the cache's attention; see AudioLM.forward")
         self._note()
         self.usage.forwards[name] += 1
-        features = [self._model.features(piece) for row in reading for piece in row.pieces]
-        logits = self._forward(chunks, features, view)
-        if not view.attended:
-            raise ValueError(f"{self._model.name}: its forward ignores the attention of the cache; see AudioLM.forward")
         for row in reading:
             row.chunk, row.pieces, row.waited = [], [], 0
         if len(reading) < len(indices):

@@ -5,13 +5,14 @@ Everything goes through `Session` in `session.py`, which decodes the rows of a r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor
 
 from relisten.engine.answering import Answering, Failed, Update
 from relisten.engine.generation import GenerationConfig
+from relisten.engine.graphs import Capture, cuda_capture
 from relisten.engine.memory import Lengths, Usage
 from relisten.engine.operations import Operation
 from relisten.engine.row import AnswerEvent, Finished, Heard, Refused, Row, Text, Words, audible
@@ -54,6 +55,8 @@ class Engine(Answering):
         super().__init__(model, operations, max_rows)
         self.words = Words(model)
         self.max_cache_bytes = max_cache_bytes
+        self.capture: Callable[[AudioLM], Capture | None] = cuda_capture
+        """How steps are recorded, so that each is started as a whole."""
         self.usage = Usage()
         """Rows, forwards and memory of the latest session."""
         self.lengths = Lengths()

@@ -46,7 +46,8 @@ class Session:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._decoder = Decoder(engine.model, engine.choose, max_tokens(engine.model, engine.max_cache_bytes))
+        most = max_tokens(engine.model, engine.max_cache_bytes)
+        self._decoder = Decoder(engine.model, engine.choose, most, engine.capture(engine.model))
         self._num_submitted = 0
         self._asked: dict[int, _Asked] = {}
         self._waiting: deque[tuple[int, int]] = deque()  # places (question, sample), oldest first
