@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import fnmatch
 import importlib
 import re
@@ -58,6 +59,10 @@ def test_words_are_single_and_each_stands_once(make_bank: ModuleType) -> None:
     words = make_bank.words()
     assert len(words) == len(set(words)) > 300
     assert all(re.fullmatch("[a-z]+", word) for word in words)
+    sounds = {
+        label for label, *_ in [*_lines("bank/sounds.txt"), *_lines("bank/instruments.txt"), *_lines("bank/beds.txt")]
+    }
+    assert not set(words) & (sounds | set(desk.KINDS) | set(synth.KINDS)), "a word is told from the sound of that name"
 
 
 def test_what_is_kept_for_judging_trains_nothing(make_bank: ModuleType) -> None:
@@ -106,6 +111,47 @@ def test_packed_sounds_come_back_where_they_lay(make_bank: ModuleType, tmp_path:
         assert len(sound.samples) == pytest.approx(len(wave), abs=1)
         both = min(len(wave), len(sound.samples))
         assert np.corrcoef(sound.samples[:both], wave[:both])[0, 1] > 0.8  # Opus changes the samples, not their place
+
+
+def test_the_licence_of_a_file_is_the_last_that_fits(make_bank: ModuleType, tmp_path: Path) -> None:
+    credit = importlib.import_module("bank.credits").credit
+    text = """Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
+
+Files: *
+Copyright: 2004-2018 Ada <ada@example.org>
+License: GPL-2+
+
+Files: sounds/*
+Copyright: 2001 Somebody
+License: MIT
+
+Files: mods/doors/sounds/*
+ etc/one.ogg
+Copyright: 2015 Bob,
+ 2016 Carol
+License: CC0
+"""
+    (tmp_path / "copyright").write_text(text)
+    assert credit(tmp_path, "usr/share/game/sounds/step.ogg") == ("Ada", "GPL-2.0-or-later")
+    assert credit(tmp_path, "usr/share/game/mods/doors/sounds/a.ogg") == ("Bob, Carol", "CC0-1.0")
+    assert credit(tmp_path, "usr/share/one.ogg") == ("Bob, Carol", "CC0-1.0")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "copyright").write_text("Everything here is under the GPL.")
+    assert credit(tmp_path / "old", "usr/share/one.ogg") is None
+
+
+def test_the_examples_at_a_desk_hold_what_their_table_says() -> None:
+    folder = RUNS.parent / "examples" / "desk"
+    with (folder / "desk.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["file"] for row in rows} == {path.name for path in folder.glob("*.flac")}
+    assert len({row["file"] for row in rows}) == 6
+    for row in rows:
+        samples, rate = soundfile.read(folder / row["file"])
+        start, end = round(float(row["start"]) * rate), round(float(row["end"]) * rate)
+        before = samples[max(0, start - rate // 4) : max(1, start - rate // 50)]
+        inside, silence = np.abs(samples[start:end]).max(), np.sqrt(np.mean(before**2))
+        assert inside > 6 * silence, row
 
 
 def test_long_recordings_fall_into_their_sounds(make_bank: ModuleType) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile as sf
+from bank.credits import credit
 from bank.pieces import RATE, Wave, at_16k
 
 
@@ -90,8 +91,7 @@ def recording(work: Path, place: str) -> tuple[Wave, Origin]:
     if package == "gc":
         bundled = _bundles(folder)
         (path,) = [path for path in bundled if path.rsplit(".", 1)[0].endswith("/" + name)]
-        licence = "Free Art License 1.3" if "_LA" in name else known.licence
-        return at_16k(*sf.read(io.BytesIO(bundled[path]), dtype="float32")), replace(origin, licence=licence)
+        return at_16k(*sf.read(io.BytesIO(bundled[path]), dtype="float32")), _credited(folder, path, origin)
     if package == "opensfx":
         description, data = opensfx(folder)[int(name)]
         return at_16k(*sf.read(io.BytesIO(data), dtype="float32")), opensfx_origin(int(name), description)
@@ -101,7 +101,13 @@ def recording(work: Path, place: str) -> tuple[Wave, Origin]:
     files = [file for file in _files(folder) if str(file.with_suffix("")).endswith("/" + name)]
     if not files:
         raise SystemExit(f"{place}: {known.name} has no such recording")
-    return at_16k(*sf.read(files[0], dtype="float32")), origin
+    return at_16k(*sf.read(files[0], dtype="float32")), _credited(folder, str(files[0].relative_to(folder)), origin)
+
+
+def _credited(folder: Path, path: str, origin: Origin) -> Origin:
+    """With the author and licence of the file, where the package states them by file."""
+    author, licence = credit(folder, path) or (origin.author, origin.licence)
+    return replace(origin, author=author, licence=licence)
 
 
 @cache

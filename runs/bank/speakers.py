@@ -52,27 +52,27 @@ JOHN = {
     **{letter: f"lowercase/{letter}_filled_en_GB" for letter in string.ascii_lowercase},
 }
 KTUBERLING = {
-    **{name: f"en/{name}" for name in ("ball", "flower", "hat", "shoe")},
+    **{name: f"en/{name}" for name in ("ball", "flower", "shoe")},
     **{name: f"en/egypt_{name}" for name in ("boy", "donkey", "girl", "man", "woman")},
     **{"hotel": "en/moon_hotel", "star": "en/moon_star", "cheese": "en/pizzeria_cheese"},
 }
 KLETTRES = {
     **{letter: f"en/alpha/{letter.upper()}" for letter in string.ascii_lowercase},
-    **{word: f"en/syllab/{word}" for word in ("car", "dog", "hot", "key", "no", "sit")},
+    **{word: f"en/syllab/{word}" for word in ("car", "hot", "key", "no", "sit")},
 }
 KLETTRES_GB = {
     **{letter: f"en_GB/alpha/{letter}" for letter in string.ascii_lowercase},
-    **{word: f"en_GB/syllab/{word}" for word in ("ball", "car", "dog", "hot", "key", "no", "sit")},
+    **{word: f"en_GB/syllab/{word}" for word in ("ball", "car", "hot", "key", "no", "sit")},
 }
 HOGS = ("British", "Default", "Mobster", "Pirate", "Russian", "Surfer")
-"""Voices of Hedgewars; each says two words of the list."""
+"""Voices of Hedgewars that say hello."""
 SPEAKERS: dict[str, tuple[str, str, dict[str, str]]] = {
     "allison": ("heldout", "ast", ALLISON),
     "john": ("heldout", "tux", JOHN),
     "ktuberling": ("train", "ktub", KTUBERLING),
     "klettres": ("train", "klettres", KLETTRES),
     "klettres-gb": ("train", "klettres", KLETTRES_GB),
-    **{f"hog-{name.lower()}": ("train", "hog", {"hello": f"{name}/Hello", "fire": f"{name}/Fire"}) for name in HOGS},
+    **{f"hog-{name.lower()}": ("train", "hog", {"hello": f"{name}/Hello"}) for name in HOGS},
 }
 """Voice -> split, package, and the file of each word."""
 

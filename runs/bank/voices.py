@@ -102,8 +102,9 @@ def spoken(voice: Voice, words: list[str], work: Path) -> Iterator[tuple[Piece, 
     source = (
         f"{voice.engine} {ESPEAK[voice.name][1][0] if voice.engine == 'espeak-ng' else voice.name} (synthetic voice)"
     )
+    licence = "unclear" if voice.engine == "piper" else "CC0-1.0"
     for word, samples in zip(words, said, strict=True):
-        yield Piece(word, "word", voice.split, source, "relisten", "CC0-1.0", voice=voice.id, synthetic=True), samples
+        yield Piece(word, "word", voice.split, source, "relisten", licence, voice=voice.id, synthetic=True), samples
 
 
 def _espeak(voice: Voice, words: list[str], work: Path) -> Iterator[Wave]:

@@ -264,7 +264,7 @@ def _voice(rng: np.random.Generator, height: Wave, throat: Sequence[tuple[float,
         strength = sum(
             gain * np.exp(-0.5 * ((octave - np.log2(centre)) / width) ** 2) for centre, width, gain in throat
         )
-        voice += (strength + 0.01) / partial**0.5 * np.sin(partial * phase)
+        voice += (strength + 0.003) / partial * np.sin(partial * phase)
     return np.asarray(voice / (np.sqrt(np.mean(voice**2)) + 1e-9))
 
 
