@@ -358,8 +358,8 @@ def test_answers_do_not_depend_on_how_many_recordings_are_in_memory(
     examples = [Example(f"q{i}", tmp_path / f"{i}.wav", "Which?", ("a", "b"), "a") for i in range(5)]
     config = GenerationConfig(max_new_tokens=6)
     whole = answers(model, examples, tmp_path / "whole.jsonl", config, Asking(hears))
-    monkeypatch.setattr("relisten.engine.answer.BLOCK", 2)
-    assert answers(model, examples, tmp_path / "blocks.jsonl", config, Asking(hears)) == whole
+    monkeypatch.setattr("relisten.evals.hearing.STAND_INS", 1)
+    assert answers(model, examples, tmp_path / "few.jsonl", config, Asking(hears), max_rows=2) == whole
 
 
 @pytest.mark.parametrize("hears", ["own", "other"])

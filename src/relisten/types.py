@@ -45,7 +45,7 @@ class Segment:
 
 
 @documented
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Audio:
     """A mono recording in memory."""
 

@@ -97,8 +97,9 @@ def eval_file(
     _start(out, settings | hashes | {"num_answers": num})
     with records.sole_writer(out / "answers.jsonl"), keeping(lambda: kept_answers(out / "answers.jsonl", num)):
         answers = evaluate(
-            loaded, examples, out / "answers.jsonl", generation, asking, max_rows, options.max_seconds, make
-        )
+            loaded, examples, out / "answers.jsonl", generation, asking, max_rows, options.max_seconds, make,
+            told=lambda figures: run.note(out, {"engine": figures}),
+        )  # fmt: skip
     result = summary(answers, generation.format, failed)
     left = {} if benchmark is None else benchmark.left_out(path.parent)
     found = {"questions": str(path), "max_rows": max_rows, "not_asked": left, **hashes}

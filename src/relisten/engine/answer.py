@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from relisten import tags
 from relisten.choices import read_choice
-from relisten.engine.answering import Answering
+from relisten.engine.answering import Answering, Failed
 from relisten.engine.generation import GenerationConfig
+from relisten.engine.row import Finished
 from relisten.fields import documented
 from relisten.types import Example, Response, Segment, Trace
 
@@ -33,41 +34,39 @@ class Answer:
     """One sentence that says why the answer may mean nothing, or None if the question is one that the model knows."""
 
 
-BLOCK = 128
-"""How many recordings `answer_each` holds in memory at a time. At 30 s each they take 250 MB."""
-
-
 def answer_each(
     engine: Answering,
     examples: Sequence[Example],
     config: GenerationConfig,
     ready: Callable[[Example], Example],
-    num_samples: int = 1,
+    num_samples: int | Sequence[int] = 1,
 ) -> Iterator[tuple[int, int, Trace | str]]:
     """Yield (index, sample, trace) as answers finish, in no fixed order.
 
     If an example cannot be asked, it gives (index, 0, reason) once for all of its samples: `ready` raised a ValueError
     or an OSError, or the prompt does not fit into the context of the model.
 
-    ready: returns the example with its recording in memory.
+    ready: returns the example with its recording in memory. It is called when the example's turn comes, so that no more
+    recordings are held than the engine has rows, and one. num_samples: answers to each example, or one number for each.
     """
-    for first in range(0, len(examples), BLOCK):
-        places: list[int] = []
-        asked: list[Example] = []
-        reasons: list[tuple[int, str]] = []
-        for place, example in enumerate(examples[first : first + BLOCK], start=first):
-            try:
-                asked.append(ready(example))
-                places.append(place)
-            except (ValueError, OSError) as error:
-                yield place, 0, str(error)
-
-        def failed(index: int, reason: str, reasons: list[tuple[int, str]] = reasons) -> None:
-            reasons.append((index, reason))
-
-        for index, sample, trace in engine.run(asked, config, num_samples, failed=failed):
-            yield places[index], sample, trace
-        yield from ((places[index], 0, reason) for index, reason in reasons)
+    counts = [num_samples] * len(examples) if isinstance(num_samples, int) else num_samples
+    left = iter(range(len(examples)))
+    asked: dict[int, int] = {}
+    with engine.session() as session:
+        while True:
+            # One more waits than there are free rows, so that no row is ever free while questions are left.
+            while session.num_waiting <= engine.max_rows - session.num_live and (index := next(left, None)) is not None:
+                try:
+                    asked[session.submit(ready(examples[index]), config, counts[index])] = index
+                except (ValueError, OSError) as error:
+                    yield index, 0, str(error)
+            if not session.busy:
+                return
+            for question, sample, event in session.step():
+                if isinstance(event, Finished):
+                    yield asked[question], sample, event.trace
+                elif isinstance(event, Failed):
+                    yield asked[question], 0, event.reason
 
 
 def answered(trace: Trace, choices: Sequence[str], seconds: dict[str, float], notice: str | None = None) -> Answer:

@@ -87,6 +87,16 @@ class Usage:
     put_back: int = 0
     """How often an answer had to wait again, because the others needed its memory."""
 
+    def merged(self, later: Usage) -> Usage:
+        """What this session and a later one have used together."""
+        return Usage(
+            {name: number + later.forwards[name] for name, number in self.forwards.items()},
+            max(self.rows, later.rows),
+            max(self.cache_tokens, later.cache_tokens),
+            self.max_cache_tokens,
+            self.put_back + later.put_back,
+        )
+
     def figures(self) -> dict[str, float]:
         """The same as numbers with names, for a file of metrics."""
         plain = {name: float(value) for name, value in asdict(self).items() if isinstance(value, int)}

@@ -40,7 +40,8 @@ def naive(
     features: Callable[[Audio], Tensor] | None = None,
     script: Script | None = None,
 ) -> Trace:
-    """One greedy answer about a recording in memory. At `max_new_tokens` it just stops; no answer is forced.
+    """One greedy answer about a recording in memory. At a limit, no answer is forced: at
+    `max_new_tokens` it stops, and after `max_listens` it goes on without hearing.
 
     features: computes the log-mel of a piece of audio (default: the model's own function). script: what is written.
     """

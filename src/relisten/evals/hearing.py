@@ -8,18 +8,21 @@ from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from relisten.audio import MAX_SECONDS, load, sample_at
-from relisten.engine.answer import BLOCK
 from relisten.engine.engine import GenerationConfig
 from relisten.engine.operations import Operation, crop
 from relisten.engine.row import audible
 from relisten.models.base import AudioLM
 from relisten.records import gold_segments
 from relisten.types import Audio, Example, Format, Segment
+
+STAND_INS = 128
+"""How many recordings are kept that others are replaced by. At 30 s each they take 250 MB."""
 
 Hears = Literal["own", "other", "silence", "off", "random", "neighbour", "oracle"]
 """What a segment gives: the recording's own crop; another recording's at the same times; silence; nothing (the tag
@@ -107,10 +110,10 @@ class _Control:
         recordings = list(dict.fromkeys(_whose(e) for e in examples))
         half = len(recordings) // 2
         self.stand_ins = dict(zip(recordings, [*recordings[half:], *recordings[:half]], strict=True))
-        # By the identity of what the prompt holds, which is all an operation is given: (that, its example, its source).
-        # No more than a block's are in use together; the first is kept so that its identity is not given out again.
-        self.places: dict[int, tuple[Audio, Example, Audio]] = {}
-        self.loaded = lru_cache(maxsize=BLOCK)(self._load)
+        # What the prompt holds, which is all that an operation is given -> its example and its source, for as long as
+        # the engine holds it: an answer that takes long may be overtaken by any number of others.
+        self.places: WeakKeyDictionary[Audio, tuple[Example, Audio]] = WeakKeyDictionary()
+        self.loaded = lru_cache(maxsize=STAND_INS)(self._load)
 
     def hearing(self) -> Hearing:
         return Hearing(self.ready, self.operation, self.where)
@@ -121,14 +124,11 @@ class _Control:
         if "other" in (self.hears, self.recording):
             self._stand_in(example)  # an unreadable one is a reason not to ask, here and not in the midst of others
         given = Audio(self._prompted(example, source), source.rate)
-        self.places.pop(id(given), None)
-        self.places[id(given)] = given, example, source
-        while len(self.places) > BLOCK:
-            del self.places[next(iter(self.places))]
+        self.places[given] = example, source
         return replace(example, audio=given)
 
     def operation(self, audio: Audio, segment: Segment) -> Audio:
-        _, example, source = self.places[id(audio)]
+        example, source = self.places[audio]
         start, num = sample_at(segment.start, source.rate, len(source.samples)), len(crop(source, segment).samples)
         if self.hears == "silence":
             return Audio(np.zeros(num, np.float32), source.rate)

@@ -72,11 +72,13 @@ def evaluate(
     max_rows: int = 32,
     max_seconds: float = MAX_SECONDS,
     make: EngineFactory = Engine,
+    told: Callable[[dict[str, float]], None] = lambda figures: None,
 ) -> list[dict[str, Any]]:
     """Answer what `out` (JSONL) does not hold yet, append, and return every record in the order of the questions.
 
     A question that cannot be asked (an unreadable recording, one too long for the model) has a record with `error`,
-    and is tried again by the next call. make: makes the engine. Raises ValueError where `out` is removed or changed
+    and is tried again by the next call. make: makes the engine. told: is given what the engine used, at the end: its
+    seconds and, in this process, rows, forwards and memory. Raises ValueError where `out` is removed or changed
     meanwhile, or if the engine's servers no longer answer.
     """
     check(examples, config, asking, max_rows)
@@ -93,7 +95,10 @@ def evaluate(
             bar.update()
             if (job.question.id, sample) not in done:
                 size = records.append(out, _line(job, sample, trace, seconds, heard), size)
+                done.add((job.question.id, sample))
     check_size(out, size)
+    used = engine.usage.figures() if isinstance(engine, Engine) else {}
+    told(used | {f"engine_{name}_seconds": value for name, value in engine.seconds.items()})
     by_key = {(r["id"], r.get("sample", 0)): r for r in records.read(out, torn=True)}
     return [by_key[e.id, sample] for e in mine for sample in range(asking.samples)]
 
@@ -143,14 +148,13 @@ def _answers(
         finally:
             reading += perf_counter() - started
 
-    for num in sorted({len(job.samples) for job in jobs}):
-        alike = [job for job in jobs if len(job.samples) == num]
+    counts = [len(job.samples) for job in jobs]
+    last, reading = perf_counter(), 0.0
+    for index, place, trace in answer_each(engine, [job.shown for job in jobs], config, timed, counts):
+        seconds, job = perf_counter() - last - reading, jobs[index]
+        for sample in job.samples if isinstance(trace, str) else job.samples[place : place + 1]:
+            yield job, sample, trace, seconds
         last, reading = perf_counter(), 0.0
-        for index, place, trace in answer_each(engine, [job.shown for job in alike], config, timed, num):
-            seconds, job = perf_counter() - last - reading, alike[index]
-            for sample in job.samples if isinstance(trace, str) else job.samples[place : place + 1]:
-                yield job, sample, trace, seconds
-            last, reading = perf_counter(), 0.0
 
 
 def _line(job: _Job, sample: int, trace: Trace | str, seconds: float, heard: Hearing) -> dict[str, Any]:

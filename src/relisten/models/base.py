@@ -127,10 +127,13 @@ class AudioLM(Protocol):
 
 
 def pad_features(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Stack log-mels of different lengths: float32 [N, mel, frames], and their mask, int64 [N, frames]."""
-    frames = max(f.shape[1] for f in features)
-    stacked = torch.zeros(len(features), features[0].shape[0], frames)
-    mask = torch.zeros(len(features), frames, dtype=torch.long)
+    """Stack log-mels of different lengths: float32 [N, mel, frames], and their mask, int64 [N, frames].
+
+    They stay on the device of the first, so that a batch on a GPU does not go through the CPU.
+    """
+    frames, device = max(f.shape[1] for f in features), features[0].device
+    stacked = torch.zeros(len(features), features[0].shape[0], frames, device=device)
+    mask = torch.zeros(len(features), frames, dtype=torch.long, device=device)
     for row, feature in enumerate(features):
         stacked[row, :, : feature.shape[1]] = feature
         mask[row, : feature.shape[1]] = 1

@@ -235,7 +235,9 @@ def _config_id(config: Any, name: str) -> int:
 
 def _end_token_ids(module: Qwen2_5OmniThinkerForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     found = module.generation_config.eos_token_id if module.generation_config else None
-    ids = set(found if isinstance(found, list) else [found]) | {tokenizer.eos_token_id}
+    # Qwen's models were trained to end with either; a folder without generation_config.json names only one of them.
+    known = tokenizer.get_vocab()
+    ids = set(found if isinstance(found, list) else [found]) | {tokenizer.eos_token_id, known.get("<|endoftext|>")}
     return {int(i) for i in ids if i is not None}
 
 

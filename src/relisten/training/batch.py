@@ -70,6 +70,9 @@ def encode(
 ) -> Encoded:
     """The trace that the engine would have made of this response. In `interleaved` it has the audio that is heard.
 
+    Where the response asks for more segments than may be heard, the engine closes the reasoning and leads the model to
+    its answer. So does the trace: the reasoning that follows is left out, because in use it can never be written.
+
     mel: a cache of recordings and their log-mels by `id(audio)`, filled here, so that a recording is transformed once.
     """
     given = example.audio if isinstance(example.audio, Audio) else load(example.audio, rate=model.rate)
@@ -86,7 +89,8 @@ def encode(
     trace.text = response_text(example)
     listener = Listener(given.duration, format)
     pieces = trace.text.split("</seg>")
-    for piece in pieces[:-1]:
+    rest = pieces[-1]
+    for index, piece in enumerate(pieces[:-1]):
         tokens = model.encode_response(piece + "</seg>")
         trace.extend(tokens, sampled=True)
         if model.decode(tokens[-1:]) == ">":
@@ -100,7 +104,14 @@ def encode(
                 features.append(model.features(part))
             elif isinstance(action, Refuse):
                 trace.refusals.append(action.refusal)
-    trace.extend(model.encode_response(pieces[-1]), sampled=True)
+        if trace.refusals and trace.refusals[-1].reason == "too many":
+            lead = listener.close()
+            trace.finish = "listens"
+            trace.extend(model.encode(lead), sampled=False)
+            rest = f"{example.answer}</answer>" if lead.endswith("<answer>") else "</seg>".join(pieces[index + 1 :])
+            trace.text = "".join(one + "</seg>" for one in pieces[: index + 1]) + lead + rest
+            break
+    trace.extend(model.encode_response(rest), sampled=True)
     trace.extend([model.end_token_id], sampled=True)
     return Encoded(trace, features, id(given), at + num_tokens + 1, example.id)
 

@@ -91,7 +91,7 @@ class GrpoTrainer(PackedTrainer):
         total = perf_counter() - started
         figures |= {f"share_{name}": value / total for name, value in seconds.items()}
         equal, num = (self.total(torch.tensor(float(count))) for count in (sum(map(_equal, groups)), len(groups)))
-        figures |= {"seconds": total, "equal_groups": equal / num}
+        figures |= {"seconds": total, "equal_groups": equal / num} | self.engine.usage.figures()
         figures["failed_questions"] = self.total(torch.tensor(float(len(self._failed))))
         gathered = gather_object([rollout.measure(one) for group in groups for one in group])
         figures |= rollout.averages(gathered) | {"traces_per_minute": 60 * len(gathered) / total}

@@ -49,12 +49,14 @@ def roll_out(
     """A group of answers to each example, rewarded, and why an example could not be asked, by its id.
 
     Another example of `examples` is asked once more in place of such a one, so that there are as many groups as ever.
-    Raises ValueError where none can be asked. `seconds` gains the time of `rollout` and of `reward`.
+    Raises ValueError where none can be asked. `seconds` gains the time of `rollout` and of `reward`; `engine.usage` is
+    that of the whole rollout.
     """
     started = perf_counter()
     asked, failed = list(examples), dict[int, str]()
     groups = engine.generate(asked, config, group_size, failed.__setitem__)
     if failed:
+        usage = engine.usage
         able = [example for index, example in enumerate(examples) if index not in failed]
         if not able:
             raise ValueError(
@@ -65,6 +67,7 @@ def roll_out(
             asked[index] = replace(other, id=f"{other.id}#{index}")  # a row draws by its id: other answers
         for index, traces in zip(failed, engine.generate([asked[i] for i in failed], config, group_size), strict=True):
             groups[index] = traces
+        engine.usage = usage.merged(engine.usage)
     sampled = perf_counter()
     rolled = []
     for example, traces in zip(asked, groups, strict=True):
