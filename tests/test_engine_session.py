@@ -105,6 +105,16 @@ def test_a_session_that_idles_goes_on(model: Qwen2_5Omni) -> None:
     same(first[0, 0], second[1, 0])
 
 
+def test_rows_that_end_with_their_first_token_leave_the_others_in_place(model: Qwen2_5Omni) -> None:
+    """They leave before the cache has memory for any row; the row that took their number had none to be moved."""
+    scripts = lambda i, s: script(model, END if s % 3 == 0 else "<think>so</think></answer>", END)  # noqa: E731
+    [traces] = ScriptedEngine(model, scripts).generate(examples(1), CONFIG, 8)
+    [expected] = ScriptedEngine(model, scripts, max_rows=1).generate(examples(1), CONFIG, 8)
+    for trace, other in zip(traces, expected, strict=True):
+        same(trace, other)
+    assert [len(trace.token_ids) - trace.num_prompt for trace in traces[:4:3]] == [1, 1]
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_a_session_leaves_the_module_as_it_was(model: Qwen2_5Omni, training: bool) -> None:
     model.module.train(training)

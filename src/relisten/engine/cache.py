@@ -165,7 +165,8 @@ class Slab:
         place, length = self.places.pop(), self.lengths.pop()
         if row < len(self.lengths):
             self.places[row], self.lengths[row] = place, length
-            self.rows.move(len(self.lengths), row, length)
+            if length:  # a row that has just started has no memory yet
+                self.rows.move(len(self.lengths), row, length)
 
     def reserve(self, length: int) -> None:
         """Make room for `length` own tokens in each live row. The length doubles when it is too small."""
