@@ -22,11 +22,8 @@ MROPE = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24
 TINY_LAYERS = 2
 
 
-def build(layers: int | None, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Qwen2_5Omni:
-    """Random weights at the 7B's shape (the defaults of its class) with as many layers, or tiny ones for 2 layers.
-
-    The vocabulary has the 7B's size, but its tokenizer knows only what the check writes.
-    """
+def settings(layers: int | None) -> tuple[Any, Any, int]:
+    """The configuration of `build`, its tokenizer, and its number of mel bins."""
     vocab = nano.tokenizer([FILLER, *TIMES, "<seg> </seg>"] * 2)
     if layers == TINY_LAYERS:
         size = nano.NanoConfig(num_layers=TINY_LAYERS, num_mel_bins=16, hop_length=160, audio_block=100)
@@ -40,6 +37,15 @@ def build(layers: int | None, device: torch.device, dtype: torch.dtype = torch.b
             **real.text_config.to_dict() | changed | {"pad_token_id": vocab.pad_token_id, "rope_parameters": MROPE}
         )
         config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
+    return config, vocab, bins
+
+
+def build(layers: int | None, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Qwen2_5Omni:
+    """Random weights at the 7B's shape (the defaults of its class) with as many layers, or tiny ones for 2 layers.
+
+    The vocabulary has the 7B's size, but its tokenizer knows only what the check writes.
+    """
+    config, vocab, bins = settings(layers)
     torch.manual_seed(0)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)

@@ -10,10 +10,11 @@ import pytest
 import torch
 from conftest import make_example
 
-from benchmarks import data_build, engine, evaluation, gpu, training
+from benchmarks import data_build, engine, evaluation, full_checkpoint, gpu, training
 from benchmarks.timing import measure, noise
 from relisten.cli import run
 from relisten.engine.engine import GenerationConfig
+from relisten.models import load
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
 from relisten.training.batch import model_inputs, pack
 from relisten.training.trainer import token_logprobs_of
@@ -119,3 +120,19 @@ def test_the_gpu_check_trains_a_tiny_model(tmp_path: Path) -> None:
     assert not [line for line in found if "failed" in line or "skipped" in line]
     norms = {line["part"]: line["grad_norm"] for line in found if "grad_norm" in line}
     assert norms.keys() == {"grpo", "sft"} and min(norms.values()) > 0
+
+
+def test_a_checkpoint_is_written_piece_by_piece_and_loads(tmp_path: Path) -> None:
+    """The same as at full size: names, shards and settings are those that `relisten.load` expects."""
+    written = full_checkpoint.write(tmp_path / "random", layers=2)
+    model = load(tmp_path / "random")
+    assert written == sum(parameter.nbytes for parameter in model.module.parameters())
+    assert len(list((tmp_path / "random").glob("model-*.safetensors"))) == len(list(model.module.named_parameters()))
+
+
+@pytest.mark.slow
+def test_a_checkpoint_at_full_size_takes_no_more_memory_than_its_weights(tmp_path: Path) -> None:
+    """18 GB on disk and in memory; python -m pytest -m slow tests/test_benches.py -k full_size"""
+    written = full_checkpoint.write(tmp_path / "random")
+    found = full_checkpoint.ask(tmp_path / "random", 2)
+    assert found["parameters"] == 8_931_813_888 and found["anonymous_GB"] < written / 1e9 + 1

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import TINY
 
-from relisten import records
+from relisten import audio, records
 from relisten.data.worlds.scene_files import write_scenes
 from relisten.models import load, nano
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
@@ -21,6 +22,7 @@ from relisten.training.batch import Encoded, encode, pack
 from relisten.training.config import SftConfig
 from relisten.training.plan import planned
 from relisten.training.sft import SftTrainer, _trainer, train_sft
+from relisten.types import Format
 
 TEXT = ["user assistant <think></think><answer></answer>"]
 
@@ -50,7 +52,8 @@ def lines(folder: Path) -> list[dict[str, float]]:
 def rows(work: Path) -> tuple[Qwen2_5Omni, list[list[Encoded]]]:
     model = load(work / "tiny")
     examples = records.read_examples(work / "scenes" / "questions.jsonl")
-    return model, [[encode(model, example, "interleaved")] for example in examples]
+    mel: dict[int, Any] = {}  # it keeps every recording, so that no two have one identity
+    return model, [[encode(model, example, "interleaved", mel)] for example in examples]
 
 
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 120), st.integers(0, 4))
@@ -73,20 +76,15 @@ def test_short_rows_share_a_forward_and_a_long_one_goes_alone() -> None:
 def test_tokens_of_a_row_are_those_that_it_is_packed_into(work: Path) -> None:
     model, [[one], [other], *_] = rows(work)
     example = records.read_examples(work / "scenes" / "questions.jsonl")[0]
-    mel: dict[int, tuple[object, object]] = {}
-    recording = replace(example, audio=records_audio(example.audio, model.rate))
-    same = [encode(model, recording, form, mel) for form in ("interleaved", "grounded", "conditioned")]  # type: ignore[arg-type]
+    assert isinstance(example.audio, Path)
+    recording = replace(example, audio=audio.load(example.audio, model.rate))
+    formats: tuple[Format, ...] = ("interleaved", "grounded", "conditioned")
+    same = [encode(model, recording, form) for form in formats]
     for row in ([one], [one, other], same, [*same, other]):
         assert packing.num_tokens(row) == pack([row]).input_ids.shape[1]
     length = packing.num_tokens(same)
     assert packing.divided(same, length) == [same] and len(packing.divided(same, length - 1)) == 2
     assert packing.divided(same, 1) == [[one] for one in same] and packing.divided([], 9) == []
-
-
-def records_audio(path: object, rate: int) -> object:
-    from relisten.audio import load as read
-
-    return read(path, rate=rate)  # type: ignore[arg-type]
 
 
 def test_how_rows_are_put_into_forwards_changes_no_step(work: Path, tmp_path: Path) -> None:
