@@ -36,6 +36,8 @@ PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
 """The title of a panel and the metrics in it; `reward_*` stands for all metrics that begin with `reward_`."""
 FIRST = ("reward", "accuracy", "segment", "listen")
 """Metrics whose names begin so come first; the rest follows in the order in which it was logged."""
+NOT_DRAWN = ("epoch", "eval_seconds", "forward_tokens")
+"""Metrics that say how far a run is and what it takes, not how it goes."""
 MOST_PANELS = 24
 LARGEST = 1e100
 """Values beyond this are left out, like NaN: a chart cannot show them."""
@@ -76,12 +78,12 @@ def read_metrics(folder: Path) -> list[Series]:
 def panels(series: Sequence[Series]) -> list[tuple[str, list[Series]]]:
     """A title, and the metrics that share a panel: those of `PANELS` first, then each other metric by itself.
 
-    Left out are panels in which nothing ever changes, metrics with one value, and `epoch`, which only counts progress.
+    Left out are panels in which nothing ever changes, metrics with one value, and those of `NOT_DRAWN`.
     """
     by_name = {s.name: s for s in series if len(s.values) > 1}
     grouped = [(title, _names(patterns, by_name)) for title, patterns in PANELS]
     known = [(title, [by_name.pop(name) for name in names]) for title, names in grouped if names]
-    found = known + [(s.name.replace("_", " "), [s]) for s in by_name.values() if s.name != "epoch"]
+    found = known + [(s.name.replace("_", " "), [s]) for s in by_name.values() if s.name not in NOT_DRAWN]
     return [(title, together) for title, together in found if any(min(s.values) < max(s.values) for s in together)]
 
 
@@ -121,7 +123,7 @@ def training_curves(metrics: Path, picture: Path) -> None:
 
 def _curve(axis: Axes, metric: Series, colour: str) -> None:
     """The values; those of a long run are pale, with their running mean over them."""
-    name = plotting.label(metric.name.removeprefix("reward_").replace("_", " "))
+    name = plotting.label(metric.name.removeprefix("reward_").replace("eval_", "held-out ").replace("_", " "))
     if len(metric.values) <= 30:
         axis.plot(metric.steps, metric.values, color=colour, linewidth=1.4, label=name)
         return
