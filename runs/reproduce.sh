@@ -66,14 +66,14 @@ build() { # questions, chains of thought, and the two sets: $out/data/all/sft.js
 train() { # sft|grpo OPTIONS...
   if [ -n "${SHARDING:-}" ]; then
     accelerate launch --config-file "runs/accelerate_$SHARDING.yaml" --num_processes "$processes" -m relisten.cli train \
-      "$1" "runs/paper_$1.yaml" --lora 0 --dtype float32 "${@:2}"
+      "$1" "runs/paper_$1.yaml" --lora 0 "${@:2}"
   else
     torchrun --nproc-per-node "$processes" -m relisten.cli train "$1" "runs/paper_$1.yaml" "${@:2}"
   fi
 }
 
 small() { # BATCH: the options that turn the paper's settings into a smoke run
-  echo --lora 0 --dtype float32 --no-bf16 --steps 3 --batch-size "$1" --device-batch-size 2 --save-steps 1 --attention eager
+  echo --lora 0 --no-bf16 --steps 3 --batch-size "$1" --device-batch-size 2 --save-steps 1 --attention eager
 }
 
 sft() { # the cold start

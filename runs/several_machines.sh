@@ -4,7 +4,7 @@
 # on a shared disk.
 #   MASTER=10.0.0.1 MACHINES=2 RANK_OF_MACHINE=0 sh runs/several_machines.sh grpo runs/paper_grpo.yaml
 # SHARDING=fsdp2 or SHARDING=zero3 shards the weights over all processes, so that full fine-tuning fits:
-#   SHARDING=fsdp2 MASTER=... sh runs/several_machines.sh grpo runs/paper_grpo.yaml --lora 0 --dtype float32
+#   SHARDING=fsdp2 MASTER=... sh runs/several_machines.sh grpo runs/paper_grpo.yaml --lora 0
 # Tested with DDP as two "machines" of one process (GPUS=1) on one CPU; not tested on machines apart, on GPUs, or with
 # SHARDING here.
 set -eu
