@@ -267,7 +267,9 @@ def void(_: object) -> None:
     """For a lambda that returns nothing."""
 
 
-def test_what_cannot_be_adapted_is_said_before_training(work: Path, trained: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_adapted_is_said_before_training(
+    work: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for fields, said in (
         ({"model": str(trained), "lora": 8}, "is an adapter of rank 4; give --lora 4"),
         ({"model": "own:model"}, "an adapter names its base model"),
@@ -278,3 +280,5 @@ def test_what_cannot_be_adapted_is_said_before_training(work: Path, trained: Pat
     assert not (tmp_path / "run").exists()
     assert cli.run(["merge", str(work / "tiny"), str(tmp_path / "out")]) == 2
     assert cli.run(["merge", str(trained), str(work / "tiny")]) == 2
+    assert cli.run(["export", "vllm", str(trained), str(tmp_path / "out")]) == 2
+    assert "relisten merge" in capsys.readouterr().err

@@ -32,6 +32,7 @@ SHARED = {
     "steps": 2, "batch_size": 4, "device_tokens": 420, "learning_rate": 1e-3, "bf16": False, "workers": 0,
     "save_steps": 1, "log_steps": 1, "data": "scenes/questions.jsonl", "model": "tiny",
 }  # fmt: skip
+SFT = {"format": "interleaved"}
 GRPO = {
     "mini_batch_size": 4, "group_size": 4, "max_new_tokens": 8, "rewards": ("processes_rewards:shortness",),
     "eval_data": "scenes/questions.jsonl", "eval_steps": 1,
@@ -46,6 +47,7 @@ def zero() -> dict[str, str]:
     assert config["distributed_type"] == "DEEPSPEED"
     return {
         "ACCELERATE_USE_DEEPSPEED": "true",
+        "ACCELERATE_MIXED_PRECISION": config["mixed_precision"],
         "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(RUNS.parent / config["deepspeed_config"]["deepspeed_config_file"]),
         "DS_ACCELERATOR": "cpu",
     }
@@ -55,7 +57,8 @@ def sharded() -> dict[str, str]:
     """What it makes of the FSDP2 file."""
     config = yaml.safe_load((RUNS / "accelerate_fsdp2.yaml").read_text())
     assert config["distributed_type"] == "FSDP"
-    return {"ACCELERATE_USE_FSDP": "true"} | {
+    own = {"ACCELERATE_USE_FSDP": "true", "ACCELERATE_MIXED_PRECISION": config["mixed_precision"]}
+    return own | {
         name.upper().replace("_LAYER", ""): str(value).lower() if isinstance(value, bool) else str(value)
         for name, value in config["fsdp_config"].items()
     }
@@ -69,7 +72,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 import torch
-from accelerate import DistributedType, PartialState
+from accelerate import Accelerator, DistributedType, PartialState
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, training_args
 from relisten.training import grpo, losses, progress, trainer as training
@@ -125,7 +128,16 @@ def stopped_once(train, config):
         train(config)
     except Stopped:
         train(config)
-stopped_once(train_sft, SftConfig(output=Path(name + "-sft"), format="interleaved", **{SHARED!r}))
+held = []
+backward = Accelerator.backward
+def measured(self, loss, **more):
+    backward(self, loss, **more)
+    if name == "fsdp":
+        trained = [p for p in self._models[0].parameters() if p.requires_grad]
+        parts = sum(p.grad.to_local().nbytes for p in trained if p.grad is not None)
+        held.append(parts / sum(p.numel() for p in trained))
+Accelerator.backward = measured
+stopped_once(train_sft, SftConfig(output=Path(name + "-sft"), **{SHARED | SFT!r}))
 scored = grpo.token_logprobs_of
 def in_full(*arguments, **more):
     scores = scored(*arguments, **more)
@@ -133,13 +145,16 @@ def in_full(*arguments, **more):
     return scores
 grpo.token_logprobs_of = in_full
 stopped_once(train_grpo, GrpoConfig(output=Path(name + "-grpo"), **{SHARED!r}, **{GRPO!r}))
+torch.save(held, name + "-held.pt")
 if name != "two":
     begun = {{"fsdp": "two", "zero": "fsdp"}}[name]
     if os.environ["RANK"] == "0":
         shutil.copytree(begun + "-sft", begun + "-" + name + "-sft",
                         ignore=shutil.ignore_patterns("checkpoint-2", "model"))
     torch.distributed.barrier()
-    train_sft(SftConfig(output=Path(begun + "-" + name + "-sft"), format="interleaved", **{SHARED!r}))
+    train_sft(SftConfig(output=Path(begun + "-" + name + "-sft"), **{SHARED | SFT!r}))
+    half = {SHARED | SFT | {"bf16": True, "model": "half"}!r}
+    stopped_once(train_sft, SftConfig(output=Path(name + "-half"), **half))
     train_grpo(GrpoConfig(output=Path(name + "-bf16"), **{SHARED | {"bf16": True}!r}, **{GRPO!r}))
 if name != "fsdp":  # which makes its steps as DDP does; DeepSpeed makes them within the backward pass
     minis = {{**{SHARED!r}, **{GRPO!r}, "steps": 3, "mini_batch_size": 2}}
@@ -155,7 +170,10 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
     questions = write_scenes(folder / "scenes", num=8, questions=1)
     texts = [str(json.loads(line).get("cot")) for line in questions.read_text().splitlines()]
-    nano.create([*texts, "user assistant <think></think><answer></answer>"] * 2, TINY).save(folder / "tiny")
+    model = nano.create([*texts, "user assistant <think></think><answer></answer>"] * 2, TINY)
+    model.save(folder / "tiny")
+    model.module.bfloat16()
+    model.save(folder / "half")
     (folder / "processes_rewards.py").write_text(OWN)
     (folder / "train.py").write_text(SCRIPT)
     with contextlib.ExitStack() as stack:
@@ -176,7 +194,7 @@ def train_once(name: str, output: Path | None = None) -> None:
     if (output / "model").exists():
         return
     if name == "sft":
-        train_sft(SftConfig(output=output, format="interleaved", **SHARED))  # type: ignore[arg-type]
+        train_sft(SftConfig(output=output, **(SHARED | SFT)))  # type: ignore[arg-type]
     else:
         train_grpo(GrpoConfig(output=output, **SHARED, **GRPO))  # type: ignore[arg-type]
 
@@ -212,6 +230,33 @@ def test_two_processes_train_as_one(work: Path, monkeypatch: pytest.MonkeyPatch,
         assert max(figures(work / f"{how}-bf16", "logprob_difference")) < 0.1
         full, rounded = (figures(work / name, "entropy")[0] for name in (f"{how}-grpo", f"{how}-bf16"))
         assert 1e-6 < abs(full - rounded) < 0.1, "bfloat16 has rounded something, and not much"
+
+
+def test_sharded_gradients_are_never_whole(work: Path) -> None:
+    """Until the last forward of a batch, FSDP2 held them whole: 4 bytes a parameter, 33 GB for 7B on each GPU."""
+    held = torch.load(work / "fsdp-held.pt")
+    assert len(held) > 4, "none of the four steps had several forwards"
+    assert held == pytest.approx([2.0] * len(held), rel=0.1), "4 bytes, over two processes"
+
+
+def test_sharded_optimisers_are_written_in_parts(work: Path) -> None:
+    """They went through the first process, which needed 107 GB for 7B."""
+    checkpoint = work / "fsdp-sft" / "checkpoints" / "checkpoint-2"
+    weights = sum(value.nbytes for value in load_file(checkpoint / "model.safetensors").values())
+    sizes = [path.stat().st_size for path in (checkpoint / "optimizer").glob("*.safetensors")]
+    assert len(sizes) == 2 and max(sizes) < 1.3 * weights, "AdamW's two moments, over two processes"
+    assert not (checkpoint / "optimizer.pt").exists()
+
+
+@pytest.mark.parametrize("how", HOW[1:])
+def test_a_model_in_bfloat16_is_trained_in_float32_and_saved_as_it_came(work: Path, how: str) -> None:
+    folder = work / f"{how}-half"
+    exact = load_file(folder / "checkpoints" / "checkpoint-2" / "model.safetensors")
+    saved, before = (load_file(path / "model.safetensors") for path in (folder / "model", work / "half"))
+    assert {value.dtype for value in saved.values()} == {torch.bfloat16}
+    assert json.loads((folder / "model" / "config.json").read_text())["dtype"] == "bfloat16"
+    trained = [name for name in exact if "visual" not in name and not torch.equal(saved[name], before[name])]
+    assert len(trained) > 30 and all(exact[name].dtype == torch.float32 for name in trained)
 
 
 @pytest.mark.skipif("zero" not in HOW, reason="the tests' extras bring DeepSpeed on Linux alone")

@@ -29,6 +29,7 @@ from relisten.training import hooks
 from relisten.training import trainer as training
 from relisten.training.checkpoint import latest, prune, staged
 from relisten.training.config import SftConfig
+from relisten.training.datasets import SftDataset
 from relisten.training.optimizer import Muon, MuonWithAdamW
 from relisten.training.plan import planned, sole_run
 from relisten.training.sft import train_sft
@@ -190,6 +191,17 @@ def test_what_workers_are_given_can_be_pickled(work: Path, tmp_path: Path) -> No
     assert [pickle.loads(pickle.dumps(rows))(i)[0].id for i in range(num)] == [rows(i)[0].id for i in range(num)]
 
 
+def test_processes_that_prepare_data_get_no_weights(work: Path, tmp_path: Path) -> None:
+    """Where processes are spawned, each was sent the whole model: 18 to 36 GB of a 7B."""
+    plan, model = planned(config(work, tmp_path / "run")), load(work / "tiny")
+    dataset = SftDataset(model, plan.rows, plan.num_rows, "interleaved")
+    sent = pickle.dumps(dataset)
+    assert len(sent) < len(pickle.dumps(model)) / 2 and hasattr(model, "module")
+    for mine, theirs in zip(dataset[0], pickle.loads(sent)[0], strict=True):
+        assert mine.trace == theirs.trace
+        assert all(torch.equal(*pair) for pair in zip(mine.features, theirs.features, strict=True))
+
+
 def test_a_full_disk_is_said_in_one_line_and_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     with staged(tmp_path, "checkpoint-2") as part:
         (part / "checkpoint-2").mkdir(parents=True)
@@ -230,6 +242,36 @@ def test_a_run_goes_on_exactly_and_makes_no_step_too_many(work: Path, tmp_path: 
     for again in ends[1:]:
         for name, value in ends[0].items():
             torch.testing.assert_close(again[name], value, atol=1e-6, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("short", "long"),
+    [({"steps": 3}, {"steps": 6}), ({"steps": -1, "epochs": 0.75}, {"steps": -1, "epochs": 1.5})],
+)
+def test_a_finished_run_goes_on_with_more_steps(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], short: dict[str, Any], long: dict[str, Any]
+) -> None:
+    """It was refused as another run; and where the schedule had ended, the next step would have had the rate 0."""
+    fields = {"optimizer": "adamw", "save_steps": 1, "schedule": "constant"}
+    train_sft(config(work, tmp_path / "run", **fields, **short))
+    model = load_file(train_sft(config(work, tmp_path / "run", **fields, **long)) / "model.safetensors")
+    whole = load_file(train_sft(config(work, tmp_path / "whole", **fields, **long)) / "model.safetensors")
+    for name, value in whole.items():
+        torch.testing.assert_close(model[name], value, atol=1e-6, rtol=0, msg=name)
+    assert len(losses(tmp_path / "run")) == 6 and "is longer than when" not in capsys.readouterr().err
+    with pytest.raises(ValueError, match=f"{next(reversed(short))} is"):
+        train_sft(config(work, tmp_path / "run", **fields, **short))
+
+
+def test_a_longer_run_has_a_longer_schedule(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fields = {"optimizer": "muon", "save_steps": 1, "schedule": "linear", "warmup": 0.0}
+    train_sft(config(work, tmp_path / "run", steps=2, **fields))
+    train_sft(config(work, tmp_path / "run", steps=4, **fields))
+    told = "linear schedule with it: it goes on at a learning rate of 0.0005, where it stopped at 0."
+    assert told in capsys.readouterr().err
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    rates = [row["learning_rate"] for row in rows if "learning_rate" in row]
+    assert rates == pytest.approx([1e-3, 5e-4, 5e-4, 2.5e-4])
 
 
 def test_several_gpus_ask_for_several_processes(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

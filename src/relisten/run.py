@@ -29,23 +29,32 @@ from relisten import records
 _PACKAGES = ("torch", "transformers", "numpy")
 
 
-def start(folder: str | os.PathLike[str], config: Any) -> None:
+MayChange = Callable[[str, Any, Any], bool]
+"""Whether a run may be resumed with another value of a setting: (its name, old value, new value), as JSON has them."""
+
+
+def never(name: str, old: Any, new: Any) -> bool:
+    """A run is resumed only with the settings that it began with."""
+    return False
+
+
+def start(folder: str | os.PathLike[str], config: Any, may_change: MayChange = never) -> None:
     """Begin a run, or resume the one that has the same config; ValueError where the folder holds another run.
 
     config: a dataclass or a mapping; what JSON does not know (paths, functions) is kept by name.
     """
     folder = Path(folder)
     settings = _settings(config)
-    previous = check(folder, config)
+    previous = check(folder, config, may_change)
     starts = [*previous.get("starts", []), _start(settings.get("seed"))]
     told = previous | {"versions": versions(), "git": git(), "starts": starts}
     records.write_atomic(folder / "run.json", _pretty(told))
     records.write_atomic(folder / "config.json", _pretty(settings))
 
 
-def check(folder: str | os.PathLike[str], config: Any) -> dict[str, Any]:
+def check(folder: str | os.PathLike[str], config: Any, may_change: MayChange = never) -> dict[str, Any]:
     """run.json of the run that `start` would resume, {} where it would begin one; writes nothing. Raises as it does."""
-    return _previous(Path(folder), _settings(config), _defaults(config))
+    return _previous(Path(folder), _settings(config), _defaults(config), may_change)
 
 
 def note(folder: Path, what: Mapping[str, Any]) -> None:
@@ -180,7 +189,9 @@ def _defaults(config: Any) -> dict[str, Any]:
     return _settings(given)
 
 
-def _previous(folder: Path, settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+def _previous(
+    folder: Path, settings: dict[str, Any], defaults: dict[str, Any], may_change: MayChange
+) -> dict[str, Any]:
     """run.json of the run in the folder, {} where there is none; ValueError where its config is another."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: is not a folder; name a folder for the run")
@@ -189,6 +200,7 @@ def _previous(folder: Path, settings: dict[str, Any], defaults: dict[str, Any]) 
     old = defaults | _load(folder / "config.json")
     keys = [key for key in {**old, **settings} if old.get(key, _ABSENT) != settings.get(key, _ABSENT)]
     keys = [key for key in keys if key != "output"]  # the folder itself, which may have been moved
+    keys = [key for key in keys if not may_change(key, old.get(key), settings.get(key))]
     if keys:
         shown = ", ".join(f"{key} is {_show(old, key)} there, {_show(settings, key)} here" for key in keys[:5])
         more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""

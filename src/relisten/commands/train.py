@@ -48,7 +48,7 @@ def sft(
 ) -> Path | None:
     """Fine-tune a model on chains of thought: cross-entropy on what it should write. Inserted audio is not trained.
 
-    If a run was stopped, the same command continues it.
+    If a run was stopped, the same command continues it. With more --steps or --epochs a finished run goes on as well.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def grpo(
     """Train a model with GRPO: it answers each question several times, hears the segments that it names, and learns
     from what the better answers did.
 
-    If a run was stopped, the same command continues it.
+    If a run was stopped, the same command continues it. With more --steps or --epochs a finished run goes on as well.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def _reckon(config: SftConfig | GrpoConfig, dry: DryRunOptions) -> None:
 def _kept(config: SftConfig | GrpoConfig) -> str:
     from relisten.training.checkpoint import latest
 
-    last = latest(config.output)
+    last = latest(config.output / "checkpoints")
     if last is None:
         return f"{config.output}: no checkpoint was written yet (one is written every {config.save_steps} steps)"
     return f"{config.output}: {Path(last).name} is kept"

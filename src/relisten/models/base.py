@@ -62,7 +62,8 @@ class AudioLM(Protocol):
 
     name: str
     module: PreTrainedModel
-    """The module that is trained. Generation and training both call its own `forward`."""
+    """The module that is trained. Generation and training both call its own `forward`. Only `forward` and `save` may
+    use it: processes that prepare data for training have a model without it."""
     rate: int
     """Sample rate (Hz) of the audio that it takes."""
     prompts: Prompts

@@ -33,7 +33,8 @@ def answer_in(folder: Path, dtype: torch.dtype) -> None:
     """Let a model that was written to a folder be loaded in this precision, whatever the precision of its file."""
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    config["dtype"] = str(dtype).removeprefix("torch.")
+    for part in (config, *(value for value in config.values() if isinstance(value, dict) and "dtype" in value)):
+        part["dtype"] = str(dtype).removeprefix("torch.")
     write_atomic(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 

@@ -210,6 +210,12 @@ SCHEDULES = (
 REPORTS = ("tensorboard", "wandb", "trackio")
 
 
+def may_change(name: str, old: object, new: object) -> bool:
+    """Whether a run may go on with another value of a setting: it may become longer."""
+    longer = isinstance(old, int | float) and isinstance(new, int | float) and 0 < old < new
+    return name == "log_steps" or (name in ("steps", "epochs") and longer)
+
+
 def num_processes() -> int:
     """How many processes train together (torchrun and accelerate set it)."""
     return int(os.environ.get("WORLD_SIZE", "1"))

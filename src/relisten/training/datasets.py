@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +24,12 @@ class SftDataset(Dataset[list[Encoded]]):
 
     def __init__(self, model: AudioLM, rows: Rows, num: int, format: Format) -> None:
         self.model, self.rows, self.num, self.format = model, rows, num, format
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a process that prepares data is sent, where it is spawned: the model without its weights."""
+        model = copy.copy(self.model)
+        vars(model).pop("module", None)
+        return vars(self) | {"model": model}
 
     def __len__(self) -> int:
         return self.num

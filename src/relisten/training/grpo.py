@@ -306,4 +306,4 @@ def run_grpo(plan: TrainingPlan) -> Path:
             data_collator=together,
             callbacks=[TrainingProgress(config.output, shown="reward")],
         )
-        return training.train(trainer, plan.lines(), plan.held_out)
+        return training.train(trainer, plan.lines(), plan.held_out, plan.num_steps)

@@ -20,7 +20,7 @@ from relisten.models import adapter
 from relisten.models.base import AudioLM
 from relisten.training import checkpoint, heldout, sharding
 from relisten.training.config import TrainingConfig
-from relisten.training.progress import not_finite
+from relisten.training.progress import not_finite, tell
 
 CHECKED = "5.16.1 to 5.23"
 """Versions of transformers; the upper bound in pyproject.toml is the next one."""
@@ -104,9 +104,8 @@ class HookedTrainer(Trainer):
         if self.sharding is None:
             super()._save_optimizer_and_scheduler(output_dir)
             return
-        memory = self.sharding.memory(self.model, self.optimizer)
+        self.sharding.write_memory(self.model, self.optimizer, Path(output_dir))
         if self.args.should_save:
-            torch.save(memory, Path(output_dir) / "optimizer.pt")
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -114,8 +113,30 @@ class HookedTrainer(Trainer):
             return
         folder, first = Path(checkpoint), self.is_world_process_zero()
         module = self.accelerator.unwrap_model(self.model) if self.sharding is None else self.model
-        sharding.load_optimizer(self.sharding, module, self.optimizer, folder / "optimizer.pt", reader=first)
-        self.lr_scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
+        sharding.load_optimizer(self.sharding, module, self.optimizer, folder, reader=first)
+        written = torch.load(folder / "scheduler.pt", weights_only=True)
+        self.lr_scheduler.load_state_dict(written)
+        self._stretch_schedule(written["_last_lr"])
+
+    def _stretch_schedule(self, before: list[float]) -> None:
+        """If the run has become longer, so has its schedule: go on at the rate that it has at this step now.
+
+        before: the rate of each group of parameters in the checkpoint.
+        """
+        schedule = self.lr_scheduler
+        factors = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        now = [base * factor(schedule.last_epoch) for base, factor in factors]
+        if now == before:
+            return
+        for group, rate in zip(self.optimizer.param_groups, now, strict=True):
+            group["lr"] = rate
+        schedule._last_lr = now
+        if self.is_world_process_zero():
+            again = "; its data is drawn in a new order" if ":" in self.config.data else ""
+            tell(
+                f"The run is longer than when it was stopped, and its {self.config.schedule} schedule with it: it goes"
+                f" on at a learning rate of {now[0]:.3g}, where it stopped at {before[0]:.3g}{again}."
+            )
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write the checkpoint in another folder, then rename it. If the disk is full, the last good one stays."""

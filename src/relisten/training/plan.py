@@ -16,7 +16,15 @@ from typing import Any
 
 from relisten import models, records, run
 from relisten.training import rewards
-from relisten.training.config import GrpoConfig, SftConfig, TrainingConfig, check, is_first_process, num_processes
+from relisten.training.config import (
+    GrpoConfig,
+    SftConfig,
+    TrainingConfig,
+    check,
+    is_first_process,
+    may_change,
+    num_processes,
+)
 from relisten.types import Example
 
 FEW_STEPS = 10
@@ -66,7 +74,7 @@ def planned(config: SftConfig | GrpoConfig, weights: bool = True) -> TrainingPla
     if examples is not None:
         config = _fitted(config, len(examples), notes)
     config, num_steps = _with_steps(config, num, notes)
-    run.check(config.output, config)
+    run.check(config.output, config, may_change)
     if weights and ":" not in config.model:
         models.find(config.model)
     if config.lora and config.peak_rate <= config.FULL_RATE:

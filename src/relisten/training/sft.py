@@ -111,7 +111,7 @@ def run_sft(plan: TrainingPlan) -> Path:
     assert isinstance(config, SftConfig)
     with sole_run(config):
         model = training.prepare(config)
-        return training.train(_trainer(model, config, plan), plan.lines(), plan.held_out)
+        return training.train(_trainer(model, config, plan), plan.lines(), plan.held_out, plan.num_steps)
 
 
 def _trainer(model: AudioLM, config: SftConfig, plan: TrainingPlan) -> SftTrainer:

@@ -27,6 +27,7 @@ from relisten.training.config import (
     TrainingConfig,
     check_precision,
     is_first_process,
+    may_change,
     num_processes,
 )
 from relisten.training.hooks import HookedTrainer
@@ -176,7 +177,7 @@ def _head_scores(model: AudioLM, token_ids: Tensor, temperature: float) -> Itera
 
 def prepare(config: TrainingConfig) -> AudioLM:
     """Load the model to train and freeze what is not trained. Raises ValueError, in one line, if that fails."""
-    run.check(config.output, config)
+    run.check(config.output, config, may_change)
     if num_processes() == 1 and torch.cuda.device_count() > 1:
         raise ValueError(
             f"there are {torch.cuda.device_count()} GPUs but one process; start with `torchrun --nproc-per-node"
@@ -258,24 +259,27 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
-def train(trainer: PackedTrainer, lines: Sequence[str] = (), held_out: Sequence[Example] = ()) -> Path:
+def train(
+    trainer: PackedTrainer, lines: Sequence[str] = (), held_out: Sequence[Example] = (), num_steps: int = 0
+) -> Path:
     """Train to the end, or continue a stopped run, and write the model. Returns the folder of the model.
 
-    lines: printed before the first step. held_out: the questions of `eval_data`, which are asked on the way.
+    lines: printed before the first step. held_out: the questions of `eval_data`, which are asked on the way. num_steps:
+    how many steps the run has; a finished run with fewer goes on.
     """
     config, model = trainer.config, trainer.audio_lm
     trainer.held_out = held_out
     if held_out:
         trainer.add_callback(heldout.HeldOutQuestions(config))
     if trainer.is_world_process_zero():
-        run.start(config.output, config)
+        run.start(config.output, config, may_change)
         for line in lines:
             tell(line)
     trainer.remove_callback(ProgressCallback)
     last = checkpoint.latest(Path(trainer.args.output_dir))
     weights = None
     if last is not None and _is_complete(
-        last, config.patience
+        last, config.patience, num_steps
     ):  # only the model was not written; Trainer would make one more step
         trainer.restore(last)
     else:
@@ -295,10 +299,10 @@ def train(trainer: PackedTrainer, lines: Sequence[str] = (), held_out: Sequence[
     return config.output / "model"
 
 
-def _is_complete(folder: str, patience: int) -> bool:
+def _is_complete(folder: str, patience: int, num_steps: int) -> bool:
     """Whether a checkpoint is that of the last step, or of the one at which the run ended early."""
     state = json.loads((Path(folder) / "trainer_state.json").read_text(encoding="utf-8"))
-    at_end = int(state.get("global_step", 0)) >= int(state.get("max_steps", 1)) > 0
+    at_end = int(state.get("global_step", 0)) >= max(num_steps, int(state.get("max_steps", 1))) > 0
     return at_end or heldout.has_stalled(state.get("log_history", []), patience)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from relisten.models.base import AudioLM
+from relisten.training.sharding import parts
 
 
 class Sharding(Protocol):
@@ -34,23 +35,32 @@ class Sharding(Protocol):
     def order(self, module: Any, optimizer: Any) -> list[str]:
         """Names of the parameters in the optimiser's order."""
 
-    def memory(self, module: Any, optimizer: Any) -> dict[str, Any]:
-        """The optimiser's whole state, with its parameters by name, in the first process."""
+    def write_memory(self, module: Any, optimizer: Any, folder: Path) -> None:
+        """Write the optimiser's whole state into the folder of a checkpoint, with its parameters by name."""
 
     def set_memory(self, module: Any, optimizer: Any, memory: dict[str, Any]) -> None:
         """Distribute the optimiser's state that the first process gives."""
 
+    def read_parts(self, module: Any, optimizer: Any, folder: Path) -> bool:
+        """Read the optimiser's state that was written in parts (parts.py). False if that is not possible here."""
+
 
 def load_optimizer(
-    sharding: Sharding | None, module: Any, optimizer: torch.optim.Optimizer, path: Path, reader: bool
+    sharding: Sharding | None, module: Any, optimizer: torch.optim.Optimizer, folder: Path, reader: bool
 ) -> None:
-    """Load an optimiser's state, whether it was split when it was written or not. All processes must call.
+    """Load an optimiser's state from a checkpoint, however it was split when it was written. All processes must call.
 
     sharding: how it is split now. With None it is not split, and every process reads the file; else only `reader` does.
     """
     memory: dict[str, Any] = {}
+    in_parts = (folder / parts.FOLDER).is_dir()
+    if in_parts and sharding is not None and sharding.read_parts(module, optimizer, folder / parts.FOLDER):
+        return
     if reader or sharding is None:
-        memory = torch.load(path, map_location="cpu", weights_only=True)
+        if in_parts:
+            memory = parts.whole(folder / parts.FOLDER)
+        else:
+            memory = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
         if "parts" not in memory:  # Muon's, which is never split
             names = order(module, optimizer) if sharding is None else sharding.order(module, optimizer)
             memory = _keyed(memory, names, by_name=sharding is not None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 
 from relisten.models.base import AudioLM
-from relisten.training.sharding import order
+from relisten.training.sharding import order, parts
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 _FROM_FIRST = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
@@ -76,16 +77,27 @@ class Fsdp2:
 
     def set_weights(self, module: Any, weights: dict[str, Tensor]) -> None:
         """See `Sharding`."""
-        set_model_state_dict(module, dict[str, Any](weights), options=_FROM_FIRST)
+        own = module.state_dict()
+        cast: dict[str, Any] = {name: weight.to(own[name].dtype) for name, weight in weights.items()}
+        set_model_state_dict(module, cast, options=_FROM_FIRST)
 
     def order(self, module: Any, optimizer: Any) -> list[str]:
         """See `Sharding`."""
         return order(module, optimizer)
 
-    def memory(self, module: Any, optimizer: Any) -> dict[str, Any]:
-        """See `Sharding`."""
-        return get_optimizer_state_dict(module, optimizer, options=_WHOLE)
+    def write_memory(self, module: Any, optimizer: Any, folder: Path) -> None:
+        """See `Sharding`. Each process writes its own part."""
+        memory: dict[str, Any] = get_optimizer_state_dict(module, optimizer)
+        parts.write(memory, folder / parts.FOLDER, writer=self.accelerator.is_main_process)
+
+    def read_parts(self, module: Any, optimizer: Any, folder: Path) -> bool:
+        """See `Sharding`. Each process reads its own part."""
+        # A state is made by a step, which accelerate's wrapper would leave out in the middle of a batch.
+        memory: dict[str, Any] = get_optimizer_state_dict(module, optimizer.optimizer)
+        parts.read(memory, folder)
+        set_optimizer_state_dict(module, optimizer.optimizer, memory)
+        return True
 
     def set_memory(self, module: Any, optimizer: Any, memory: dict[str, Any]) -> None:
         """See `Sharding`."""
-        set_optimizer_state_dict(module, optimizer, memory, options=_FROM_FIRST)
+        set_optimizer_state_dict(module, optimizer.optimizer, memory, options=_FROM_FIRST)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -98,8 +99,17 @@ class Zero3:
         """See `Sharding`."""
         return [name for names in _names(module, optimizer.optimizer) for name in names]
 
-    def memory(self, module: Any, optimizer: Any) -> dict[str, Any]:
+    def write_memory(self, module: Any, optimizer: Any, folder: Path) -> None:
+        """See `Sharding`. The first process gathers it, and needs the memory for it."""
+        memory = self._memory(module, optimizer)
+        if self._first:
+            torch.save(memory, folder / "optimizer.pt")
+
+    def read_parts(self, module: Any, optimizer: Any, folder: Path) -> bool:
         """See `Sharding`."""
+        return False
+
+    def _memory(self, module: Any, optimizer: Any) -> dict[str, Any]:
         from deepspeed.utils import safe_get_full_optimizer_state
 
         zero, parameters = optimizer.optimizer, dict(module.named_parameters())
