@@ -19,6 +19,8 @@ from relisten.data.offline.rules import Rules
 
 Fault = Callable[[int, list[dict[str, str]]], str]
 """(number of the request, messages) -> what goes wrong with it; empty: nothing."""
+Say = Callable[[dict[str, Any]], tuple[str, str]]
+"""The body of a request -> the text of the reply and its finish_reason, in place of the teacher's."""
 PROMPT_TOKENS, COMPLETION_TOKENS = 200, 50
 
 
@@ -28,9 +30,10 @@ class TeacherServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self, fault: Fault = lambda number, messages: "", delay: float = 0.0) -> None:
+    def __init__(self, fault: Fault = lambda number, messages: "", delay: float = 0.0, say: Say | None = None) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.fault, self.delay = fault, delay
+        self.fault, self.delay, self.say = fault, delay, say
+        self.models = ["m"]
         self.lock = threading.Lock()
         self.num = 0
         self.faults: Counter[str] = Counter()
@@ -55,6 +58,9 @@ class Handler(BaseHTTPRequestHandler):
     server: TeacherServer
     protocol_version = "HTTP/1.1"
 
+    def do_GET(self) -> None:
+        self.send(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in self.server.models]})
+
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         server, messages = self.server, body["messages"]
@@ -71,9 +77,9 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(server.delay)
         with server.lock:
             server.now -= 1  # before the reply is out: whoever reads it may ask again at once
-        self.respond(fault, messages)
+        self.respond(fault, messages, body)
 
-    def respond(self, fault: str, messages: list[dict[str, str]]) -> None:
+    def respond(self, fault: str, messages: list[dict[str, str]], body: dict[str, Any]) -> None:
         name, _, value = fault.partition(" ")
         if name in ("429", "503"):
             return self.send(int(name), {"error": {"message": "slow down"}}, {"Retry-After": value} if value else {})
@@ -85,7 +91,11 @@ class Handler(BaseHTTPRequestHandler):
             return BAD_BODIES[name](self, value)
         if name == "timeout":
             time.sleep(float(value))
-        text = asyncio.run(Rules().complete(messages)).text
+        say, finish = self.server.say, "stop"
+        if say is None:
+            text = asyncio.run(Rules().complete(messages)).text
+        else:
+            text, finish = say(body)
         message: dict[str, Any] = {"role": "assistant", "content": text, "reasoning_content": "hm"}
         if name == "half":
             message["content"] = text[: len(text) // 2]
@@ -101,7 +111,7 @@ class Handler(BaseHTTPRequestHandler):
             with self.server.lock:
                 self.server.asked[json.dumps(messages)] += 1
         usage = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": COMPLETION_TOKENS, "total_tokens": 250}
-        choice = {"index": 0, "finish_reason": "stop", "message": message}
+        choice = {"index": 0, "finish_reason": finish, "message": message}
         self.send(200, {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice],
                         "usage": usage})  # fmt: skip
 
@@ -172,9 +182,11 @@ BAD_BODIES: dict[str, Callable[[Handler, str], None]] = {
 
 
 @contextmanager
-def serving(fault: Fault = lambda number, messages: "", delay: float = 0.0) -> Iterator[TeacherServer]:
+def serving(
+    fault: Fault = lambda number, messages: "", delay: float = 0.0, say: Say | None = None
+) -> Iterator[TeacherServer]:
     """The server, running."""
-    server = TeacherServer(fault, delay)
+    server = TeacherServer(fault, delay, say)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:

@@ -106,6 +106,12 @@ class Trace:
     text: str = ""
     """What the model wrote (forced text included, audio left out), decoded."""
 
+    @property
+    def text_alone(self) -> bool:
+        """Whether there are no tokens, because the answer comes from a chat API: then `token_ids` is empty, and the
+        listens have their segments alone."""
+        return bool(self.listens) and not self.token_ids
+
     def extend(self, token_ids: Sequence[int], sampled: bool, logprob: float = 0.0) -> None:
         """Append tokens that were all sampled, or all not; logprob: of a single sampled token."""
         self.token_ids += token_ids

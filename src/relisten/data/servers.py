@@ -81,6 +81,8 @@ class Reply:
     text: str = ""
     thought: str = ""
     """What a reasoning model thought beside its reply."""
+    finish: str = ""
+    """Why it ended (finish_reason)."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -174,11 +176,18 @@ async def models(client: AsyncOpenAI, server: Server) -> list[str]:
 
 
 async def complete(
-    client: AsyncOpenAI, server: Server, model: str, messages: Any, reply: Reply, may_be_empty: bool = False
+    client: AsyncOpenAI,
+    server: Server,
+    model: str,
+    messages: Any,
+    reply: Reply,
+    may_be_empty: bool = False,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Ask once, and fill in the reply. Raises CallFailed; tokens that were paid for are in the reply all the same.
 
-    may_be_empty: an empty reply is an answer too; else it is a failure that may pass.
+    may_be_empty: an empty reply is an answer too; else it is a failure that may pass. more: fields of the request that
+    `server` does not say; the text of the reply is then left as it was written, thoughts included.
     """
     messages = redact.each_text(redact.whole, list(messages))
     asked: dict[str, Any] = {"model": model, "messages": messages, "temperature": server.temperature}
@@ -186,7 +195,9 @@ async def complete(
         asked["max_tokens"] = server.max_tokens
     if server.json_mode:
         asked["response_format"] = {"type": "json_object"}
-    _read(await _ask(client.chat.completions.with_raw_response.create, server, asked), reply, may_be_empty)
+    asked |= more or {}
+    body = await _ask(client.chat.completions.with_raw_response.create, server, asked)
+    _read(body, reply, may_be_empty, as_written=more is not None)
 
 
 async def _ask(ask: Any, server: Server, asked: dict[str, Any]) -> Any:
@@ -243,7 +254,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return max(seconds, 0.0) if seconds == seconds else None
 
 
-def _read(body: Any, reply: Reply, may_be_empty: bool) -> None:
+def _read(body: Any, reply: Reply, may_be_empty: bool, as_written: bool) -> None:
     """Fill in text, thoughts and counts from a completion. An odd or empty reply may be better next time."""
     usage = (body.get("usage") if isinstance(body, dict) else None) or {}
     for name in ("prompt_tokens", "completion_tokens"):
@@ -257,8 +268,9 @@ def _read(body: Any, reply: Reply, may_be_empty: bool) -> None:
     thought = message.get("reasoning_content") or message.get("reasoning") or ""
     text = message.get("content")
     text = text if isinstance(text, str) else ""
+    reply.finish = str(choice.get("finish_reason") or "")
     # A server without a reasoning parser leaves the thoughts in the text.
-    if not text.lstrip().startswith(("{", "```")):
+    if not as_written and not text.lstrip().startswith(("{", "```")):
         inside, closed, after = text.partition("</think>")
         if closed:
             thought, text = thought or inside.replace("<think>", ""), after
@@ -268,7 +280,7 @@ def _read(body: Any, reply: Reply, may_be_empty: bool) -> None:
         raise CallFailed(f"empty reply{hint}", "lasting" if cut else "passing")
     if len(text) > MOST_CHARACTERS:
         raise CallFailed(f"the text of the reply is longer than {MOST_CHARACTERS:,} characters", "lasting")
-    reply.text = redact.redact(text.strip(), prose=True)
+    reply.text = redact.redact(text if as_written else text.strip(), prose=True)
     reply.thought = redact.redact(str(thought).strip(), prose=True)
 
 

@@ -14,8 +14,9 @@ import json
 import random
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from relisten import records, redact
 from relisten.data import servers
@@ -104,24 +105,29 @@ class Remote:
 
     async def complete(self, messages: Messages) -> Call:
         """A reply; it is asked for again after a failure that may pass."""
+        return (await self.ask(messages))[0]
+
+    async def ask(self, messages: Messages, more: Mapping[str, Any] | None = None) -> tuple[Call, str]:
+        """A reply, and why it ended (finish_reason). more: as in `servers.complete`."""
         begun = time.perf_counter()
         reply = Reply()  # an empty reply is paid for, too: its tokens add up here
         attempts = 1
-        while failed := await self._once(messages, reply):
+        while failed := await self._once(messages, reply, more):
             if failed.failure != "passing" or attempts > self.server.retries:
                 break
             await _wait(attempts, failed)
             attempts += 1
         cost = (reply.prompt_tokens * self.server.price_in + reply.completion_tokens * self.server.price_out) / 1e6
-        return Call(
+        call = Call(
             reply.text, reply.thought, str(failed or ""), failed.failure if failed else "", attempts,
             reply.prompt_tokens, reply.completion_tokens, cost, time.perf_counter() - begun,
         )  # fmt: skip
+        return call, reply.finish
 
-    async def _once(self, messages: Messages, reply: Reply) -> CallFailed | None:
+    async def _once(self, messages: Messages, reply: Reply, more: Mapping[str, Any] | None) -> CallFailed | None:
         await self.turn.wait()
         try:
-            await servers.complete(self._client, self.server, self.model, messages, reply, self.may_be_empty)
+            await servers.complete(self._client, self.server, self.model, messages, reply, self.may_be_empty, more)
         except CallFailed as failed:
             self.turn.pause(failed.after or 0.0)
             return failed

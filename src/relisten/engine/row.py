@@ -203,6 +203,16 @@ class Row:
         self.pieces = list(pieces)
 
     @property
+    def written(self) -> str:
+        """The text so far, forced text included."""
+        return "".join(self._texts)
+
+    @property
+    def closed(self) -> bool:
+        """Whether a limit has closed the reasoning."""
+        return self._closed
+
+    @property
     def num_wanted(self) -> int:
         """The most tokens that may be sampled before a limit of this row decides what follows; at least 1."""
         return max(1, min(self._budget - self.num_sampled, self.room - len(self.trace.token_ids)))
@@ -288,14 +298,14 @@ class Row:
             if self.num_sampled >= self._budget or left < self._after + 2:
                 self._answered()
         elif self.num_sampled >= self._budget or left < self._before + 2:
-            self._close("length" if self.num_sampled >= self._budget else "context")
+            self.close("length" if self.num_sampled >= self._budget else "context")
         elif self._over:
-            self._close("listens")
+            self.close("listens")
         elif repeats(self._latest):
-            self._close("repetition")
+            self.close("repetition")
 
-    def _close(self, finish: Finish) -> None:
-        """Close the reasoning and lead the model to its answer."""
+    def close(self, finish: Finish) -> None:
+        """Close the reasoning and lead the model to its answer, as a limit does."""
         self._closed = True
         self.trace.finish = finish
         self._flush()

@@ -174,6 +174,7 @@ def record(example: Example, trace: Trace, shown: Sequence[str] | None = None) -
     if not example.choices:
         choice = response.answer
     labels = example.labels
+    counts = {"prompt": trace.num_prompt, "sampled": sum(trace.sampled), "all": len(trace.token_ids)}
     return {
         "id": example.id,
         "question": example.question,
@@ -187,7 +188,7 @@ def record(example: Example, trace: Trace, shown: Sequence[str] | None = None) -
         "heard": [[listen.segment.start, listen.segment.end] for listen in trace.listens[1:]],
         "refusals": [[r.text, r.reason] for r in trace.refusals],
         "finish": trace.finish,
-        "num_tokens": {"prompt": trace.num_prompt, "sampled": sum(trace.sampled), "all": len(trace.token_ids)},
+        "num_tokens": None if trace.text_alone else counts,
         "words": num_words(trace.text),
         "duration": trace.listens[0].segment.end if trace.listens else None,
         "kind": str(labels.get("kind") or ""),

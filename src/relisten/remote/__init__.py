@@ -50,7 +50,10 @@ def open_engine(
     if kind(engine) == "local":
         return (models.load(model, dtype=dtype, device=device) if isinstance(model, str) else model), Engine
     if kind(engine) == "chat":
-        raise NotImplementedError
+        from relisten.remote import chat
+
+        speaker, name = chat.connect(engine)
+        return speaker, partial(chat.ChatEngine, name=name)
     from relisten.remote.vllm import VllmEngine, connect
 
     loaded = models.load_without_weights(model) if isinstance(model, str) else model

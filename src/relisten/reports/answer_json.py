@@ -12,10 +12,20 @@ if TYPE_CHECKING:
 
 
 def as_json(answer: Answer) -> dict[str, Any]:
-    """Everything about one answer, ready for JSON. The counts in `tokens` add up to the length of the trace."""
+    """Everything about one answer, ready for JSON. The counts in `tokens` add up to the length of the trace.
+
+    An answer from a chat API has no tokens: then `tokens` is null, as are `at` and `num_tokens` of its segments.
+    """
     trace = answer.trace
     inserted = sum(listen.num_tokens for listen in trace.listens[1:])
     sampled = sum(trace.sampled)
+    alone = trace.text_alone
+    counts = {
+        "prompt": trace.num_prompt,
+        "sampled": sampled,
+        "forced": len(trace.token_ids) - trace.num_prompt - sampled - inserted,
+        "audio": inserted,
+    }
     return {
         "answer": answer.answer,
         "choice": answer.choice,
@@ -27,16 +37,11 @@ def as_json(answer: Answer) -> dict[str, Any]:
         },
         "segments": [
             {"start": listen.segment.start, "end": listen.segment.end, "operation": listen.operation}
-            | {"at": listen.at, "num_tokens": listen.num_tokens}
+            | {"at": None if alone else listen.at, "num_tokens": None if alone else listen.num_tokens}
             for listen in trace.listens[1:]
         ],
         "refusals": [asdict(refusal) for refusal in trace.refusals],
         "finish": trace.finish,
-        "tokens": {
-            "prompt": trace.num_prompt,
-            "sampled": sampled,
-            "forced": len(trace.token_ids) - trace.num_prompt - sampled - inserted,
-            "audio": inserted,
-        },
+        "tokens": None if alone else counts,
         "seconds": {name: round(value, 4) for name, value in named_seconds(answer.seconds).items()},
     }

@@ -272,13 +272,13 @@ def _details(answer: Answer, name: str, model: str, command: str) -> str:
         "Recording": safe(name),
         # A training example has no tokens: no model wrote it, and nothing was heard again.
         "Heard again": f"segments: {max(len(trace.listens) - 1, 0)}; tags refused: {len(trace.refusals)}"
-        if trace.token_ids
+        if trace.token_ids or (trace.text_alone and model)
         else "",
         "Tokens": f"{trace.num_prompt} in the prompt, {sum(trace.sampled)} written, {inserted} of audio heard again"
         if trace.token_ids
         else "",
         "Time": safe(", ".join(f"{key} {value:.1f} s" for key, value in named_seconds(answer.seconds).items())),
-        "Finish": safe(trace.finish) if trace.token_ids else "",
+        "Finish": safe(trace.finish) if trace.token_ids or (trace.text_alone and model) else "",
         "Command": f"<code>{safe(command)}</code>" if command else "",
         "Versions": f"relisten {__version__}, torch {safe(version('torch'))}, transformers {version('transformers')}",
         "Date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
