@@ -478,7 +478,7 @@ def test_a_flag_takes_several_values(monkeypatch: pytest.MonkeyPatch) -> None:
 
     given: list[Any] = []
     monkeypatch.setattr(train, "planned", given.append)
-    monkeypatch.setattr("relisten.training.grpo.run_grpo", lambda plan: None)
+    monkeypatch.setattr("relisten.training.grpo.run_grpo", lambda plan, rollouts: None)
     lists = ["--rewards", "format", "accuracy", "--freeze", "a", "--freeze", "b"]
     cli.run(["train", "grpo", "--data", "d.jsonl", "--output", "out", *lists])
     assert given[0].rewards == ("format", "accuracy") and given[0].freeze == ("a", "b")

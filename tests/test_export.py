@@ -22,6 +22,7 @@ def test_the_exported_model_is_the_same_model(tmp_path: Path, capsys: pytest.Cap
     assert config["architectures"] == ["Qwen2_5OmniModel"]
     assert config["thinker_config"]["audio_token_id"] == config["thinker_config"]["audio_token_index"]
     assert set(read_json(out / "tokenizer_config.json")["extra_special_tokens"]) == set(CONTROL)
+    assert config["thinker_config"]["text_config"]["tie_word_embeddings"] is False
     ours, theirs = models.load("nano"), models.load(out)
     for name, tensor in ours.module.state_dict().items():
         assert torch.equal(tensor, theirs.module.state_dict()[name]), name

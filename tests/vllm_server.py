@@ -17,6 +17,7 @@ import soundfile
 import torch
 from transformers import DynamicCache
 
+from relisten import models
 from relisten.models.base import AudioLM
 from relisten.types import Audio
 
@@ -53,6 +54,9 @@ class VllmServer(ThreadingHTTPServer):
         self.version = "0.32.0"
         self.weights = ""
         """The folder that the weights were last read from."""
+        self.version_of_weights = "default"
+        self.developer = True
+        """Whether it takes commands, as with VLLM_SERVER_DEV_MODE=1."""
 
     @property
     def url(self) -> str:
@@ -85,8 +89,17 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(200, {"tokens": server.model.encode(body["prompt"]), "max_model_len": server.context})
         if self.path == "/inference/v1/generate":
             return self.generate(body)
+        if not server.developer:
+            return self.send(404, {"detail": "Not Found"})
         if self.path == "/collective_rpc":
+            assert body["method"] == "reload_weights"
             server.weights = body["kwargs"]["weights_path"]
+            with ALONE:
+                server.model = models.load(server.weights)
+        if self.path == "/reset_mm_cache":
+            server.audio.clear()
+        if self.path == "/update_weight_version":
+            server.version_of_weights = body["new_version"]
         return self.send(200, {"success": True})
 
     def generate(self, body: dict[str, Any]) -> None:
@@ -144,7 +157,9 @@ class Handler(BaseHTTPRequestHandler):
                 left = overshoot if finish else 0
             content = [{"token_id": token, "logprob": logprob, "rank": 1, "top_logprobs": []}]
             end = finish if finish and not left else None
+            spans = [{"version": self.server.version_of_weights, "start": 0, "end": len(written)}]
             choice = {"index": 0, "token_ids": [token], "finish_reason": end, "logprobs": {"content": content}}
+            choice["weight_versions"] = spans if end else None
             shown = {"prompt_token_ids": ids} if body.get("return_token_ids") and len(written) == 1 else {}
             yield {"choices": [choice], **shown}
 
@@ -244,6 +259,7 @@ def together(replies: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "finish_reason": choices[-1]["finish_reason"],
         "token_ids": [token for choice in choices for token in choice["token_ids"]],
         "logprobs": {"content": content},
+        "weight_versions": choices[-1]["weight_versions"],
     }
     return {"choices": [whole]} | {"prompt_token_ids": replies[0].get("prompt_token_ids")}
 

@@ -88,10 +88,11 @@ def grpo(
         return None
     plan = planned(config)
     _hide_bars()
+    from relisten.remote.rollouts import connect_rollouts
     from relisten.training.grpo import run_grpo
 
     with keeping(lambda: _kept(config)):
-        return run_grpo(plan)
+        return run_grpo(plan, connect_rollouts)
 
 
 def _reckon(config: SftConfig | GrpoConfig, dry: DryRunOptions) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from relisten.engine.generation import GenerationConfig
+from relisten.engine.memory import Usage
 from relisten.engine.operations import Operation, crop
 from relisten.engine.row import AnswerEvent, Finished
 from relisten.models.base import AudioLM
@@ -81,10 +82,15 @@ class Answering(ABC):
         self.seconds: dict[str, float] = {}
         """Wall-clock seconds of the latest session. In this process: prefill, listen (encode and forward inserted
         audio), decode. Elsewhere: server."""
+        self.usage = Usage()
+        """Rows, forwards and memory of the latest session in this process."""
 
     @abstractmethod
     def session(self) -> AbstractContextManager[AnswerSession]:
         """A running batch. Use an engine for one session at a time."""
+
+    def new_weights(self) -> None:  # noqa: B027
+        """Called before a rollout, when the model's weights have changed. An engine elsewhere fetches them here."""
 
     def generate(
         self,

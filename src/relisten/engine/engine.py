@@ -13,7 +13,7 @@ from torch import Tensor
 from relisten.engine.answering import Answering, Failed, Update
 from relisten.engine.generation import GenerationConfig
 from relisten.engine.graphs import Capture, cuda_capture
-from relisten.engine.memory import Lengths, Usage
+from relisten.engine.memory import Lengths
 from relisten.engine.operations import Operation
 from relisten.engine.row import AnswerEvent, Finished, Heard, Refused, Row, Text, Words, audible
 from relisten.engine.sampling import choose, token_logprobs
@@ -57,8 +57,6 @@ class Engine(Answering):
         self.max_cache_bytes = max_cache_bytes
         self.capture: Callable[[AudioLM], Capture | None] = cuda_capture
         """How steps are recorded, so that each is started as a whole."""
-        self.usage = Usage()
-        """Rows, forwards and memory of the latest session."""
         self.lengths = Lengths()
         """Of the answers so far. They tell how many answers are likely to fit into memory together."""
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from relisten import models
 from relisten.files import replacing_files
 from relisten.models import adapter
-from relisten.models.folder import checked, foreign, read_json
+from relisten.models.folder import Shapes, checked, foreign, read_json
 
 CONTROL = {
     "image_token": "<|IMAGE|>",
@@ -41,6 +41,7 @@ IMAGES: dict[str, Any] = {
     "processor_class": "Qwen2_5OmniProcessor",
 }
 """Settings of the image processor, as Qwen2.5-Omni has them. The processor cannot be made without them."""
+EMBEDDING, HEAD = "thinker.model.embed_tokens.weight", "thinker.lm_head.weight"
 KEPT = ("tokenizer.json", "vocab.json", "merges.txt", "generation_config.json", "chat_template.json", "prompts.json")
 
 
@@ -62,7 +63,7 @@ def export_vllm(model: str, out: Path, max_seconds: int | None = None) -> Path:
         raise ValueError(f"{folder}: model type {str(config.get('model_type'))[:60]!r}; {hint}")
     if out.exists() and folder.samefile(out):
         raise ValueError(f"{out}: is the model's own folder; name another one")
-    checked(folder)
+    shapes = checked(folder) or {}
     mel = read_json(folder / "preprocessor_config.json")
     if max_seconds is not None:
         if max_seconds < 1:
@@ -75,7 +76,7 @@ def export_vllm(model: str, out: Path, max_seconds: int | None = None) -> Path:
         for name in KEPT:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, part / name)
-        _weights(folder, part)
+        _weights(folder, part, shapes)
     return out
 
 
@@ -84,6 +85,9 @@ def _whole(config: dict[str, Any]) -> dict[str, Any]:
     own = dict(config)
     for key in ("architectures", "transformers_version"):
         own.pop(key, None)
+    # When vLLM reloads weights, a head that is tied to the embedding keeps its old ones; so it gets its own.
+    own["tie_word_embeddings"] = False
+    own["text_config"] = own["text_config"] | {"tie_word_embeddings": False}
     # Older and newer releases of transformers read one name or the other.
     for kind in ("audio", "image", "video"):
         known = own.get(f"{kind}_token_index", own.get(f"{kind}_token_id"))
@@ -94,7 +98,7 @@ def _whole(config: dict[str, Any]) -> dict[str, Any]:
         "dtype": config.get("dtype", config.get("torch_dtype", "float32")),
         "enable_audio_output": False,
         "thinker_config": own,
-        "tie_word_embeddings": config.get("tie_word_embeddings", False),
+        "tie_word_embeddings": False,
     }
 
 
@@ -115,13 +119,16 @@ def _tokenizer(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def _weights(folder: Path, part: Path) -> None:
+def _weights(folder: Path, part: Path, shapes: Shapes) -> None:
     """The weights under `thinker.`, one file for each that there is, so that no more than one is in memory."""
     files = sorted(folder.glob("*.safetensors"))
+    head_is_there = any(name.endswith("lm_head.weight") for name in shapes)
     where: dict[str, str] = {}
     total = 0
     for file in (f for f in files if f.name != "scope.safetensors"):
         tensors = {f"thinker.{name}": tensor for name, tensor in load_file(file).items()}
+        if EMBEDDING in tensors and not head_is_there:
+            tensors[HEAD] = tensors[EMBEDDING].clone()
         save_file(tensors, part / file.name, metadata={"format": "pt"})
         where |= dict.fromkeys(tensors, file.name)
         total += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

@@ -173,6 +173,9 @@ class GrpoConfig(AnswerConfig, TrainingConfig):
     saves a forward pass if a rollout has several mini-batches)."""
     rollout_rows: int = 64
     """How many answers one process generates side by side."""
+    engine: str = "local"
+    """What samples the answers. local: this process. http://HOST:PORT: a vLLM server on this machine, which gets the
+    new weights before each rollout through the folder rollout_weights of the run (several with commas)."""
     sample_steps: int = 10
     """How many steps lie between two files of sampled answers in the folder `samples` of the run."""
     save_steps: int = 200
@@ -309,6 +312,8 @@ def _check_grpo(config: GrpoConfig) -> None:
         raise ValueError(
             f"max_heard is {config.max_heard:g}; it is a share of the recording, such as 0.5, or 0 for no limit"
         )
+    if config.engine != "local" and (num_processes() > 1 or config.lora):
+        raise ValueError("engine: rollouts on a vLLM server go with one training process, and without lora, so far")
     if min(config.sample_steps, config.rollout_rows) < 1:
         raise ValueError("sample_steps and rollout_rows must be at least 1")
     if not 0 < config.clip < 1 or config.kl < 0 or (config.clip_high is not None and config.clip_high <= 0):

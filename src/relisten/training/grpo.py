@@ -11,7 +11,7 @@ never the tokens of their text tokenised again.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from relisten.engine.answering import Answering
 from relisten.engine.engine import Engine
 from relisten.models import adapter
 from relisten.models.base import AudioLM
@@ -39,6 +40,11 @@ from relisten.types import Audio, Example
 
 LARGEST = ("ratio_max", "logprob_difference", "forward_tokens")
 """Figures of a step that are the largest of its mini-batches; the others are means."""
+
+
+Rollouts = Callable[[str, AudioLM, int, Path], Answering]
+"""Given the name of an engine, the model, how many answers are generated side by side, and a folder for weights that
+are handed over: the engine."""
 
 
 @dataclass(slots=True)
@@ -63,9 +69,12 @@ class GrpoTrainer(PackedTrainer):
 
     config: GrpoConfig  # narrower than the base's
 
-    def __init__(self, audio_lm: AudioLM, config: GrpoConfig, **kwargs: Any) -> None:
+    def __init__(self, audio_lm: AudioLM, config: GrpoConfig, rollouts: Rollouts | None = None, **kwargs: Any) -> None:
+        """rollouts: makes the engine that samples the answers, if it is not the one in this process."""
         self.functions = rewards.find(config.rewards, config.max_heard)
-        self.engine = Engine(audio_lm, max_rows=config.rollout_rows)
+        self.engine: Answering = Engine(audio_lm, max_rows=config.rollout_rows)
+        if rollouts is not None:
+            self.engine = rollouts(config.engine, audio_lm, config.rollout_rows, config.output / "rollout_weights")
         self.reference = _frozen_copy(audio_lm) if config.kl and not config.lora else None
         self._first_adapter = {
             name: parameter.detach().clone() for name, parameter in adapter.parameters(audio_lm.module).items()
@@ -91,7 +100,8 @@ class GrpoTrainer(PackedTrainer):
         total = perf_counter() - started
         figures |= {f"share_{name}": value / total for name, value in seconds.items()}
         equal, num = (self.total(torch.tensor(float(count))) for count in (sum(map(_equal, groups)), len(groups)))
-        figures |= {"seconds": total, "equal_groups": equal / num} | self.engine.usage.figures()
+        figures |= {"seconds": total, "equal_groups": equal / num}
+        figures |= self.engine.usage.figures() if self.config.engine == "local" else {}
         figures["failed_questions"] = self.total(torch.tensor(float(len(self._failed))))
         gathered = gather_object([rollout.measure(one) for group in groups for one in group])
         figures |= rollout.averages(gathered) | {"traces_per_minute": 60 * len(gathered) / total}
@@ -106,6 +116,7 @@ class GrpoTrainer(PackedTrainer):
         config, sampling = self.config, self.config.sampling(step)
         # Around the whole rollout, so that weights are cast and gathered once, not for every token.
         with self.precision(), self.whole_weights():
+            self.engine.new_weights()
             groups, failed = rollout.roll_out(
                 self.engine, examples, sampling, config.group_size, self.functions, seconds
             )
@@ -287,8 +298,11 @@ def train_grpo(config: GrpoConfig) -> Path:
     return run_grpo(planned(config))
 
 
-def run_grpo(plan: TrainingPlan) -> Path:
-    """Carry out a plan that `planned` has made; see `train_grpo`."""
+def run_grpo(plan: TrainingPlan, rollouts: Rollouts | None = None) -> Path:
+    """Carry out a plan that `planned` has made; see `train_grpo`.
+
+    rollouts: makes the engine that `config.engine` names, unless that is "local".
+    """
     config = plan.config
     assert isinstance(config, GrpoConfig)
     with sole_run(config):
@@ -296,6 +310,7 @@ def run_grpo(plan: TrainingPlan) -> Path:
         trainer = GrpoTrainer(
             model,
             config,
+            None if config.engine == "local" else rollouts,
             args=training.arguments(
                 config,
                 model,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from relisten import records
-from relisten.engine.engine import Engine
+from relisten.engine.answering import Answering
 from relisten.engine.generation import GenerationConfig
 from relisten.files import make_folder
 from relisten.segments import iou
@@ -39,7 +39,7 @@ class Rollout:
 
 
 def roll_out(
-    engine: Engine,
+    engine: Answering,
     examples: Sequence[Example],
     config: GenerationConfig,
     group_size: int,
