@@ -147,9 +147,11 @@ def config(size: NanoConfig, vocab: PreTrainedTokenizerFast) -> Qwen2_5OmniThink
     )
 
 
-def create(texts: Iterable[str], size: NanoConfig = NanoConfig(), seed: int = 0) -> Qwen2_5Omni:
-    """A nano model with random weights whose vocabulary covers `texts`."""
-    vocab = tokenizer(texts)
+def create(
+    texts: Iterable[str] | PreTrainedTokenizerFast, size: NanoConfig = NanoConfig(), seed: int = 0
+) -> Qwen2_5Omni:
+    """A nano model with random weights whose vocabulary covers `texts`, or is the tokenizer that is given."""
+    vocab = texts if isinstance(texts, PreTrainedTokenizerFast) else tokenizer(texts)
     torch.manual_seed(seed)
     module = Qwen2_5OmniThinkerForConditionalGeneration(config(size, vocab)).float()
     module.generation_config = GenerationConfig(

@@ -7,7 +7,7 @@ while the recording is encoded and read only once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,8 +135,13 @@ def replay(model: AudioLM, audio: Audio, traces: Sequence[Trace], operations: Ma
     ]
 
 
-def pack(rows: Sequence[Sequence[Encoded]], pad_id: int = 0) -> Batch:
-    """Make each inner sequence one row of the batch. In a row, traces about the same recording share it."""
+def pack(
+    rows: Sequence[Sequence[Encoded]], pad_id: int = 0, mask: Callable[[Tensor, Tensor], Tensor] | None = None
+) -> Batch:
+    """Make each inner sequence one row of the batch. In a row, traces about the same recording share it.
+
+    mask: what makes the attention mask of `parts` and `parents` (None: `prefix_mask`).
+    """
     packed = [_pack_row(row) for row in rows]
     size = (len(packed), max(len(p.token_ids) for p in packed))
     input_ids, position_ids = torch.full(size, pad_id), torch.zeros(size, dtype=torch.long)
@@ -150,7 +155,7 @@ def pack(rows: Sequence[Sequence[Encoded]], pad_id: int = 0) -> Batch:
     return Batch(
         input_ids,
         position_ids,
-        prefix_mask(parts, parents),
+        (mask or prefix_mask)(parts, parents),
         [feature for row in packed for feature in row.features],
         torch.tensor([index for index, row in enumerate(packed) for _ in row.learnt], dtype=torch.long),
         torch.tensor([column for row in packed for column in row.sources], dtype=torch.long),

@@ -26,11 +26,12 @@ from relisten.data.offline.timeline import (
     neighbours,
     right,
 )
-from relisten.data.worlds import synth
+from relisten.data.worlds import desk, synth
 from relisten.data.worlds.sounds import PITCHES
 from relisten.types import Event
 
 T = TypeVar("T")
+_COMPUTED = desk.KINDS | synth.KINDS
 ATTRIBUTES = ("pitch", "direction", "count of", "rate", "length")
 """What can be asked about a sound itself: keys of phrases.QUESTIONS."""
 MAX_TRIES = 200
@@ -247,8 +248,8 @@ def _detail(rng: np.random.Generator, timeline: Timeline, manner: Manner) -> Ask
     target = pick(rng, found)
     attribute, value = str(target.labels["attribute"]), str(target.labels["value"])
     # By group as well as by label, because a user may have recorded a "tone", too.
-    parametric = target.labels.get("group") == "parametric" and target.label in synth.KINDS
-    values = tuple(synth.KINDS[target.label][1] if parametric else PITCHES)
+    parametric = target.labels.get("group") == "parametric" and target.label in _COMPUTED
+    values = tuple(_COMPUTED[target.label][1] if parametric else PITCHES)
     key = "count of" if attribute == "count" else attribute
     if value not in values or key not in ATTRIBUTES:
         return None

@@ -29,7 +29,7 @@ def heard(event: Event) -> str:
         return f"a voice saying {event.label}"
     value = event.labels.get("value")
     if event.labels.get("attribute") == "count":
-        return f"{value} {event.label}{'' if value == 'one' else 's'}"
+        return f"{value} {event.label}{'' if value == 'one' or event.label.endswith('s') else 's'}"
     told = event.label if value is None else f"{value} {event.label}"
     return f"{'an' if told[0] in 'aeiou' else 'a'} {told}"
 

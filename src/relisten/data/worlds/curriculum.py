@@ -13,13 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from relisten.audio import crop
 from relisten.data.offline.short import caption, heard, name, segment
+from relisten.data.worlds.microphone import microphone_bank, microphone_questions, microphone_scene
 from relisten.data.worlds.scene_questions import make_questions
 from relisten.data.worlds.scenes import Bank, SceneConfig, bank, make_scene
+from relisten.data.worlds.wordings import WORDINGS
 from relisten.models import nano
 from relisten.models.base import AudioLM
 from relisten.types import Audio, Clip, Event, Example, Format, Segment, SftExample
@@ -92,6 +95,44 @@ def chain_rows(
     return [*rows, *((row, "conditioned") for row in kept)]
 
 
+def wide_rows(
+    index: int, formats: Sequence[Format], num_asked: int, num_clips: int, seconds: tuple[float, float] = (3.0, 60.0)
+) -> list[SftExample]:
+    """`chain_rows` about a scene of either world, of so many seconds: up to 16 s every second one is of the first."""
+    if index % 2 or seconds[1] > 16.0:
+        sounds, seed = microphone_bank("train"), TRAINING_SEED + index
+        clip = microphone_scene(seed, sounds, seconds)
+        scene = clip, sounds, np.random.default_rng([seed, 41])
+        return chain_rows(index, lambda _: scene, formats, num_asked, num_clips, microphone_questions)
+    return chain_rows(index, partial(quick_scene, seconds=seconds), formats, num_asked, num_clips)
+
+
+def wide_rl_rows(index: int) -> list[Example]:
+    """For GRPO: one question with choices about a scene of either world, of 3 to 30 s, that no other stage uses."""
+    number, found = index, list[Example]()
+    while not found:
+        number += RL_SCENES
+        if number % 2:
+            sounds, seed = microphone_bank("train"), TRAINING_SEED + number
+            found = microphone_questions(number, microphone_scene(seed, sounds, (3.0, 30.0)), sounds, 1, open=0.0)
+        else:
+            clip, sounds, _ = quick_scene(number, (5.0, 16.0))
+            found = make_questions(number, clip, sounds, 1)
+    return [replace(found[0], cot=None)]
+
+
+def quick_scene(index: int, seconds: tuple[float, float]) -> tuple[Clip, Bank, np.random.Generator]:
+    """As `nano_scene`, of so many seconds and mixed faster."""
+    sounds, seed = bank("train"), TRAINING_SEED + index
+    drawn = np.random.default_rng([seed, 53])
+    config = SceneConfig(stock=True)
+    if seconds[1] > 8.0:
+        length = float(drawn.uniform(max(8.0, seconds[0]), seconds[1]))
+        gap = float(drawn.uniform(0.9, 3.5))
+        config = SceneConfig(length, length, max_events=round(length / 2), max_gap=gap, stock=True)
+    return make_scene(seed, sounds, config), sounds, np.random.default_rng([seed, 41])
+
+
 def tell(clip: Clip) -> Example:
     """The request to tell everything that is heard."""
     return Example(clip.id, clip.audio, "Tell what is heard.", (), caption(clip))
@@ -115,14 +156,23 @@ def close_listen(rng: np.random.Generator, clip: Clip, event: Event | None = Non
     return Example(f"{clip.id}-clip", piece, "What is it?", (), heard(event))
 
 
-def vocabulary() -> Iterator[str]:
-    """Texts with every word and every tenth of a second that nano reads or writes, for its tokenizer."""
-    yield from (f"<seg>{tenths / 10:.1f}, {tenths / 10:.1f}</seg>" for tenths in range(300) for _ in range(4))
+def vocabulary(wide: bool = False) -> Iterator[str]:
+    """Texts with every word and every tenth of a second that nano reads or writes, for its tokenizer.
+
+    wide: also what belongs to the world at the microphone.
+    """
+    yield from (f"<seg>{tenths / 10:.1f}, {tenths / 10:.1f}</seg>" for tenths in range(600) for _ in range(4))
     for index in range(400):
         for rows in (base_rows(index), sft_rows(index)):
             for example, _ in rows:
                 yield "\n".join([example.question, *example.choices, "listen", example.cot or "", str(example.answer)])
     labels = {label for split in ("train", "heldout") for group in bank(split).groups for label in group}
+    if wide:
+        labels |= {label for group in microphone_bank("train").groups for label in group}
+        yield from (text for texts in WORDINGS.values() for text in texts for _ in range(4))
+        for index in range(1, 1200, 2):
+            for example, _ in wide_rows(index, ("grounded", "grounded"), 2, 1, (3.0, 20.0)):
+                yield "\n".join([example.question, *example.choices, example.cot or "", str(example.answer)])
     yield from (f"{label}\n {label}" for label in sorted(labels) for _ in range(4))
     yield from ["user\n<think></think><answer></answer>assistant\n"] * 4
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -12,10 +13,12 @@ from tqdm import tqdm
 from relisten import records
 from relisten.audio import save
 from relisten.data.offline.short import heard
+from relisten.data.worlds import microphone
 from relisten.data.worlds.scene_questions import make_questions
-from relisten.data.worlds.scenes import MIN_GAP, SceneConfig, bank, fitted, make_scene
+from relisten.data.worlds.scenes import MIN_GAP, Bank, SceneConfig, bank, fitted, make_scene
+from relisten.data.worlds.synth import Split
 from relisten.files import make_folder
-from relisten.types import Audio, Clip
+from relisten.types import Audio, Clip, Example
 
 SECONDS = (3.0, 600.0)
 """The shortest and the longest scene that can be asked for. Every computed sound fits into the shortest."""
@@ -34,6 +37,9 @@ def write_scenes(
     min_events: int = SceneConfig.min_events,
     max_events: int = SceneConfig.max_events,
     max_gap: float = SceneConfig.max_gap,
+    world: Literal["mixed", "microphone", "words"] = "mixed",
+    wordings: Literal["trained", "heldout"] = "trained",
+    absent: float = 0.0,
 ) -> Path:
     """Make recordings with sounds at exact times, and questions about them with grounded chains of thought.
 
@@ -66,7 +72,17 @@ def write_scenes(
         Most sounds to draw for a scene.
     max_gap
         Longest silence between two sounds, in seconds. A long scene with few sounds needs more, or nothing is heard at
-        its end.
+        its end. In the world at the microphone each scene draws its own density, and neither this nor the number of
+        sounds is used.
+    world
+        mixed: sounds over a noise floor. microphone: what a person can make at a desk, over recorded backgrounds;
+        `sounds` is then the wider bank that runs/make_bank.py makes (default out/bank). words: from the same bank, one
+        word of a real person in each recording, and the question which word it is, without choices.
+    wordings
+        How the questions of the world at the microphone are worded: as in nano's training, or as held out of it.
+    absent
+        The share of questions at the microphone whose sound is not there. If it is above 0, every question also offers
+        "cannot tell".
     """
     if num < 1 or questions < 0 or seed < 0:
         raise ValueError("num must be at least 1, and seed and questions must not be negative")
@@ -79,17 +95,21 @@ def write_scenes(
         raise ValueError(f"min_events is {min_events}, max_events {max_events}; use 1 to max_events for min_events")
     if not MIN_GAP <= max_gap <= SECONDS[1]:
         raise ValueError(f"max_gap is {max_gap:g}; use {MIN_GAP:g} to {SECONDS[1]:g}")
-    sound_bank = bank(split, sounds)
-    config = SceneConfig(shortest, max_seconds, min_events, max_events, max_gap)
-    config = fitted(config, sound_bank)
+    if not 0 <= absent <= 1:
+        raise ValueError(f"absent is {absent:g}; it is a share of the questions, from 0 to 1")
+    if world == "mixed":
+        config = SceneConfig(shortest, max_seconds, min_events, max_events, max_gap)
+        make, ask = _mixed(config, bank(split, sounds))
+    else:
+        make, ask = _at_microphone(world, split, sounds, (shortest, max_seconds), wordings, absent)
     asked, events = [], []
     for number in tqdm(range(seed, seed + num), desc="scenes", unit="scene"):
-        clip = make_scene(number, sound_bank, config, f"{split}-{number:07d}")
+        clip = make(number, f"{split}-{number:07d}")
         path = make_folder(out / "audio") / f"{clip.id}.flac"
         assert isinstance(clip.audio, Audio)
         save(path, clip.audio)
         events.append(_events(clip))
-        for example in make_questions(number, clip, sound_bank, questions):
+        for example in ask(number, clip, questions):
             asked.append(records.record_from_example(replace(example, audio=path), out))
     if gone := [name for row in events if not (out / (name := str(row["audio_path"]))).is_file()]:
         raise ValueError(
@@ -99,6 +119,37 @@ def write_scenes(
     records.write_atomic(out / "events.jsonl", _jsonl(events))
     records.write_atomic(out / "questions.jsonl", _jsonl(asked))
     return out / "questions.jsonl"
+
+
+Make = Callable[[int, str], Clip]
+Ask = Callable[[int, Clip, int], list[Example]]
+
+
+def _mixed(config: SceneConfig, sounds: Bank) -> tuple[Make, Ask]:
+    config = fitted(config, sounds)
+    return (
+        lambda number, name: make_scene(number, sounds, config, name),
+        lambda number, clip, num: make_questions(number, clip, sounds, num),
+    )
+
+
+def _at_microphone(
+    world: str, split: Split, folder: Path | None, seconds: tuple[float, float], wordings: str, absent: float
+) -> tuple[Make, Ask]:
+    sounds = microphone.microphone_bank(split, microphone.BANK if folder is None else folder)
+    manner = microphone.TRAINED if wordings == "trained" else microphone.JUDGED
+    if world == "words":
+        real = microphone.real_words(sounds)
+        return (
+            lambda number, name: microphone.word_scene(number, sounds, real, name),
+            lambda number, clip, num: [microphone.word_question(number, clip, manner)],
+        )
+    return (
+        lambda number, name: microphone.microphone_scene(number, sounds, seconds, name),
+        lambda number, clip, num: microphone.microphone_questions(
+            number, clip, sounds, num, manner, absent=absent, open=0.0, offered=float(absent > 0)
+        ),
+    )
 
 
 def _events(clip: Clip) -> dict[str, object]:

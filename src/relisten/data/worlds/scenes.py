@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from relisten.data.worlds import synth
+from relisten.data.worlds import desk, synth
+from relisten.data.worlds.channel import Channel, cut, draw_channel, stock_noise
 from relisten.data.worlds.sounds import Sound, for_split, load_bank
 from relisten.types import Audio, Clip, Event
 
@@ -30,6 +32,8 @@ MIN_GAP = 0.15
 """Seconds. The shortest silence between two sounds that do not overlap."""
 MARGIN = 0.05
 """Seconds. The shortest silence at the end of a scene."""
+ATTRIBUTES = desk.KINDS | synth.KINDS
+"""Of each computed sound, its attribute and the values."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,17 @@ class SceneConfig:
     min_snr: float = 18.0
     """Decibels from an RMS of 0.25 down to the noise floor; up to 24 dB more are drawn. A sound at level 0 has an RMS
     of 0.12, so it is 6 dB nearer to the noise."""
+    beds: float = 0.0
+    """Probability that the noise is a recorded background (kind `bed` in the bank) instead of a computed one."""
+    telephone: float = 0.0
+    """Probability that the sounds are cut to the band of a telephone or of a cheap microphone."""
+    stock: bool = False
+    """Mix as training needs it, several times faster: the room is put on each sound and noise comes from a stock. With
+    this, `room` and `telephone` belong to the sounds and not to the noise."""
+
+
+Model = Callable[..., tuple[Samples, str]]
+"""Computes a sound of a label and gives the value of its attribute, as `synth.make` does."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +82,12 @@ class Bank:
     groups: tuple[tuple[str, ...], ...]
     """The labels of spoken words, of other recordings, of instruments and of computed sounds. No group is empty."""
     split: synth.Split
+    beds: tuple[Sound, ...] = ()
+    """Recorded backgrounds. They are no events."""
+    models: Mapping[str, Model] = field(default_factory=dict)
+    """Sounds that are computed, also if there are recordings of them; half of them are then computed."""
 
-    @property
+    @cached_property
     def words(self) -> tuple[str, ...]:
         """The labels that are spoken words."""
         return tuple(label for label, sounds in self.sounds.items() if sounds[0].kind == "word")
@@ -77,7 +96,18 @@ class Bank:
 @cache
 def bank(split: synth.Split, folder: Path | None = None) -> Bank:
     """The bank of a split. A folder of the user's own sounds replaces the shipped recordings."""
-    everything = load_bank(folder)
+    return bank_of(load_bank(folder), split, folder)
+
+
+def bank_of(everything: Sequence[Sound], split: synth.Split, folder: Path | None = None) -> Bank:
+    """The bank of a split of these sounds. folder: where they come from, if they are not the shipped ones.
+
+    Raises ValueError if it would be empty.
+    """
+    beds = tuple(sound for sound in for_split(everything, split) if sound.kind == "bed")
+    # A label is one thing: if there is a sound called "dog", the spoken word "dog" stays out.
+    names = {sound.label for sound in everything if sound.kind != "word"}
+    everything = [s for s in everything if s.kind != "bed" and (s.kind != "word" or s.label not in names)]
     taught = Counter(sound.label for sound in everything if sound.split == "train")
     heldout = {sound.label for sound in everything if sound.split == "heldout"}
     by_label: dict[str, list[Sound]] = {}
@@ -95,7 +125,7 @@ def bank(split: synth.Split, folder: Path | None = None) -> Bank:
     for label, group in sounds.items():
         kinds.get(group[0].kind, kinds["other"]).append(label)
     groups = (kinds["word"], kinds["other"], kinds["instrument"], sorted(synth.KINDS))
-    return Bank(sounds, tuple(tuple(group) for group in groups if group), split)
+    return Bank(sounds, tuple(tuple(group) for group in groups if group), split, beds)
 
 
 def fitted(config: SceneConfig, bank: Bank) -> SceneConfig:
@@ -125,23 +155,39 @@ def make_scene(seed: int, bank: Bank, config: SceneConfig = SceneConfig(), id: s
     mix = np.zeros(round(seconds * RATE), np.float32)
     events: list[Event] = []
     onset = float(rng.uniform(0.1, LATEST_ONSET))
+    channel = draw_channel(rng, config.reverb, config.telephone) if config.stock else None
     for label in _labels(rng, bank, config):
         samples, event = _sound(rng, bank, label, config)
         start = round(onset * RATE)
         if start + len(samples) > len(mix) - round(MARGIN * RATE):
             break
-        mix[start : start + len(samples)] += samples
+        _add(mix, start, samples, channel)
         events.append(Event(label, start / RATE, (start + len(samples)) / RATE, event))
         over, most = rng.random() < config.overlap, config.max_gap
         step = -rng.uniform(0.1, 0.4) * len(samples) / RATE if over else rng.uniform(MIN_GAP, most)
         onset = max(onset + 0.25, events[-1].end + float(step))
-    if rng.random() < config.reverb:
+    if channel is None and rng.random() < config.reverb:
         mix = synth.room(mix, rng)[: len(mix)]
-    mix += synth.noise_bed(rng, len(mix), synth.COLOURS[int(rng.integers(len(synth.COLOURS)))]) * _gain(
-        -config.min_snr - float(rng.uniform(0, 24)) - 12
-    )
+    mix += _background(rng, bank, config, len(mix)) * _gain(-config.min_snr - float(rng.uniform(0, 24)) - 12)
     mix *= 0.9 / max(0.9, float(np.abs(mix).max())) * _gain(float(rng.uniform(-9, 0)))
     return Clip(id or f"scene-{seed}", Audio(mix.astype(np.float32), RATE), seconds, tuple(events))
+
+
+def _add(mix: Samples, start: int, samples: Samples, channel: Channel | None) -> None:
+    """Add a sound to the mix, through the room and the microphone if there are any."""
+    heard = samples if channel is None else channel(samples)
+    end = min(len(mix), start + len(heard))
+    mix[start:end] += heard[: end - start]
+
+
+def _background(rng: np.random.Generator, bank: Bank, config: SceneConfig, num: int) -> Samples:
+    """[num] of background with an RMS of 1."""
+    if config.beds and bank.beds and rng.random() < config.beds:
+        bed = bank.beds[int(rng.integers(len(bank.beds)))].samples
+        piece = cut(rng, bed, num)
+        return np.asarray(piece / (np.sqrt(np.mean(piece**2)) + 1e-6), np.float32)
+    colour = synth.COLOURS[int(rng.integers(len(synth.COLOURS)))]
+    return stock_noise(rng, num, colour) if config.stock else synth.noise_bed(rng, num, colour)
 
 
 def _labels(rng: np.random.Generator, bank: Bank, config: SceneConfig) -> list[str]:
@@ -166,7 +212,10 @@ def _sound(rng: np.random.Generator, bank: Bank, label: str, config: SceneConfig
     If the peak limits the gain, the RMS is lower than `level` says.
     """
     known: dict[str, object] = {"group": "parametric"}
-    if label in bank.sounds:
+    if label in bank.models and (label not in bank.sounds or rng.random() < 0.5):
+        samples, value = bank.models[label](label, rng, split=bank.split)
+        known |= {"attribute": ATTRIBUTES[label][0], "value": value}
+    elif label in bank.sounds:
         group = bank.sounds[label]
         sound = group[int(rng.integers(len(group)))]
         samples = synth.speed(sound.samples, float(rng.uniform(1 - config.speed, 1 + config.speed)))
