@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Measures nano on held-out scenes in every format and with every control, and writes docs/nano-report.
-# usage: runs/nano_report.sh [FOLDER] [MODEL]   (default out/nano-report and the nano of the package; about 15 minutes)
+# usage: runs/nano_report.sh [FOLDER] [MODEL] [BANK]   (default out/nano-report, the nano of the package and out/bank;
+#   about 15 minutes for the first world, and about as much for the world at the microphone, if there is a BANK, which
+#   runs/make_bank.py makes)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-folder=${1:-out/nano-report} model=${2:-nano}
+folder=${1:-out/nano-report} model=${2:-nano} bank=${3:-out/bank}
 export PATH="$PWD/.venv/bin:$PATH"
 
 # Held-out scenes, mixed from other waveforms and voices (training only uses seeds from 1,000,000 on).
@@ -27,3 +29,27 @@ for format in interleaved grounded conditioned; do
 done
 relisten compare $(runs grounded own)
 relisten compare $(runs longer-grounded longer-interleaved)
+
+# At the microphone: voices and recordings that no training used.
+if [ ! -d "$bank" ]; then
+  echo "There is no bank in $bank, so nothing is measured at the microphone; make it with: python runs/make_bank.py $bank"
+  exit 0
+fi
+made() { relisten scenes "$folder/$1" --split heldout --sounds "$bank" "${@:2}"; }
+asked() {  # SET FORMAT HEARS NAME
+  relisten eval "$folder/$1/questions.jsonl" "$folder/$1-$4" --model "$model" --format "$2" --hears "$3"
+}
+made desk --world microphone --num 600 --questions 2 --seed 10600000 --min-seconds 3 --max-seconds 16
+for arm in "interleaved own own" "grounded own grounded" "interleaved other other" "interleaved silence silence" \
+           "interleaved off off" "interleaved oracle oracle"; do
+  read -r format hears name <<<"$arm"
+  asked desk "$format" "$hears" "$name"
+done
+made wordings --world microphone --wordings heldout --num 600 --questions 2 --seed 10600000 --min-seconds 3 --max-seconds 16
+made cannot --world microphone --absent 0.4 --num 600 --questions 2 --seed 10800000 --min-seconds 3 --max-seconds 16
+made words --world words --num 1000 --questions 1 --seed 10700000
+made desk-30 --world microphone --num 500 --questions 2 --seed 10900000 --min-seconds 30 --max-seconds 30
+made desk-60 --world microphone --num 500 --questions 2 --seed 11000000 --min-seconds 60 --max-seconds 60
+for set in wordings cannot words desk-30 desk-60; do asked "$set" interleaved own own; done
+relisten compare $(runs desk-grounded desk-own)
+python runs/nano_desk.py "$folder" | tee "$folder/desk.md"
