@@ -193,6 +193,18 @@ def test_full_tuning_of_an_adapter_starts_from_the_merged_weights(
     assert sum(p.requires_grad for p in model.module.parameters()) > 30 and not adapter.parameters(model.module)
 
 
+def test_an_adapter_is_merged_whole_where_weights_are_sharded(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sharded weights are loaded in bfloat16, into which most of a small adapter would be lost."""
+    given = {"model": str(work / "tiny-bf16"), "bf16": True, "learning_rate": 1e-4, "steps": 2}
+    folder = train_sft(sft(work, tmp_path / "run", **given))
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    model = training.prepare(sft(work, tmp_path / "full", model=str(folder), lora=0, bf16=True))
+    assert "Nothing of its change is lost" in capsys.readouterr().err
+    assert model.module.dtype == torch.float32 and model.module.config.dtype == torch.bfloat16
+
+
 # --- what cannot be loaded ------------------------------------------------------------------------------------------
 
 

@@ -201,12 +201,13 @@ def _loaded(config: TrainingConfig) -> AudioLM:
     model: AudioLM = run.resolve(config.model)() if ":" in config.model else load(config.model, config.dtype, device)
     module = model.module
     module.config.dtype = module.dtype
-    if config.dtype == "auto" and not (config.bf16 and (config.lora or launch.kind())):
+    merged = adapter.settings(module) is not None and not config.lora  # which loses most of it in bfloat16
+    if config.dtype == "auto" and (merged or not (config.bf16 and (config.lora or launch.kind()))):
         module.float()
     check_precision(config, str(module.dtype).removeprefix("torch."))
     if adapter.settings(module) is not None:
         adapter.to_float32(module, find(config.model))
-        if not config.lora:
+        if merged:
             lost = adapter.merge(model, module.dtype)
             tell(f"{config.model}: its adapter is merged into the weights, which are trained. {adapter.said(lost)}")
     return model
