@@ -163,6 +163,18 @@ def test_a_resumed_run_knows_its_best_and_asks_no_step_twice(
     assert told["best"]["step"] == 2 and len(told["starts"]) == 2
 
 
+def test_a_run_that_goes_on_between_two_evaluations_asks_at_the_same_steps(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trainer evaluates whenever it starts: patience would have counted one evaluation more."""
+    asked = script(monkeypatch, [0.1, 0.5, 0.4, 0.5, 0.4])
+    train_sft(config(work, tmp_path / "run", eval_steps=4, keep_checkpoints=3))
+    for name in ("checkpoints/checkpoint-4", "checkpoints/checkpoint-6", "model"):
+        shutil.rmtree(tmp_path / "run" / name)
+    train_sft(config(work, tmp_path / "run", eval_steps=4, keep_checkpoints=3))
+    assert len(asked) == 5 and list(lines(tmp_path / "run", "eval_accuracy")) == [0, 4, 6]
+
+
 def test_grpo_asks_greedily_with_its_own_limits(work: Path, tmp_path: Path) -> None:
     settings = GrpoConfig(
         data=str(work / "scenes" / "questions.jsonl"), output=tmp_path / "run", model=str(work / "tiny"), steps=2,

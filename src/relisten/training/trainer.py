@@ -106,8 +106,8 @@ class PackedTrainer(HookedTrainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Ask the held-out questions, each process its part of them, and log the figures over all of them."""
-        if (known := heldout.evaluated(self.state.log_history).get(self.state.global_step)) is not None:
-            return dict(known)  # the checkpoint from which the run goes on has them already
+        if self.state.global_step and not self.control.should_evaluate:
+            return {}  # a run that goes on from a checkpoint asks at the same steps as an undisturbed one
         started, rank = perf_counter(), self.args.process_index
         engine = Engine(self.audio_lm, max_rows=getattr(self.config, "rollout_rows", 32))
         with self.precision(), self.whole_weights():
