@@ -63,6 +63,13 @@ def test_later_rollouts_have_as_many_rows_as_the_first(model: Qwen2_5Omni, monke
         alike(later, groups[0])
 
 
+def test_a_token_takes_the_bytes_of_the_type_that_the_cache_really_has(model: Qwen2_5Omni) -> None:
+    """In a rollout under autocast, float32 weights make keys and values in bfloat16: twice as many rows fit."""
+    assert memory.bytes_per_token(model) == PER_TOKEN
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert memory.bytes_per_token(model) == PER_TOKEN // 2
+
+
 def test_rows_are_admitted_by_what_they_are_likely_to_need(model: Qwen2_5Omni) -> None:
     """Rows once reserved memory for the most that they may ever need, so that 3 were decoded side by side, not 16."""
     config = replace(CONFIG, max_new_tokens=2048)

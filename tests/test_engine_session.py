@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import pytest
 from conftest import make_example, make_model
 from test_engine import CONFIG, TAGS, examples, ragged, same
 
-from relisten.engine.decoder import LONGEST_WAIT
+from relisten.engine import decoder
+from relisten.engine.decoder import LONGEST_WAIT, PATIENCE
 from relisten.engine.engine import Engine, Failed, Finished, Heard, Session, Text, Update
-from relisten.engine.naive import naive
+from relisten.engine.naive import Script, naive
 from relisten.engine.scripted import END, ScriptedEngine, script
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
 from relisten.types import Trace
@@ -140,6 +142,29 @@ def test_pauses_wait_for_company_and_every_answer_stays_the_naive_loops(model: Q
     assert all(len(trace.listens) == 3 for trace in traces)
     alone = max(sum(trace.sampled) for trace in traces) + LONGEST_WAIT * 2
     assert engine.usage.forwards["decode"] <= alone
+
+
+@pytest.mark.parametrize(("rows", "alone", "together"), [(8, 122, 125), (64, 176, 135)])
+def test_waiting_for_company_saves_forwards(
+    monkeypatch: pytest.MonkeyPatch, rows: int, alone: int, together: int
+) -> None:
+    """Rows of 110 tokens with two pauses at places of their own: with few rows it costs little, with many it saves."""
+    small, tag = make_model(layers=1), "<seg>0.1, 0.5</seg"
+    pause, words = small.encode(tag), small.encode("a b c d e f g h i j k l m n o p q r s t u v w x y z ") * 4
+
+    def written(index: int, sample: int) -> Script:
+        text = words[: 109 - 2 * len(pause)]
+        first, second = sorted(random.Random(sample).sample(range(2, len(text) - 2), 2))
+        ids = [*text[:first], *pause, *text[first:second], *pause, *text[second:], small.end_token_id]
+        return dict(enumerate(ids)).get
+
+    engine, forwards = ScriptedEngine(small, written, max_rows=rows), []
+    for patience in (0.0, PATIENCE):
+        monkeypatch.setattr(decoder, "PATIENCE", patience)
+        engine.generate([make_example(1.0)], CONFIG, rows)
+        forwards.append(engine.usage.forwards["listen"] + engine.usage.forwards["decode"])
+    assert forwards[0] == alone
+    assert forwards[1] <= together
 
 
 def test_a_single_row_never_waits(model: Qwen2_5Omni) -> None:

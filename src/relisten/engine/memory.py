@@ -15,6 +15,9 @@ SHARE = 0.8
 FIRST = 512
 """Tokens after the prompt that an answer is expected to need as long as none has finished: a few sentences and two or
 three segments."""
+GROWTH = 64
+"""Tokens that every answer is expected to go on for, however long it is. So a row is not admitted only to be put back
+in the next step."""
 SEEN = 256
 """How many of the latest answers the expected length is taken from."""
 QUANTILE = 0.9
@@ -35,10 +38,12 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def bytes_per_token(model: AudioLM) -> int:
-    """Bytes of the keys and values of one token."""
-    config = model.module.config.get_text_config()
+    """Bytes of the keys and values of one token. Under autocast they have its type, whatever that of the weights."""
+    config, module = model.module.config.get_text_config(), model.module
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * config.num_key_value_heads * width * model.module.dtype.itemsize)
+    kind = module.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else module.dtype
+    return int(2 * config.num_hidden_layers * config.num_key_value_heads * width * dtype.itemsize)
 
 
 def max_tokens(model: AudioLM, max_cache_bytes: int | None) -> int | None:

@@ -15,7 +15,7 @@ import torch
 from relisten.engine.answering import Failed, Update
 from relisten.engine.decoder import NARROW, Decoder
 from relisten.engine.generation import GenerationConfig
-from relisten.engine.memory import Usage, max_tokens
+from relisten.engine.memory import GROWTH, Usage, max_tokens
 from relisten.engine.row import Finished, Question, Row, most_tokens
 from relisten.types import Example
 
@@ -164,7 +164,7 @@ class Session:
 
     def _need(self, question: Question, config: GenerationConfig, own: int) -> tuple[Question, int]:
         """How many tokens after the prompt an answer is likely to get that has `own` of them now."""
-        likely = min(max(own, self._engine.lengths.likely), most_tokens(question, config))
+        likely = min(max(own + GROWTH, self._engine.lengths.likely), most_tokens(question, config))
         return question, max(own, likely) + NARROW
 
     def _question(self, asked: _Asked, number: int) -> Question:
