@@ -158,6 +158,19 @@ def test_running_out_of_memory_in_a_forward_costs_no_answer(
     assert engine.usage.put_back > 0 and engine.usage.max_cache_tokens is not None
 
 
+def test_an_answer_is_not_cut_because_memory_ran_out_before_it_began(
+    model: Qwen2_5Omni, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What two short rows held then was once the room of every later row."""
+    scripts = lambda i, s: script(model, "<think>", TAGS[0] if s else 1, 40 * s, "</answer>", END)  # noqa: E731
+    expected = ScriptedEngine(model, scripts).generate(examples(2), CONFIG, 3)
+    fail_at(model, monkeypatch, [3])
+    engine = ScriptedEngine(model, scripts, max_rows=2)
+    alike(engine.generate(examples(2), CONFIG, 3), expected)
+    longest = max(len(trace.token_ids) for group in expected for trace in group)
+    assert engine.usage.max_cache_tokens is not None and engine.usage.max_cache_tokens < longest
+
+
 def test_running_out_of_memory_while_sampling_draws_the_same_number_again(
     model: Qwen2_5Omni, monkeypatch: pytest.MonkeyPatch
 ) -> None:

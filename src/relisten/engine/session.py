@@ -48,6 +48,8 @@ class Session:
         self._engine = engine
         most = max_tokens(engine.model, engine.max_cache_bytes)
         self._decoder = Decoder(engine.model, engine.choose, most, engine.capture(engine.model))
+        self._most = min(self._decoder.context, most or self._decoder.context)
+        """The most tokens of a row. It stays when the cache gets smaller, because no answer is to be cut for that."""
         self._num_submitted = 0
         self._asked: dict[int, _Asked] = {}
         self._waiting: deque[tuple[int, int]] = deque()  # places (question, sample), oldest first
@@ -180,11 +182,6 @@ class Session:
                 )
             asked.question = question
         return asked.question
-
-    @property
-    def _most(self) -> int:
-        """The most tokens that a row may have."""
-        return min(self._decoder.context, self._decoder.max_cells or self._decoder.context)
 
     def _new_row(self, question: Question, sample: int, config: GenerationConfig) -> Row:
         engine = self._engine
