@@ -97,6 +97,16 @@ def test_laying_out_weights_changes_no_value_and_leaves_gradients_alone() -> Non
     head.weight = embedding.weight
     lay_out_for_cpu(torch.nn.ModuleList([embedding, head]))
     assert head.weight.is_contiguous(), "a weight that is an embedding too is read row by row"
+    half = torch.nn.Linear(3, 5).to(torch.bfloat16)
+    lay_out_for_cpu(half)
+    assert half.weight.is_contiguous(), "products in bfloat16 would be 1.4 to 1.7 times slower"
+
+
+def test_a_model_on_its_way_to_a_gpu_is_not_laid_out(thinker_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FSDP loads on the CPU and moves a part of the weights; laying them out first took time and memory."""
+    assert not relisten.load(thinker_folder, device="cpu").module.get_output_embeddings().weight.is_contiguous()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert relisten.load(thinker_folder, device="cpu").module.get_output_embeddings().weight.is_contiguous()
 
 
 def broken(folder: Path, thinker: Path, what: str) -> str | Path:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from relisten.engine.answering import Answering, Failed, Update
 from relisten.engine.generation import GenerationConfig
-from relisten.engine.graphs import Capture, cuda_capture
+from relisten.engine.graphs import Capture
 from relisten.engine.memory import Lengths
 from relisten.engine.operations import Operation
 from relisten.engine.row import AnswerEvent, Finished, Heard, Refused, Row, Text, Words, audible
@@ -55,8 +55,10 @@ class Engine(Answering):
         super().__init__(model, operations, max_rows)
         self.words = Words(model)
         self.max_cache_bytes = max_cache_bytes
-        self.capture: Callable[[AudioLM], Capture | None] = cuda_capture
-        """How steps are recorded, so that each is started as a whole."""
+        self.capture: Callable[[AudioLM], Capture | None] = lambda model: None
+        """How steps are recorded, so that each is started as a whole. `graphs.cuda_capture` records CUDA graphs. It is
+        not the default, because it was tested on CPUs only; `python -m benchmarks.gpu --parts graph` compares the two.
+        """
         self.lengths = Lengths()
         """Of the answers so far. They tell how many answers are likely to fit into memory together."""
 

@@ -142,15 +142,19 @@ def pad_features(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def lay_out_for_cpu(module: torch.nn.Module) -> None:
-    """Store the weights of linear layers column by column; their shape and values stay the same.
+    """Store float32 weights of linear layers column by column; their shape and values stay the same.
 
     The products in generation (a few rows times a large matrix) are then up to a third faster, because MKL need not
-    repack the matrix each time.
+    repack the matrix each time. Products in bfloat16 are computed by another library, which this would slow down.
     """
     embeddings = {id(part.weight) for part in module.modules() if isinstance(part, torch.nn.Embedding)}
     for part in module.modules():
         # A weight that is also the embedding is read row by row, so it stays as it is.
-        if isinstance(part, torch.nn.Linear) and part.weight.is_floating_point() and id(part.weight) not in embeddings:
+        if (
+            isinstance(part, torch.nn.Linear)
+            and part.weight.dtype == torch.float32
+            and id(part.weight) not in embeddings
+        ):
             part.weight.data = part.weight.data.t().contiguous().t()
 
 

@@ -276,7 +276,8 @@ def load(
         model = Qwen2_5Omni(module, tokenizer, feature_extractor, prompts, str(folder), read_scope(folder))
         if device_map is None:
             module.to(where)
-            if where.type == "cpu":
+            # Where there is a GPU, a model on the CPU is on its way to it: FSDP moves only its part.
+            if where.type == "cpu" and not torch.cuda.is_available():
                 lay_out_for_cpu(module)
         try_out(model)
     return model
