@@ -45,11 +45,14 @@ def plain(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     return scores.masked_fill(later, float("-inf")).softmax(-1) @ values
 
 
-def test_rows_hold_what_was_written_to_them_in_any_order() -> None:
-    """Prompts of unequal length, with three rows, two, and one; chunks of any width to any rows; rows leave."""
+@pytest.mark.parametrize(
+    "prompts", [[(70, 3), (5, 2), (130, 1)], [(70, 2), (66, 2), (5, 2)], [(9, 1), (9, 1), (8, 1), (40, 3)]]
+)
+def test_rows_hold_what_was_written_to_them_in_any_order(prompts: list[tuple[int, int]]) -> None:
+    """Prompts (tokens, rows) of which some are attended to together; chunks of any width to any rows; rows leave."""
     slab = Slab(prompt(1, 0), max_length=1000)
     expected: list[tuple[Tensor, Tensor]] = []
-    for seed, (length, rows) in enumerate([(70, 3), (5, 2), (130, 1)]):
+    for seed, (length, rows) in enumerate(prompts):
         prefix = prompt(length, seed)
         place = slab.keep(prefix, 0, length)
         for _ in range(rows):

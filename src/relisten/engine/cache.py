@@ -23,6 +23,8 @@ from relisten.engine.attention import attend_part, join
 
 ROUND = 64
 """Tokens. The part of a store that attention reads is rounded up to a multiple of this, so that shapes are few."""
+PADDED = 1.25
+"""Prompts are attended to in one product if that reads at most so many times their tokens. It saves starting many."""
 
 
 class Prefix:
@@ -287,11 +289,7 @@ def window(slab: Slab, rows: Sequence[int], widths: Sequence[int], device: torch
     else:
         bias = hiding(own[:, None] + 1, length, slab.rows)
     numbers = torch.tensor(rows, device=device)
-    products, order = [], []
-    for place in dict.fromkeys(slab.places[row] for row in rows):
-        members = [i for i, row in enumerate(rows) if slab.places[row] == place]
-        order += members
-        products.append(Product(slice(place, place + 1), slab.prompt_lengths[place], _indices(members, device)))
+    products, order = _products(slab, rows, device)
     layout = Layout(
         positions=own + torch.tensor(before, device=device)[:, None],
         where=cells(numbers, own, slab.rows),
@@ -302,6 +300,34 @@ def window(slab: Slab, rows: Sequence[int], widths: Sequence[int], device: torch
         order=None if order == sorted(order) else torch.tensor(order, device=device).argsort(),
     )
     return Window(slab, layout)
+
+
+def _products(slab: Slab, rows: Sequence[int], device: torch.device) -> tuple[list[Product], list[int]]:
+    """The products with prompts, and the rows of the forward in their order.
+
+    Neighbouring places with equally many rows are taken together where that reads few tokens in vain.
+    """
+    members: dict[int, list[int]] = {}
+    for index, row in enumerate(rows):
+        members.setdefault(slab.places[row], []).append(index)
+    runs: list[list[int]] = []
+    for place in sorted(members):
+        run = [*runs[-1], place] if runs else []
+        lengths = [slab.prompt_lengths[one] for one in run]
+        alike = len(run) > 1 and place == run[-2] + 1 and len(members[place]) == len(members[run[0]])
+        if alike and len(run) * max(lengths) <= PADDED * sum(lengths):
+            runs[-1].append(place)
+        else:
+            runs.append([place])
+    products = []
+    for run in runs:
+        lengths = [slab.prompt_lengths[place] for place in run]
+        bias = None
+        if min(lengths) < max(lengths):
+            bias = hiding(torch.tensor(lengths, device=device)[:, None, None], max(lengths), slab.prompts)
+        own = _indices([index for place in run for index in members[place]], device)
+        products.append(Product(slice(run[0], run[-1] + 1), max(lengths), own, bias))
+    return products, [index for run in runs for place in run for index in members[place]]
 
 
 def least_cells(kept: Sequence[int], new: Sequence[int], num_rows: int, length: int) -> int:
