@@ -19,7 +19,7 @@ from relisten.engine.generation import GenerationConfig
 from relisten.serving.app import build
 from relisten.serving.limits import Limits
 from relisten.serving.server import make_server
-from relisten.serving.service import Answering, Service
+from relisten.serving.service import Served, Service
 from relisten.types import Audio, Example, Listen, Segment, Trace
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -38,6 +38,9 @@ class FakeBatch:
     live: dict[tuple[int, int], int] = field(default_factory=dict)
     waiting: list[tuple[int, int]] = field(default_factory=list)
     examples: dict[int, Example] = field(default_factory=dict)
+    """Those that run or wait."""
+    latest: Example | None = None
+    """The one that was answered last."""
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
     @contextmanager
@@ -74,6 +77,9 @@ class FakeBatch:
             if question == "break":
                 del self.live[number, sample]
                 raise RuntimeError("the engine broke, as the test wanted")
+            if question == "unreachable":
+                del self.live[number, sample]
+                raise ValueError("no server answers, as the test wanted")
             if question == "fail":
                 del self.live[number, sample]
                 updates.append(Update(number, sample, Failed("the question cannot be asked, as the test wanted")))
@@ -84,6 +90,9 @@ class FakeBatch:
             if step + 1 == len(self.pieces):
                 del self.live[number, sample]
                 updates.append(Update(number, sample, Finished(self.trace(number))))
+                self.latest = self.examples[number]
+        there = {number for number, _ in [*self.live, *self.waiting]}
+        self.examples = {number: example for number, example in self.examples.items() if number in there}
         return updates
 
     def trace(self, number: int) -> Trace:
@@ -98,7 +107,7 @@ class FakeBatch:
 
 @contextmanager
 def running(
-    answering: Answering | FakeBatch,
+    served: Served | FakeBatch,
     limits: Limits | None = None,
     config: GenerationConfig | None = None,
     max_seconds: float = 600.0,
@@ -108,11 +117,11 @@ def running(
     allow_urls: bool = False,
 ) -> Iterator[tuple[str, Service]]:
     """The address of a server in a thread, and its service."""
-    if isinstance(answering, FakeBatch):
-        answering = Answering("fake", RATE, answering.session, lambda audio, question, choices: None)
+    if isinstance(served, FakeBatch):
+        served = Served("fake", RATE, served.session, lambda audio, question, choices: None)
 
     def make() -> Service:
-        service = Service(answering, limits or Limits(num_decoders=1), config or GenerationConfig(), max_seconds)
+        service = Service(served, limits or Limits(num_decoders=1), config or GenerationConfig(), max_seconds)
         service.allow_urls = allow_urls
         return service
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -13,7 +14,11 @@ import pytest
 
 import relisten
 from relisten.commands.options import ModelOptions
-from relisten.commands.serve import _answering
+<<<<<<< HEAD
+from relisten.commands.serve import served
+=======
+from relisten.commands.serve import served
+>>>>>>> 9672944 (serve: its document, Ray Serve, and memory that stays flat)
 from relisten.engine.generation import GenerationConfig
 from relisten.records import read_examples
 from relisten.types import Example
@@ -29,7 +34,11 @@ def nano() -> relisten.AudioLM:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with running(_answering(ModelOptions(), max_rows=4)) as (address, _):
+<<<<<<< HEAD
+    with running(served(ModelOptions(), max_rows=4)) as (address, _):
+=======
+    with running(served(ModelOptions(), max_rows=4)) as (address, _):
+>>>>>>> 9672944 (serve: its document, Ray Serve, and memory that stays flat)
         yield address
 
 
@@ -157,6 +166,18 @@ def _page(answer: Any) -> str:
     from relisten.reports.answer_page import page
 
     return page(answer, answer._recording(), answer.question, answer.choices, answer.name, answer.model, "")
+
+
+def test_the_python_of_the_document_runs(
+    address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], expected: list[Any]
+) -> None:
+    text = (EXAMPLES.parent / "docs" / "serve.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"^```py\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert "http://127.0.0.1:8000/" in code
+    monkeypatch.chdir(EXAMPLES.parent)
+    exec(compile(code.replace("http://127.0.0.1:8000", address), "serve.md", "exec"), {})
+    said, heard = capsys.readouterr().out.splitlines()
+    assert said == expected[1].answer and heard.count("'start'") == len(expected[1].segments)
 
 
 def test_models_say_what_they_know(client: openai.OpenAI, nano: relisten.AudioLM) -> None:

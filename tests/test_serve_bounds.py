@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import http.server
 import json
 import os
@@ -53,10 +54,9 @@ def raw(address: str, head: str, content: bytes = b"") -> socket.socket:
     return sock
 
 
-def head(length: int, path: str = "/v1/chat/completions") -> str:
-    return (
-        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
-    )
+def head(length: int) -> str:
+    fields = f"Host: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close"
+    return f"POST /v1/chat/completions HTTP/1.1\r\n{fields}\r\n\r\n"
 
 
 def events(response: httpx2.Response) -> list[Any]:
@@ -296,7 +296,36 @@ def test_an_engine_that_breaks_starts_anew() -> None:
     with running(FakeBatch()) as (address, running_service):
         assert ask(address, body("break")).status_code == 500
         assert ask(address).status_code == 200
-        assert running_service.desk.num_failed == 1
+        away = ask(address, body("unreachable"))  # as an engine that consists of servers says it
+        assert away.status_code == 503 and away.headers["retry-after"] == "5"
+        assert ask(address).status_code == 200
+        assert running_service.desk.num_failed == 2
+
+
+@pytest.mark.slow
+def test_memory_stays_flat() -> None:
+    """About a minute. Answers, refusals, and clients that leave: after the first 400 requests nothing piles up."""
+    whole, stream = json.dumps(body()).encode(), json.dumps(body() | {"stream": True, "n": 2}).encode()
+    given = [whole, stream, json.dumps(body(audio=bytes(100_000))).encode(), b'{"model": "fake"}', whole[:-100]]
+
+    def one(number: int) -> None:
+        content = given[number % len(given)]
+        sock = raw(address, head(len(content)), content)
+        if number % 7:  # the others leave at once
+            while sock.recv(65_536) and number % 11:
+                pass
+        sock.close()
+
+    def all_of(num: int) -> int:
+        list(pool.map(one, range(num)))
+        wait_for(lambda: running_service.desk.num_asked == 0)
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    with running(FakeBatch(max_rows=16)) as (address, running_service), ThreadPoolExecutor(16) as pool:
+        before = all_of(400)
+        assert all_of(1200) - before < 20_000_000
+        assert ask(address).status_code == 200
 
 
 # recordings that kill
@@ -454,11 +483,11 @@ def test_sigterm_finishes_what_has_begun_and_refuses_the_rest(tmp_path: Path) ->
         "from relisten.serving.app import build\n"
         "from relisten.serving.limits import Limits\n"
         "from relisten.serving.server import make_server\n"
-        "from relisten.serving.service import Answering, Service\n"
+        "from relisten.serving.service import Served, Service\n"
         "from tests.serving import FakeBatch\n"
         "batch = FakeBatch(seconds=0.3, max_rows=1)\n"
-        "answering = Answering('fake', 16_000, batch.session, lambda *_: None)\n"
-        "make = lambda: Service(answering, Limits(num_decoders=1), GenerationConfig(), 600.0)\n"
+        "served = Served('fake', 16_000, batch.session, lambda *_: None)\n"
+        "make = lambda: Service(served, Limits(num_decoders=1), GenerationConfig(), 600.0)\n"
         "sock = socket.create_server(('127.0.0.1', 0))\n"
         "ready = lambda: print(sock.getsockname()[1], flush=True)\n"
         "make_server(build(make), 60.0, ready).run([sock])\n"

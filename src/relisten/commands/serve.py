@@ -20,7 +20,7 @@ from relisten.serving.limits import Limits
 from relisten.types import Example
 
 if TYPE_CHECKING:
-    from relisten.serving.service import Answering
+    from relisten.serving.service import Served
 
 ADDRESS = Parameter(group=Group("Address and access", sort_key=1))
 LIMITS = Parameter(name="*", group=Group("Limits", sort_key=4))
@@ -77,10 +77,10 @@ def serve(
     from relisten.serving.service import Service
 
     sock = _bound(host, port)
-    answering = _answering(options, limits.max_rows)
+    model = served(options, limits.max_rows)
 
     def make() -> Service:
-        service = Service(answering, limits, generation, options.max_seconds)
+        service = Service(model, limits, generation, options.max_seconds)
         service.allow_urls = allow_urls
         return service
 
@@ -89,7 +89,7 @@ def serve(
 
     def ready() -> None:
         address = f"http://{shown}:{sock.getsockname()[1]}"
-        text = f"{answering.name} answers at {address}/ (page) and {address}/v1 (API); stop it with Ctrl-C"
+        text = f"{model.name} answers at {address}/ (page) and {address}/v1 (API); stop it with Ctrl-C"
         console(stderr=True).print(text, soft_wrap=True)
 
     with sock:
@@ -146,11 +146,11 @@ def _examples(path: Path | None) -> Sequence[Example]:
     return found
 
 
-def _answering(options: ModelOptions, max_rows: int) -> Answering:
+def served(options: ModelOptions, max_rows: int) -> Served:
     """The model and the engine that `options` name."""
     from relisten.engine.engine import audible
     from relisten.models import scope
-    from relisten.serving.service import Answering
+    from relisten.serving.service import Served
     from relisten.types import Audio
 
     model, make = options.open(live=True)
@@ -162,4 +162,4 @@ def _answering(options: ModelOptions, max_rows: int) -> Answering:
     about = None if model.scope is None else model.scope.about
     # Where a model lies on this machine is nobody's business.
     name = Path(model.name).name if Path(model.name).exists() else model.name
-    return Answering(name, model.rate, engine.session, notice, about)
+    return Served(name, model.rate, engine.session, notice, about)

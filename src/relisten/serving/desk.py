@@ -14,8 +14,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any
 
+from relisten.engine.answering import AnswerSession
 from relisten.engine.engine import AnswerEvent, Failed, Finished, Text, Update
 from relisten.engine.generation import GenerationConfig
 from relisten.serving.chat import RequestError
@@ -27,23 +28,6 @@ PAUSE = 1.0
 """Seconds before a failed engine starts anew."""
 
 Event = AnswerEvent | Failed
-
-
-class Batch(Protocol):
-    """A running batch, of which `engine.session.Session` is one. All of it is called from one thread."""
-
-    @property
-    def busy(self) -> bool:
-        """Whether a step has anything to do."""
-
-    def submit(self, example: Example, config: GenerationConfig, num_samples: int) -> int:
-        """Ask a question. Returns its number."""
-
-    def cancel(self, question: int) -> None:
-        """Give up a question and free its rows."""
-
-    def step(self) -> Iterable[Update]:
-        """Go on with every answer, and say what happened."""
 
 
 @dataclass(eq=False)
@@ -79,7 +63,7 @@ class Desk:
     answers it generates side by side. most: how many answers may run or wait at the same time.
     """
 
-    def __init__(self, session: Callable[[], AbstractContextManager[Batch]], max_rows: int, most: int) -> None:
+    def __init__(self, session: Callable[[], AbstractContextManager[AnswerSession]], max_rows: int, most: int) -> None:
         self.max_rows, self.most = max_rows, most
         self.stopping = False
         self.num_failed = 0
@@ -171,11 +155,12 @@ class Desk:
             if asked.texts or not isinstance(event, Text):
                 asked.events.put_nowait((sample, event))
 
-    def _lose(self, lost: list[_Asked]) -> None:
+    def _tell_lost(self, lost: list[_Asked], status: int) -> None:
         """In the event loop: a step raised an error, and these answers are lost."""
         self.num_failed += 1
+        said, again = "the engine failed on this batch; the server's log says why", 5 if status == 503 else None
         for asked in self._asked.intersection(lost):
-            asked.events.put_nowait(RequestError(500, "the engine failed on this batch; the server's log says why"))
+            asked.events.put_nowait(RequestError(status, said, retry_after=again))
             self._asked.remove(asked)
 
     # what follows runs in the engine's thread
@@ -187,12 +172,14 @@ class Desk:
             try:
                 with self._session() as batch:
                     going = self._work(batch, there)
+            except ValueError as error:  # in one line: for example, no server answers
+                LOG.error("%s", error)
+                self._lose(list(there.values()), 503)
             except Exception:
                 LOG.exception("the engine failed; the answers of its batch are lost, and it starts anew")
-                self._post(self._lose, list(there.values()))
-                time.sleep(PAUSE)
+                self._lose(list(there.values()), 500)
 
-    def _work(self, batch: Batch, there: dict[int, _Asked]) -> bool:
+    def _work(self, batch: AnswerSession, there: dict[int, _Asked]) -> bool:
         """Step after step. Returns False when the server closes. there: the unfinished questions in the batch."""
         while True:
             for message in self._messages(wait=not batch.busy):
@@ -214,9 +201,13 @@ class Desk:
         while not self._inbox.empty():
             yield self._inbox.get()
 
-    def _post(self, function: Callable[..., None], given: list[tuple[_Asked, int, Event]] | list[_Asked]) -> None:
+    def _lose(self, lost: list[_Asked], status: int) -> None:
+        self._post(self._tell_lost, lost, status)
+        time.sleep(PAUSE)
+
+    def _post(self, function: Callable[..., None], *given: Any) -> None:
         try:
-            self._loop.call_soon_threadsafe(function, given)
+            self._loop.call_soon_threadsafe(function, *given)
         except RuntimeError:  # the loop is closed, so nobody waits any more
             LOG.debug("what happened after the end of the loop is dropped")
 

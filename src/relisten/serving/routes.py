@@ -55,7 +55,7 @@ async def page(request: Request) -> Response:
         inner = given.get("request")
         asked = chat.read(inner if isinstance(inner, dict) else {}, service.bounds)
         heard = await unless_gone(request, service.recording(asked.sent, asked.stretch))
-        html = await asyncio.to_thread(saving.html, asked, heard, given.get("answer"), service.answering.name)
+        html = await asyncio.to_thread(saving.html, asked, heard, given.get("answer"), service.served.name)
     headers = {"Content-Disposition": 'attachment; filename="answer.html"', "Content-Security-Policy": "sandbox"}
     return Response(html, media_type="text/html", headers=headers)
 
@@ -75,12 +75,12 @@ async def models(request: Request) -> Response:
     """`GET /v1/models`: the one model that answers, and what it can know."""
     service: Service = request.app.state.service
     told = {
-        "about": service.answering.about,
+        "about": service.served.about,
         "max_seconds": service.max_seconds,
         "max_bytes": service.limits.max_bytes,
         "defaults": asdict(service.config),
     }
-    model = {"id": service.answering.name, "object": "model", "created": request.app.state.created}
+    model = {"id": service.served.name, "object": "model", "created": request.app.state.created}
     return JSONResponse({"object": "list", "data": [model | {"owned_by": "relisten", "relisten": told}]})
 
 
@@ -153,7 +153,7 @@ async def _pieces(service: Service, asked: Chat, heard: Audio, started: float) -
 
 
 def _head(service: Service) -> Head:
-    return Head(f"chatcmpl-{uuid.uuid4().hex}", service.answering.name)
+    return Head(f"chatcmpl-{uuid.uuid4().hex}", service.served.name)
 
 
 class _Stream(Response):

@@ -13,12 +13,13 @@ from starlette.requests import ClientDisconnect, Request
 
 from relisten.audio import crop
 from relisten.engine.answer import Answer, answered
+from relisten.engine.answering import AnswerSession
 from relisten.engine.engine import Failed, Finished
 from relisten.engine.generation import GenerationConfig
 from relisten.serving import chat
 from relisten.serving.chat import Bounds, Chat, RequestError, Sent
 from relisten.serving.decoder import Decoders
-from relisten.serving.desk import Batch, Desk, Event
+from relisten.serving.desk import Desk, Event
 from relisten.serving.fetch import fetch
 from relisten.serving.limits import Limits
 from relisten.serving.metrics import Metrics
@@ -32,14 +33,14 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Answering:
+class Served:
     """Whatever answers: a model in this process, or servers elsewhere."""
 
     name: str
     """What clients send as `model`."""
     rate: int
     """Samples a second (Hz) of the recordings that it takes."""
-    session: Callable[[], AbstractContextManager[Batch]]
+    session: Callable[[], AbstractContextManager[AnswerSession]]
     """Opens a batch, in the thread that runs it."""
     notice: Callable[[Audio, str, Sequence[str]], str | None]
     """One sentence if a question lies outside of what the model knows. Runs in any thread."""
@@ -50,12 +51,12 @@ class Answering:
 class Service:
     """A running server without its HTTP. It is made in the event loop, and closed there."""
 
-    def __init__(self, answering: Answering, limits: Limits, config: GenerationConfig, max_seconds: float) -> None:
-        self.answering, self.limits, self.config, self.max_seconds = answering, limits, config, max_seconds
+    def __init__(self, served: Served, limits: Limits, config: GenerationConfig, max_seconds: float) -> None:
+        self.served, self.limits, self.config, self.max_seconds = served, limits, config, max_seconds
         self.allow_urls = False
         """Whether recordings may be fetched from http and https addresses."""
-        self.bounds = Bounds(answering.name, config, limits.max_rows, limits.max_bytes)
-        self.desk = Desk(answering.session, limits.max_rows, limits.max_rows + limits.max_waiting)
+        self.bounds = Bounds(served.name, config, limits.max_rows, limits.max_bytes)
+        self.desk = Desk(served.session, limits.max_rows, limits.max_rows + limits.max_waiting)
         self.decoders = Decoders(limits.num_decoders, limits.upload_seconds)
         self._uploads = asyncio.Semaphore(limits.max_uploads)
         self.metrics = Metrics(
@@ -121,7 +122,7 @@ class Service:
             content = await asyncio.to_thread(fetch, sent.url, self.limits.max_bytes, self.limits.upload_seconds)
         if len(content) > self.limits.max_bytes:
             raise RequestError(413, chat.too_large(self.limits.max_bytes), "messages")
-        heard = await self.decoders.decode(content, self.answering.rate, self.max_seconds)
+        heard = await self.decoders.decode(content, self.served.rate, self.max_seconds)
         if stretch is None:
             return heard
         if stretch.start >= heard.duration:
@@ -136,7 +137,7 @@ class Service:
         """Yield (number of the answer, event), with an `Answer` in place of Finished. Raises RequestError."""
         example = Example(asked.name, heard, asked.question, asked.choices)
         notice = asyncio.create_task(
-            asyncio.to_thread(self.answering.notice, heard, asked.question, asked.choices), name="notice"
+            asyncio.to_thread(self.served.notice, heard, asked.question, asked.choices), name="notice"
         )
         self.metrics.audio.inc(heard.duration)
         events = self.desk.ask(example, asked.config, asked.num_answers, asked.stream)
