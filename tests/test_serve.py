@@ -14,11 +14,7 @@ import pytest
 
 import relisten
 from relisten.commands.options import ModelOptions
-<<<<<<< HEAD
 from relisten.commands.serve import served
-=======
-from relisten.commands.serve import served
->>>>>>> 9672944 (serve: its document, Ray Serve, and memory that stays flat)
 from relisten.engine.generation import GenerationConfig
 from relisten.records import read_examples
 from relisten.types import Example
@@ -34,11 +30,7 @@ def nano() -> relisten.AudioLM:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-<<<<<<< HEAD
     with running(served(ModelOptions(), max_rows=4)) as (address, _):
-=======
-    with running(served(ModelOptions(), max_rows=4)) as (address, _):
->>>>>>> 9672944 (serve: its document, Ray Serve, and memory that stays flat)
         yield address
 
 
