@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -10,11 +11,14 @@ from typing import Any
 
 import httpx2
 import openai
+import psutil
 import pytest
 
 import relisten
+from benchmarks import serving
 from relisten.commands.options import ModelOptions
 from relisten.commands.serve import served
+from relisten.engine.engine import Engine
 from relisten.engine.generation import GenerationConfig
 from relisten.records import read_examples
 from relisten.types import Example
@@ -170,6 +174,17 @@ def test_the_python_of_the_document_runs(
     exec(compile(code.replace("http://127.0.0.1:8000", address), "serve.md", "exec"), {})
     said, heard = capsys.readouterr().out.splitlines()
     assert said == expected[1].answer and heard.count("'start'") == len(expected[1].segments)
+
+
+def test_among_clients_that_misbehave_every_answer_is_that_of_the_engine(address: str, nano: relisten.AudioLM) -> None:
+    """The benchmark's load, small: `python -m benchmarks.serving` does it with 200 questions."""
+    expected, _ = serving.offline(Engine(nano), QUESTIONS)
+    bodies = {example.id: serving.body(example) for example in QUESTIONS}
+    found = asyncio.run(serving.load(address, psutil.Process(), bodies, 3, faults=True))
+    assert found.texts == expected and serving.different(found.texts, expected) == 0
+    assert len(found.firsts) == len(QUESTIONS) / 2
+    assert {name.partition(":")[0] for name in found.faults} >= {"half a body", "no recording", "too large"}
+    assert found.faults["no recording: 200"] == 0
 
 
 def test_models_say_what_they_know(client: openai.OpenAI, nano: relisten.AudioLM) -> None:

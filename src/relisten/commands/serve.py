@@ -161,5 +161,5 @@ def served(options: ModelOptions, max_rows: int) -> Served:
 
     about = None if model.scope is None else model.scope.about
     # Where a model lies on this machine is nobody's business.
-    name = Path(model.name).name if Path(model.name).exists() else model.name
+    name = Path(options.name).name if Path(options.name).exists() else options.name
     return Served(name, model.rate, engine.session, notice, about)
