@@ -368,6 +368,16 @@ def test_a_recording_that_kills_its_decoder_kills_nothing_else(hostile: None) ->
     assert not folder.exists()
 
 
+def test_a_damaged_recording_is_answered_with_a_warning() -> None:
+    """The command line warns of it, so a client must hear of it too."""
+    sound = bytearray((EXAMPLES / "scene-2.flac").read_bytes())
+    sound[len(sound) // 2 : len(sound) // 2 + 4000] = bytes(range(250)) * 16
+    with running(FakeBatch()) as (address, _):
+        told = ask(address, body(audio=bytes(sound))).json()["choices"][0]["message"]["relisten"]
+        assert [text for text in told["warnings"] if text.startswith("the recording: ")] == told["warnings"] != []
+        assert ask(address).json()["choices"][0]["message"]["relisten"]["warnings"] == []
+
+
 def test_a_client_that_goes_away_during_decoding_ends_the_decoder(hostile: None) -> None:
     with running(FakeBatch(), Limits(upload_seconds=60.0, num_decoders=1)) as (address, _):
         content = json.dumps(body(audio=b"ENDLESS!")).encode()

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from relisten import audio
 from relisten.serving.chat import RequestError
@@ -24,6 +27,15 @@ from relisten.types import Audio
 MEMORY = 3 << 29
 """Bytes that a decoder may take beyond what it has when it starts. The longest recording takes a tenth of it."""
 _LINE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A recording, and what a listener should know of it."""
+
+    audio: Audio
+    warnings: tuple[str, ...]
+    """For example that a part of it is damaged and silent."""
 
 
 @dataclass
@@ -41,8 +53,8 @@ class Decoders:
     _folder: TemporaryDirectory[str] | None = None
     _count: int = 0
 
-    async def decode(self, content: bytes, rate: int, max_seconds: float) -> Audio:
-        """A recording's samples, mono, at `rate` (Hz). Raises RequestError in one line if the file cannot be used."""
+    async def decode(self, content: bytes, rate: int, max_seconds: float) -> Decoded:
+        """A recording, mono, at `rate` (Hz). Raises RequestError in one line if the file cannot be used."""
         if self._slots is None:
             self._slots, self._folder = asyncio.Semaphore(self.num), TemporaryDirectory(prefix="relisten-serve-")
         async with self._slots:
@@ -72,9 +84,11 @@ class Decoders:
                 path.unlink(missing_ok=True)
                 if process is not None:  # its answer would be taken for that of the next recording
                     _kill(process)
-        if isinstance(found, str):
-            raise RequestError(400, found.replace(str(path), "the recording"), "messages")
-        return Audio(found, rate)
+        told, samples = found
+        warnings = tuple(str(text).replace(str(path), "the recording") for text in told.get("warnings", []))
+        if "error" in told:
+            raise RequestError(400, str(told["error"]).replace(str(path), "the recording"), "messages")
+        return Decoded(Audio(samples, rate), warnings)
 
     async def warm(self) -> None:
         """Start the processes, so that the first recording does not wait for one."""
@@ -107,17 +121,15 @@ def _kill(process: asyncio.subprocess.Process) -> None:
 
 async def _converse(
     process: asyncio.subprocess.Process, path: Path, rate: int, max_seconds: float
-) -> np.ndarray[tuple[int], np.dtype[np.float32]] | str:
-    """The samples [T], or the reason why there are none."""
+) -> tuple[dict[str, Any], NDArray[np.float32]]:
+    """What the process says of the recording, and its samples [T]; none if it says `error`."""
     assert process.stdin is not None and process.stdout is not None
     asked = {"path": str(path), "rate": rate, "max_seconds": max_seconds}
     process.stdin.write(json.dumps(asked).encode() + b"\n")
     await process.stdin.drain()
-    line = json.loads(await process.stdout.readuntil(b"\n"))
-    if "error" in line:
-        return str(line["error"])
-    content = await process.stdout.readexactly(4 * int(line["num_samples"]))
-    return np.frombuffer(content, np.float32)
+    told = json.loads(await process.stdout.readuntil(b"\n"))
+    content = await process.stdout.readexactly(4 * int(told.get("num_samples", 0)))
+    return told, np.frombuffer(content, np.float32)
 
 
 # the other side
@@ -127,15 +139,21 @@ def serve() -> None:
     """Decode one recording after another until stdin ends."""
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a library that prints would spoil the samples
+    warnings: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("relisten").addHandler(handler)
     for line in sys.stdin.buffer:
         asked = json.loads(line)
+        warnings.clear()
         try:
             found = audio.load(asked["path"], asked["rate"], asked["max_seconds"])
         except (ValueError, OSError) as error:
-            out.write(json.dumps({"error": str(error)}).encode() + b"\n")
+            told, content = dict[str, Any](error=str(error)), b""
         else:
-            out.write(json.dumps({"num_samples": len(found.samples)}).encode() + b"\n")
-            out.write(found.samples.astype("<f4", copy=False).tobytes())
+            told = {"num_samples": len(found.samples), "warnings": warnings}
+            content = found.samples.astype("<f4", copy=False).tobytes()
+        out.write(json.dumps(told).encode() + b"\n" + content)
         out.flush()
 
 

@@ -77,12 +77,12 @@ class Head:
     model: str
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def completion(self, answers: Sequence[Answer], traces: bool) -> Json:
+    def completion(self, answers: Sequence[Answer], warnings: Sequence[str], traces: bool) -> Json:
         """The reply that is not streamed."""
         choices = [
             {
                 "index": index,
-                "message": _message(answer, traces),
+                "message": _message(answer, warnings, traces),
                 "logprobs": None,
                 "finish_reason": finish(answer.trace),
             }
@@ -123,9 +123,10 @@ def listening_delta(event: Heard | Refused) -> Json:
     return {"relisten": {"segments": [heard | {"at": listen.at, "num_tokens": listen.num_tokens}]}}
 
 
-def whole(answer: Answer, trace: bool) -> Json:
-    """The field `relisten` of a finished answer."""
+def whole(answer: Answer, warnings: Sequence[str], trace: bool) -> Json:
+    """The field `relisten` of a finished answer. warnings: what was met when its recording was decoded."""
     told = as_json(answer) | {"seconds": {name: round(value, 3) for name, value in answer.seconds.items()}}
+    told["warnings"] = list(warnings)
     if trace:
         told["trace"] = asdict(answer.trace)
     return told
@@ -163,7 +164,7 @@ def event(data: Json | str) -> bytes:
     return f"data: {text}\n\n".encode()
 
 
-def _message(answer: Answer, traces: bool) -> Json:
+def _message(answer: Answer, warnings: Sequence[str], traces: bool) -> Json:
     thinking = answer.response.think
     return {
         "role": "assistant",
@@ -171,5 +172,5 @@ def _message(answer: Answer, traces: bool) -> Json:
         "reasoning": thinking,
         "reasoning_content": thinking,
         "refusal": None,
-        "relisten": whole(answer, traces),
+        "relisten": whole(answer, warnings, traces),
     }

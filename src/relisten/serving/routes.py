@@ -19,9 +19,10 @@ from relisten.engine.answer import Answer
 from relisten.engine.engine import Heard, Refused, Text
 from relisten.serving import chat, replies, saving
 from relisten.serving.chat import Chat, RequestError
+from relisten.serving.decoder import Decoded
 from relisten.serving.replies import Head, Splitter
 from relisten.serving.service import Service, gone, unless_gone
-from relisten.types import Audio, Trace
+from relisten.types import Trace
 
 TOO_LONG = "the request took longer than this server allows; ask for less, or ask again when it is less busy"
 
@@ -55,7 +56,7 @@ async def page(request: Request) -> Response:
         inner = given.get("request")
         asked = chat.read(inner if isinstance(inner, dict) else {}, service.bounds)
         heard = await unless_gone(request, service.recording(asked.sent, asked.stretch))
-        html = await asyncio.to_thread(saving.html, asked, heard, given.get("answer"), service.served.name)
+        html = await asyncio.to_thread(saving.html, asked, heard.audio, given.get("answer"), service.served.name)
     headers = {"Content-Disposition": 'attachment; filename="answer.html"', "Content-Security-Policy": "sandbox"}
     return Response(html, media_type="text/html", headers=headers)
 
@@ -66,7 +67,7 @@ async def recording(request: Request) -> Response:
     async with service.uploading():
         given = await _given(service, request)
         sent = chat.recording("input_audio", given.get("input_audio"), service.limits.max_bytes)
-        heard = await unless_gone(request, service.recording(sent))
+        heard = (await unless_gone(request, service.recording(sent))).audio
         content = await asyncio.to_thread(encoded, np.clip(heard.samples, -1, 1), heard.rate, "WAV")
     return Response(content, media_type="audio/wav")
 
@@ -119,21 +120,21 @@ async def _given(service: Service, request: Request) -> dict[str, Any]:
     return await asyncio.to_thread(chat.parse, await service.receive(request))
 
 
-async def _whole(service: Service, asked: Chat, heard: Audio, started: float) -> replies.Json:
+async def _whole(service: Service, asked: Chat, heard: Decoded, started: float) -> replies.Json:
     answers: dict[int, Answer] = {}
-    async for sample, event in service.events(asked, heard, started):
+    async for sample, event in service.events(asked, heard.audio, started):
         if isinstance(event, Answer):
             answers[sample] = event
     listed = [answers[sample] for sample in range(asked.num_answers)]
-    return _head(service).completion(listed, asked.trace)
+    return _head(service).completion(listed, heard.warnings, asked.trace)
 
 
-async def _pieces(service: Service, asked: Chat, heard: Audio, started: float) -> AsyncIterator[bytes]:
+async def _pieces(service: Service, asked: Chat, heard: Decoded, started: float) -> AsyncIterator[bytes]:
     """The reply as server-sent events."""
     head, splitters = _head(service), [Splitter() for _ in range(asked.num_answers)]
     begun: set[int] = set()
     traces: dict[int, Trace] = {}
-    async for sample, event in service.events(asked, heard, started):
+    async for sample, event in service.events(asked, heard.audio, started):
         if sample not in begun:
             begun.add(sample)
             yield replies.event(head.chunk(sample, {"role": "assistant", "content": "", "relisten": {}}))
@@ -145,7 +146,7 @@ async def _pieces(service: Service, asked: Chat, heard: Audio, started: float) -
             yield replies.event(head.chunk(sample, replies.listening_delta(event)))
         elif isinstance(event, Answer):
             traces[sample] = event.trace
-            delta = {"relisten": replies.whole(event, asked.trace)}
+            delta = {"relisten": replies.whole(event, heard.warnings, asked.trace)}
             yield replies.event(head.chunk(sample, delta, replies.finish(event.trace)))
     if asked.include_usage:
         yield replies.event(head.last_chunk([traces[sample] for sample in sorted(traces)]))

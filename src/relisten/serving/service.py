@@ -18,7 +18,7 @@ from relisten.engine.engine import Failed, Finished
 from relisten.engine.generation import GenerationConfig
 from relisten.serving import chat
 from relisten.serving.chat import Bounds, Chat, RequestError, Sent
-from relisten.serving.decoder import Decoders
+from relisten.serving.decoder import Decoded, Decoders
 from relisten.serving.desk import Desk, Event
 from relisten.serving.fetch import fetch
 from relisten.serving.limits import Limits
@@ -110,7 +110,7 @@ class Service:
         await _drain(stream)
         raise RequestError(413, chat.too_large(self.limits.max_bytes), "messages")
 
-    async def recording(self, sent: Sent, stretch: Segment | None = None) -> Audio:
+    async def recording(self, sent: Sent, stretch: Segment | None = None) -> Decoded:
         """A recording that was sent, or a stretch of it. Raises RequestError."""
         if sent.base64 is not None:
             content = await asyncio.to_thread(chat.file, sent.base64)
@@ -122,16 +122,18 @@ class Service:
             content = await asyncio.to_thread(fetch, sent.url, self.limits.max_bytes, self.limits.upload_seconds)
         if len(content) > self.limits.max_bytes:
             raise RequestError(413, chat.too_large(self.limits.max_bytes), "messages")
-        heard = await self.decoders.decode(content, self.served.rate, self.max_seconds)
+        decoded = await self.decoders.decode(content, self.served.rate, self.max_seconds)
+        heard = decoded.audio
         if stretch is None:
-            return heard
+            return decoded
         if stretch.start >= heard.duration:
             said = f"relisten.stretch begins at {stretch.start:g} s; the recording ends at {heard.duration:.1f} s"
             raise RequestError(400, said, "relisten.stretch")
         part = crop(heard, stretch)
         if not len(part.samples):
             raise RequestError(400, "relisten.stretch holds no sample; choose a longer one", "relisten.stretch")
-        return Audio(part.samples.copy(), part.rate)  # not a view, which would keep the whole recording in memory
+        # Not a view, which would keep the whole recording in memory.
+        return Decoded(Audio(part.samples.copy(), part.rate), decoded.warnings)
 
     async def events(self, asked: Chat, heard: Audio, started: float) -> AsyncIterator[tuple[int, Event | Answer]]:
         """Yield (number of the answer, event), with an `Answer` in place of Finished. Raises RequestError."""

@@ -94,8 +94,9 @@ export class Take {
     this.refusals = told.refusals;
     this.reasoning.classList.remove("writing");
     this.#write();
-    this.notice.textContent = told.notice ?? "";
-    this.notice.hidden = !told.notice;
+    const remarks = [told.notice, ...(told.warnings ?? [])].filter(Boolean);
+    this.notice.textContent = plain(remarks.join(" "));
+    this.notice.hidden = !remarks.length;
     const notes = [];
     if (told.answer === null) { notes.push("The model wrote none in <answer>."); }
     if (told.choice === null && this.on.choices.length && told.answer !== null) { notes.push("This is none of the choices."); }
