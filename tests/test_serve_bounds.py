@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import http.server
 import json
@@ -206,14 +207,15 @@ def test_a_full_queue_is_refused_with_a_time_to_come_back() -> None:
 
 
 def test_a_request_that_takes_too_long_is_ended_and_its_row_freed() -> None:
-    batch = FakeBatch(seconds=0.3)
-    with running(batch, Limits(request_seconds=1.0, num_decoders=1)) as (address, _):
-        assert ask(address).status_code == 504
+    batch = FakeBatch(seconds=0.3, pieces=["<think>", *["and on "] * 1000])
+    with running(batch, Limits(request_seconds=5.0, num_decoders=1)) as (address, _), ThreadPoolExecutor() as pool:
+        whole = pool.submit(ask, address)
         with httpx2.stream(
             "POST", f"{address}/v1/chat/completions", json=body() | {"stream": True}, timeout=60
         ) as reply:
             assert reply.status_code == 200  # it began in time
             assert events(reply)[-1]["error"]["code"] == 504
+        assert whole.result().status_code == 504
         wait_for(lambda: not batch.busy)
 
 
@@ -232,16 +234,13 @@ def test_half_a_request_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_uploads_beyond_the_limit_wait_and_are_then_refused() -> None:
-    with running(FakeBatch(), Limits(max_uploads=1, upload_seconds=1.0, num_decoders=1)) as (address, _):
-        first = raw(address, head(1000), b"{")  # has the only place until it is told that it is too slow
-        time.sleep(0.5)
-        second = raw(address, head(1000), b"{")  # has it after that
-        time.sleep(0.1)
+    with running(FakeBatch(), Limits(max_uploads=1, upload_seconds=2.0, num_decoders=1)) as (address, running_service):
+        loop, places = running_service.desk._loop, running_service._uploads
+        asyncio.run_coroutine_threadsafe(places.acquire(), loop).result()  # as an upload that goes on has it
         reply = ask(address)
         assert reply.status_code == 429 and int(reply.headers["retry-after"]) > 0
-        first.close()
-        second.close()
-        wait_for(lambda: ask(address).status_code == 200)
+        loop.call_soon_threadsafe(places.release)
+        assert ask(address).status_code == 200
 
 
 def test_half_a_head_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,9 +353,9 @@ def hostile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 
 def test_a_recording_that_kills_its_decoder_kills_nothing_else(hostile: None) -> None:
-    with running(FakeBatch(), Limits(upload_seconds=2.0, num_decoders=1)) as (address, running_service):
+    with running(FakeBatch(), Limits(upload_seconds=8.0, num_decoders=1)) as (address, running_service):
         for content, told in (
-            (b"CRASHES!", "crashed"), (b"SWALLOWS", "crashed"), (b"ENDLESS!", "longer than 2 s"),
+            (b"CRASHES!", "crashed"), (b"SWALLOWS", "crashed"), (b"ENDLESS!", "longer than 8 s"),
             (b"PRINTS!!", "the recording: prints"),
         ):  # fmt: skip
             reply = ask(address, body(audio=content))
