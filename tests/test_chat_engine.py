@@ -171,8 +171,8 @@ def test_a_fault_that_passes_changes_no_answer(fault: str) -> None:
     assert [trace.text for trace in traces] == [WHOLE] * 4
 
 
-def refused(engine: str, capsys: pytest.CaptureFixture[str]) -> str:
-    assert cli.run(["ask", "example", "what?", "--engine", engine, "--json"]) == 2
+def refused(engine: str, capsys: pytest.CaptureFixture[str], *more: str) -> str:
+    assert cli.run(["ask", "example", "what?", "--engine", engine, "--json", *more]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and "Traceback" not in err
     return err
@@ -189,6 +189,7 @@ def test_what_is_wrong_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -
         assert "colour is no option" in refused(f"chat+{server.url}?colour=1#m", capsys)
         assert "price_in is 'x'" in refused(f"chat+{server.url}?price_in=x#m", capsys)
         assert "max_cost needs price_in" in refused(f"chat+{server.url}?max_cost=1#m", capsys)
+        assert "a chat API has no such option" in refused(f"chat+{server.url}#m", capsys, "--top-k", "4")
         assert "NO_SUCH_KEY" in refused(f"chat+{server.url}?key=NO_SUCH_KEY#m", capsys)
 
 

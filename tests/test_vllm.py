@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openai
 import pytest
 from conftest import make_example
 from test_engine import same
@@ -18,6 +19,8 @@ from vllm_server import Handler, VllmServer, serving
 
 from relisten import audio, cli, models, records, redact
 from relisten.asking import ask
+from relisten.commands.options import ModelOptions
+from relisten.commands.serve import _answering
 from relisten.engine.engine import Engine, Finished, Heard, Refused, Text
 from relisten.engine.generation import GenerationConfig
 from relisten.engine.operations import slow
@@ -26,6 +29,7 @@ from relisten.remote import fleet as fleets
 from relisten.remote.fleet import Unreachable, machines
 from relisten.remote.vllm import VllmEngine, connect
 from relisten.types import Audio, Example, Trace
+from tests.serving import messages, running
 
 ANSWER = (
     "<think>A siren <seg>0.5, 1.5</seg>, then <seg>1.0, 9.0</seg><seg>3, 2</seg> and <seg>0.1, 0.7</seg> two"
@@ -383,3 +387,25 @@ def test_a_notebook_that_runs_an_event_loop_can_ask(nano: Qwen2_5Omni, questions
 
     with serving(nano) as server:
         assert asyncio.run(cell(server.url)) == ask(nano, questions[:1])[0].choice
+
+
+def test_serve_answers_in_front_of_several_servers(nano: Qwen2_5Omni, questions: list[Example]) -> None:
+    heard = questions[0].audio
+    assert isinstance(heard, Audio)
+    expected = ask(nano, questions[:1], config=GenerationConfig())[0]
+    with serving(nano) as one, serving(nano) as two:
+        answering = _answering(ModelOptions(engine=f"{one.url},{two.url}"), max_rows=4)
+        with running(answering) as (address, _), openai.OpenAI(base_url=f"{address}/v1", api_key="none") as client:
+            replies = [
+                client.chat.completions.create(
+                    model="nano",
+                    messages=messages(questions[0].question, SOUND),  # type: ignore[arg-type]
+                    extra_body={"relisten": {"choices": list(questions[0].choices), "trace": True}, "top_p": top_p},
+                )
+                for top_p in (1, 0.5)
+            ]
+        assert one.num > 1 and two.num >= 1
+    for reply in replies:  # greedy, so that top_p changes nothing but what is known of probabilities
+        assert reply.choices[0].message.model_extra["relisten"]["response"]["text"] == expected.trace.text
+    known = [reply.choices[0].message.model_extra["relisten"]["trace"]["logprobs"][-1] for reply in replies]
+    assert known[0] == pytest.approx(expected.trace.logprobs[-1], abs=1e-4) and known[1] is None

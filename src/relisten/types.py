@@ -96,7 +96,7 @@ class Trace:
     """[L] the policy chose this token. It is the loss mask, known from birth."""
     logprobs: list[float]
     """[L] log-probability of each sampled token: nats, placeholders banned, at the temperature that sampled it (greedy
-    tokens: 1); 0.0 elsewhere."""
+    tokens: 1); 0.0 elsewhere. NaN where a vLLM server cannot say it."""
     listens: list[Listen]
     """In order of `at`; listens[0] is the whole recording (absent when a question has no audio)."""
     num_prompt: int

@@ -244,6 +244,8 @@ class _Conversation:
     def _start(self) -> Row:
         """The row, and the first message."""
         engine, config = self.engine, self.config
+        if config.top_k:
+            raise ValueError(f"top_k is {config.top_k}; a chat API has no such option, so leave it out")
         try:
             question = Question(engine.model, self.asked.example, self.asked.number, config.format)
         except (ValueError, OSError) as error:

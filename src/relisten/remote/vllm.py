@@ -121,7 +121,7 @@ class VllmEngine(Answering):
                         for event in _taken(row):
                             yield event
                 _remember(machine, pieces)
-                pieces += [_piece(audio) for audio in row.pieces]
+                pieces += [as_piece(audio) for audio in row.pieces]
                 row.pieces, row.chunk = [], []
                 whole, tries = False, 0
                 for event in _taken(row):
@@ -146,7 +146,7 @@ class VllmEngine(Answering):
             question = Question(self.model, asked.example, asked.number, config.format)
         except (ValueError, OSError) as error:
             raise CannotBeAsked(str(error)) from None
-        return _Prepared(question, [_piece(question.audio)] if question.listen.num_tokens else [])
+        return _Prepared(question, [as_piece(question.audio)] if question.listen.num_tokens else [])
 
     def _body(
         self, machine: Machine, row: Row, pieces: Sequence[Piece], config: GenerationConfig, whole: bool
@@ -252,7 +252,8 @@ def shortened(row: Row) -> list[int]:
     return ids + row.trace.token_ids[done:]
 
 
-def _piece(audio: Audio) -> Piece:
+def as_piece(audio: Audio) -> Piece:
+    """A piece of audio at the model's rate, ready to be sent."""
     samples = audio.samples
     # 16 bits are half as much to send, where they hold the same samples.
     short = np.round(samples * 32768)

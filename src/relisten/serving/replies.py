@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from math import isnan
 from typing import Any
 
 from relisten.engine.answer import Answer
@@ -128,7 +129,9 @@ def whole(answer: Answer, warnings: Sequence[str], trace: bool) -> Json:
     told = as_json(answer) | {"seconds": {name: round(value, 3) for name, value in answer.seconds.items()}}
     told["warnings"] = list(warnings)
     if trace:
-        told["trace"] = asdict(answer.trace)
+        # A vLLM server may not be able to say what a token's log-probability was; JSON has no NaN.
+        known = [None if isnan(logprob) else logprob for logprob in answer.trace.logprobs]
+        told["trace"] = asdict(answer.trace) | {"logprobs": known}
     return told
 
 
