@@ -261,6 +261,13 @@ def test_when_no_server_is_left_the_run_stops(model: Qwen2_5Omni, fault: str) ->
             answering.generate([make_example(2.0, seed=i) for i in range(2)], CONFIG)
 
 
+def test_a_router_that_passes_on_little_is_enough(model: Qwen2_5Omni) -> None:
+    with serving(model, says=says) as server:
+        server.router = True
+        [[trace]] = engine(server, model).generate([make_example(2.0)], CONFIG)
+    assert trace.text == ANSWER
+
+
 def test_audio_is_sent_once(model: Qwen2_5Omni) -> None:
     """A later request names the recording by its uuid alone; if the server has dropped it, it is sent again."""
     with serving(model, lambda number, _: "miss" if number == 3 else "", says) as server:

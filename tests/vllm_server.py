@@ -52,6 +52,8 @@ class VllmServer(ThreadingHTTPServer):
         self.key = ""
         """Requests must bring it, if it is set."""
         self.version = "0.32.0"
+        self.router = False
+        """Whether it passes on only what every router does."""
         self.weights = ""
         """The folder that the weights were last read from."""
         self.version_of_weights = "default"
@@ -85,6 +87,8 @@ class Handler(BaseHTTPRequestHandler):
         server.paths.append(self.path)
         if server.key and self.headers.get("Authorization") != f"Bearer {server.key}":
             return self.send(401, {"error": "Unauthorized"})
+        if self.path == "/tokenize" and server.router:
+            return self.send(404, {"detail": "Not Found"})
         if self.path == "/tokenize":
             return self.send(200, {"tokens": server.model.encode(body["prompt"]), "max_model_len": server.context})
         if self.path == "/inference/v1/generate":
