@@ -37,6 +37,7 @@ GRPO = {
     "mini_batch_size": 4, "group_size": 4, "max_new_tokens": 8, "rewards": ("processes_rewards:shortness",),
     "eval_data": "scenes/questions.jsonl", "eval_steps": 1,
 }  # fmt: skip
+LORA = {"lora": 4, "learning_rate": 1e-2}
 RUNS = Path(__file__).parent.parent / "runs"
 HOW = ["two", "fsdp", *["zero"][: sys.platform == "linux"]]  # where the tests' own extras bring DeepSpeed
 
@@ -156,6 +157,10 @@ if name != "two":
     half = {SHARED | SFT | {"bf16": True, "model": "half"}!r}
     stopped_once(train_sft, SftConfig(output=Path(name + "-half"), **half))
     train_grpo(GrpoConfig(output=Path(name + "-bf16"), **{SHARED | {"bf16": True}!r}, **{GRPO!r}))
+if name == "two":  # adapters train in whole models alone
+    first, then = {SHARED | SFT | LORA!r}, {SHARED | GRPO | LORA | {"model": "two-lora-sft/model"}!r}
+    train_sft(SftConfig(output=Path("two-lora-sft"), **first))
+    stopped_once(train_grpo, GrpoConfig(output=Path("two-lora-grpo"), **then))
 if name != "fsdp":  # which makes its steps as DDP does; DeepSpeed makes them within the backward pass
     minis = {{**{SHARED!r}, **{GRPO!r}, "steps": 3, "mini_batch_size": 2}}
     train_grpo(GrpoConfig(output=Path(name + "-minis"), **minis))
@@ -230,6 +235,14 @@ def test_two_processes_train_as_one(work: Path, monkeypatch: pytest.MonkeyPatch,
         assert max(figures(work / f"{how}-bf16", "logprob_difference")) < 0.1
         full, rounded = (figures(work / name, "entropy")[0] for name in (f"{how}-grpo", f"{how}-bf16"))
         assert 1e-6 < abs(full - rounded) < 0.1, "bfloat16 has rounded something, and not much"
+
+
+def test_adapters_train_in_several_processes_and_further_from_where_they_were(work: Path) -> None:
+    for run in ("two-lora-sft", "two-lora-grpo"):
+        assert torch.equal(*(torch.load(work / f"{run}-{rank}.pt") for rank in (0, 1))), "the processes have drifted"
+    first, last = figures(work / "two-lora-grpo", "kl")
+    assert abs(first) < 1e-6 < last, "the reference is the adapter at the start"
+    assert max(figures(work / "two-lora-grpo", "logprob_difference")) < 1e-5
 
 
 def test_sharded_gradients_are_never_whole(work: Path) -> None:
