@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relisten import tags
+from relisten.engine.answer import answered
 from relisten.engine.generation import GenerationConfig
-from relisten.serving import chat
+from relisten.serving import chat, replies
 from relisten.serving.chat import Bounds, RequestError
 from relisten.serving.fetch import fetch, is_public
 from relisten.serving.replies import Splitter
-from relisten.types import Segment
+from relisten.types import Listen, Segment, Trace
 from tests.serving import body
 
 BOUNDS = Bounds("fake", GenerationConfig(seed=7), max_answers=4, max_bytes=1_000_000)
@@ -150,6 +151,16 @@ def test_a_stream_adds_up_to_the_whole_answer(think: str, answer: str, cuts: lis
 def test_it_does_not_matter_where_a_stream_is_cut(parts: list[str], cuts: list[int]) -> None:
     text = "".join(parts)
     assert split(text, cuts) == split(text, list(range(80)))
+
+
+def test_what_an_engine_cannot_say_is_null() -> None:
+    """vLLM's log-probabilities may be NaN, which is no JSON; a chat API counts no tokens."""
+    whole = Listen(1, 5, Segment(0.0, 2.0))
+    unknown = answered(Trace([1, 2], [False, True], [0.0, float("nan")], [whole], 1, text="<answer>a</answer>"), (), {})
+    told = json.loads(json.dumps(replies.whole(unknown, (), trace=True), allow_nan=False))
+    assert told["trace"]["logprobs"] == [0.0, None] and replies.usage([unknown.trace]) is not None
+    alone = answered(Trace([], [], [], [Listen(0, 0, Segment(0.0, 2.0))], 0, text="<answer>a</answer>"), (), {})
+    assert replies.whole(alone, (), trace=True)["tokens"] is None and replies.usage([alone.trace]) is None
 
 
 # addresses

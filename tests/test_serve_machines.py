@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import pytest
+import teacher_server
+from test_chat_engine import talks
 from vllm_server import serving
 
 import relisten
@@ -40,3 +42,21 @@ def test_two_servers_answer_as_the_engine_does_and_one_may_die(monkeypatch: pyte
             first.shutdown()
             first.server_close()
             assert list(pool.map(ask, QUESTIONS)) == expected
+
+
+def test_a_model_behind_a_chat_api_answers_with_its_segments() -> None:
+    with (
+        teacher_server.serving(say=talks) as server,
+        running(served(ModelOptions(engine=f"chat+{server.url}#m"), 2)) as found,
+    ):
+        address, _ = found
+        given = {"model": "m", "messages": messages(), "relisten": {"trace": True}}
+        reply = httpx2.post(f"{address}/v1/chat/completions", json=given, timeout=60).json()
+        message = reply["choices"][0]["message"]
+        assert message["content"] == "two knocks" and reply["usage"] is None
+        assert [(s["start"], s["end"]) for s in message["relisten"]["segments"]] == [
+            (0.5, 1.5),
+            (1.0, pytest.approx(6.6, abs=0.1)),
+        ]
+        page = {"request": given, "answer": message["relisten"]}
+        assert httpx2.post(f"{address}/v1/relisten/page", json=page, timeout=60).status_code == 200

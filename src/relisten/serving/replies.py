@@ -140,8 +140,13 @@ def finish(trace: Trace) -> str:
     return "stop" if trace.finish == "stop" else "length"
 
 
-def usage(traces: Sequence[Trace]) -> Json:
-    """Tokens that the model read (prompt and audio, each prompt once) and wrote (sampled and forced)."""
+def usage(traces: Sequence[Trace]) -> Json | None:
+    """Tokens that the model read (prompt and audio, each prompt once) and wrote (sampled and forced).
+
+    None where an engine counts no tokens.
+    """
+    if any(trace.text_alone for trace in traces):
+        return None
     prompt = traces[0].num_prompt if traces else 0
     audio = traces[0].listens[0].num_tokens if traces and traces[0].listens else 0
     again = sum(listen.num_tokens for trace in traces for listen in trace.listens[1:])

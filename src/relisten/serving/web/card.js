@@ -104,7 +104,7 @@ export class Take {
     this.#say(told.choice ?? told.answer ?? "No answer", notes);
     const heard = told.segments.length, { total } = told.seconds;
     this.verdict.append(element("p", "counts",
-      `${heard} segment${heard === 1 ? "" : "s"} heard again · ${told.tokens.sampled} tokens written` + (total ? ` · ${total.toFixed(1)} s` : "")));
+      `${heard} segment${heard === 1 ? "" : "s"} heard again` + (told.tokens ? ` · ${told.tokens.sampled} tokens written` : "") + (total ? ` · ${total.toFixed(1)} s` : "")));
   }
 
   fail(message) {
