@@ -71,7 +71,7 @@ def test_commands_of_the_readme_run(monkeypatch: pytest.MonkeyPatch, capfd: pyte
 
 
 def test_flags_in_the_readme_exist(capfd: pytest.CaptureFixture[str]) -> None:
-    for command in ([], ["ask"]):
+    for command in ([], ["ask"], ["serve"]):
         cli.run([*command, "--help"])
     helps = capfd.readouterr().out
     for flag in set(
