@@ -194,7 +194,7 @@ def _longest(rng: np.random.Generator, timeline: Timeline, manner: Manner) -> As
     # All choices are in the recording: how long others last is not known, so their names alone would rule them out.
     inside = shuffled(rng, [label for label in timeline.labels() if label != answer])[: timeline.num_choices - 1]
     by_length = sorted(timeline.events, key=lambda e: e.start - e.end)
-    if is_word(by_length[0]):  # how long a word lasts depends on where a listener cuts it
+    if all(map(is_word, timeline.events)):  # where a word ends in a sentence depends on who cuts it
         return None
     second = next(event for event in by_length if event.label != answer)
     pair = sorted([by_length[0], second], key=lambda e: e.start)
