@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -59,6 +60,7 @@ class Service:
         self.desk = Desk(served.session, limits.max_rows, limits.max_rows + limits.max_waiting)
         self.decoders = Decoders(limits.num_decoders, limits.upload_seconds)
         self._uploads = asyncio.Semaphore(limits.max_uploads)
+        self._notices = ThreadPoolExecutor(1, "notice")  # more of them would take the engine's time
         self.metrics = Metrics(
             {
                 "rows": ("Answers that are generated now", lambda: self.desk.num_running),
@@ -71,6 +73,7 @@ class Service:
     async def close(self) -> None:
         """End the engine's thread and the decoding processes."""
         await self.desk.close()
+        self._notices.shutdown(wait=False, cancel_futures=True)
         await self.decoders.close()
 
     @asynccontextmanager
@@ -138,9 +141,8 @@ class Service:
     async def events(self, asked: Chat, heard: Audio, started: float) -> AsyncIterator[tuple[int, Event | Answer]]:
         """Yield (number of the answer, event), with an `Answer` in place of Finished. Raises RequestError."""
         example = Example(asked.name, heard, asked.question, asked.choices)
-        notice = asyncio.create_task(
-            asyncio.to_thread(self.served.notice, heard, asked.question, asked.choices), name="notice"
-        )
+        given = (heard, asked.question, asked.choices)
+        notice = asyncio.get_running_loop().run_in_executor(self._notices, self.served.notice, *given)
         self.metrics.audio.inc(heard.duration)
         events = self.desk.ask(example, asked.config, asked.num_answers, asked.stream)
         seconds: dict[str, float] = {}
