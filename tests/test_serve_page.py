@@ -276,7 +276,7 @@ def test_two_tabs_at_once(visit: Callable[..., Any]) -> None:
         for number, page in enumerate(tabs):
             page.locator(".counts").wait_for()
             assert page.locator(".card h2").inner_text() == f"Question {number}?"
-        tabs[0].reload()
+        tabs[0].reload(wait_until="networkidle")  # nothing may be asked once the server is gone
         tabs[0].locator("#history .open").nth(1).wait_for()
 
 
