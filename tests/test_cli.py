@@ -605,6 +605,6 @@ def test_stopped_training_names_its_last_checkpoint(tmp_path: Path, capsys: pyte
     with pytest.raises(KeyboardInterrupt), keeping(lambda: _kept(config)):
         raise KeyboardInterrupt
     assert "no checkpoint was written yet (one is written every 100 steps)" in " ".join(capsys.readouterr().err.split())
-    (tmp_path / "run" / "checkpoint-40").mkdir(parents=True)
-    (tmp_path / "run" / "checkpoint-40" / "trainer_state.json").write_text("{}")
+    (tmp_path / "run" / "checkpoints" / "checkpoint-40").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "checkpoint-40" / "trainer_state.json").write_text("{}")
     assert _kept(config) == f"{tmp_path / 'run'}: checkpoint-40 is kept"

@@ -20,7 +20,7 @@ from vllm_server import Handler, VllmServer, serving
 from relisten import audio, cli, models, records, redact
 from relisten.asking import ask
 from relisten.commands.options import ModelOptions
-from relisten.commands.serve import _answering
+from relisten.commands.serve import served
 from relisten.engine.engine import Engine, Finished, Heard, Refused, Text
 from relisten.engine.generation import GenerationConfig
 from relisten.engine.operations import slow
@@ -401,7 +401,7 @@ def test_serve_answers_in_front_of_several_servers(nano: Qwen2_5Omni, questions:
     assert isinstance(heard, Audio)
     expected = ask(nano, questions[:1], config=GenerationConfig())[0]
     with serving(nano) as one, serving(nano) as two:
-        answering = _answering(ModelOptions(engine=f"{one.url},{two.url}"), max_rows=4)
+        answering = served(ModelOptions(engine=f"{one.url},{two.url}"), max_rows=4)
         with running(answering) as (address, _), openai.OpenAI(base_url=f"{address}/v1", api_key="none") as client:
             replies = [
                 client.chat.completions.create(

@@ -122,6 +122,7 @@ def train(stage: Stage, models: Path, name: str, settings: Mapping[str, Any], se
 def _typed(kind: type[TrainingConfig], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings in the types of the fields: YAML reads 2e-3 as a text, and gives lists for tuples."""
     defaults = {field.name: field.default for field in fields(kind)}
+    defaults["learning_rate"] = kind.FULL_RATE  # its own default is None
     return {name: _like(defaults[name], name, value) for name, value in settings.items()}
 
 

@@ -123,7 +123,8 @@ class Decoder:
         needs = [(row.question, row.num_own + NARROW) for row in self.rows]
         if len(needs) < 2 or self.fits(needs):
             return False
-        for question in self._prompts.keys() - {row.question.index for row in self.rows}:
+        used = {row.question.index for row in self.rows}
+        for question in [index for index in self._prompts if index not in used]:
             self.forget(question)
         return not self.fits(needs)
 
