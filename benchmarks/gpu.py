@@ -24,7 +24,7 @@ from torch import Tensor
 from benchmarks.full_size import Watched, forwards, text_model
 from benchmarks.gpu_check import FULL, TINY, Check, config, engine, questions, script
 from benchmarks.timing import noise
-from benchmarks.training import _run as run_quietly
+from benchmarks.training import run_quietly
 from relisten.cli import main, standalone
 from relisten.engine.graphs import Capture, Run, cuda_capture
 from relisten.engine.naive import naive

@@ -168,7 +168,7 @@ class Steps:
             return groups
 
         engine.generate = timed  # type: ignore[method-assign, assignment]
-        _run(trainer)
+        run_quietly(trainer)
         return watch.steps[0] | rollout
 
     def rollout(self, work: Work) -> dict[str, float]:
@@ -193,7 +193,7 @@ class Steps:
             trainer = Trainer(model.module, data_collator=plain, **given)
         else:
             trainer = SftTrainer(model, config, data_collator=together, **given)
-        _run(trainer)
+        run_quietly(trainer)
         self.losses.setdefault(side, trainer.state.log_history[0]["loss"])
         return watch.steps[-1]
 
@@ -212,7 +212,8 @@ class Steps:
         return training.arguments(config, model, per_device_train_batch_size=batch_size, save_strategy="no")
 
 
-def _run(trainer: Trainer) -> None:
+def run_quietly(trainer: Trainer) -> None:
+    """Train without a progress bar or printed lines."""
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     trainer.train()
