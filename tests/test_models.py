@@ -327,11 +327,11 @@ def test_the_real_7b_model_builds_and_a_pause_has_the_right_shapes() -> None:
     language = getattr(module.model, "language_model", module.model)
 
     def forward(rows: int, width: int, positions: Tensor, cache: object) -> Tensor:
-        with attending(module):
+        with attending(module, cache):
             return language(
                 inputs_embeds=torch.empty(rows, width, 3584, dtype=torch.bfloat16, device="meta"),
                 position_ids=positions.expand(3, rows, -1),
-                attention_mask={"full_attention": cache},
+                attention_mask={"full_attention": None},
                 past_key_values=cache,
                 use_cache=True,
             ).last_hidden_state

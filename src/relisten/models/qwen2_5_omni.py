@@ -160,7 +160,7 @@ class Qwen2_5Omni:  # noqa: N801 (named after the model)
             stacked, mask = pad_features(features)
             audio = {"input_features": stacked.to(device), "feature_attention_mask": mask.to(device)}
         if isinstance(cache, AttendingCache):
-            mask, attends = cache, attending(self.module)
+            mask, attends = None, attending(self.module, cache)
         else:
             mask, attends = self._mask(attention_mask, input_ids), nullcontext()
         with attends, self._keep(keep) if keep is not None else nullcontext():
