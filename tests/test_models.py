@@ -17,9 +17,10 @@ from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditio
 import relisten
 from relisten.engine.cache import Prefix, Slab, window
 from relisten.models import nano
-from relisten.models.attention import attending
+from relisten.models.attention import AttendingCache, attending
 from relisten.models.base import Prompts, lay_out_for_cpu
-from relisten.models.qwen2_5_omni import Qwen2_5Omni, pick_device
+from relisten.models.loading import pick_device
+from relisten.models.qwen2_5_omni import Qwen2_5Omni
 from relisten.types import Audio
 
 
@@ -326,7 +327,7 @@ def test_the_real_7b_model_builds_and_a_pause_has_the_right_shapes() -> None:
     assert 8.8e9 < num_parameters < 9.1e9, "text 7.6, audio 0.64, vision 0.68 billion"
     language = getattr(module.model, "language_model", module.model)
 
-    def forward(rows: int, width: int, positions: Tensor, cache: object) -> Tensor:
+    def forward(rows: int, width: int, positions: Tensor, cache: AttendingCache) -> Tensor:
         with attending(module, cache):
             return language(
                 inputs_embeds=torch.empty(rows, width, 3584, dtype=torch.bfloat16, device="meta"),

@@ -74,7 +74,7 @@ def naive(
         if heard is not None and config.format == "interleaved":
             pieces.append(crop(audio, heard))
             num_tokens = model.num_audio_tokens(len(pieces[-1].samples))
-            trace.listens.append(Listen(len(trace.token_ids) + 1, num_tokens, heard))
+            trace.listens.append(Listen(len(trace.token_ids) + model.num_begin_tokens, num_tokens, heard))
             trace.extend(model.audio_tokens(len(pieces[-1].samples)), False)
         cache, unread = DynamicCache(), list(trace.token_ids)
 

@@ -281,7 +281,8 @@ class Row:
             self._listener.num_heard -= 1
             self._refuse(Refusal(hear.tag, "context" if num_tokens else "too short"))
             return
-        listen = Listen(len(self.trace.token_ids) + 1, num_tokens, hear.segment, hear.operation)
+        at = len(self.trace.token_ids) + self._model.num_begin_tokens
+        listen = Listen(at, num_tokens, hear.segment, hear.operation)
         self._append(token_ids, False)
         self._latest = ""  # with new audio between, equal words are not a loop, and max_listens bounds them
         self.pieces.append(piece)

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 SAFELY: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
 """How transformers is to read a model: nothing is fetched, opened as a pickle, or run."""
-NOT_MODELS = ("__init__", "adapter", "base", "conformance", "folder", "nano", "scope", "trial")
+NOT_MODELS = {
+    "__init__", "adapter", "attention", "base", "causal", "conformance", "folder", "loading", "nano", "scope", "trial",
+    "windows",
+}  # fmt: skip
 """Files here that are not named after a `model_type`."""
 FILES = ["*.json", "*.txt", "*.jinja", "scope.safetensors"]
 """What a model needs beside its weights."""
@@ -54,18 +57,26 @@ def _load(folder: Path, name: str | Path, **how: Any) -> AudioLM:
             adapter.attach(model, folder)
         model.name = str(name)
         return model
-    model_type = read_json(folder / "config.json").get("model_type")
-    module_name = str(model_type).removesuffix("_thinker")
-    known = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in NOT_MODELS)
-    if module_name not in known:
-        told = f"{folder / 'config.json'}: model type {str(model_type)[:60]!r} is not supported yet"
-        raise ValueError(f"{told} (supported: {', '.join(known)})")
-    module = importlib.import_module(f"relisten.models.{module_name}")
-    loaded: AudioLM = module.load(folder, **how)
+    path = folder / "config.json"
+    loaded: AudioLM = base_module(read_json(path).get("model_type"), path).load(folder, **how)
     loaded.name = str(name)
     if "bfloat16" in str(loaded.module.dtype) and loaded.module.device.type == "cpu":
         cpu.tell_of_bfloat16("load it as float32 (--dtype float32)")
     return loaded
+
+
+def known() -> list[str]:
+    """The model types that can be loaded."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in NOT_MODELS)
+
+
+def base_module(model_type: Any, path: Path) -> Any:
+    """The file here for a `model_type`. Raises ValueError, naming the config.json `path`, if there is none."""
+    name = str(model_type).removesuffix("_thinker")
+    if name not in known():
+        told = f"{path}: model type {str(model_type)[:60]!r} is not supported yet"
+        raise ValueError(f"{told} (supported: {', '.join(known())})")
+    return importlib.import_module(f"relisten.models.{name}")
 
 
 def _base(folder: Path, weights: bool = True) -> str:

@@ -66,6 +66,10 @@ class AudioLM(Protocol):
     use it: processes that prepare data for training have a model without it."""
     rate: int
     """Sample rate (Hz) of the audio that it takes."""
+    max_seconds: float | None
+    """The longest piece of audio that it takes; None: only the context limits it."""
+    num_begin_tokens: int
+    """How many of `audio_tokens` come before the first placeholder: 1, or 0 for a model without a begin token."""
     prompts: Prompts
     scope: Scope | None
     """What a small model was trained for; None: not said. Training saves none, for it may change the model's world."""
@@ -88,16 +92,25 @@ class AudioLM(Protocol):
     def prompt(
         self, question: str, choices: Sequence[str], format: Format, num_samples: int | None
     ) -> tuple[list[int], int | None]:
-        """Tokens of the prompt and the index of its first audio token; num_samples: of the audio (None: no audio)."""
+        """Tokens of the prompt and the index of its first audio token; num_samples: of the audio (None: no audio).
+
+        Raises ValueError, in one line, for audio that is longer than `max_seconds`.
+        """
 
     def num_audio_tokens(self, num_samples: int) -> int:
         """How many audio tokens a piece of audio of that many samples takes; 0 if it is too short to encode."""
 
     def audio_tokens(self, num_samples: int) -> list[int]:
-        """The tokens that stand for a piece of audio in the sequence: begin, placeholders, end."""
+        """The tokens that stand for a piece of audio in the sequence: begin, placeholders, end.
+
+        Some models have no begin token or no end token.
+        """
 
     def features(self, audio: Audio) -> Tensor:
-        """Log-mel of one piece of audio: float32 [mel bins, frames], without padding."""
+        """Log-mel of one piece of audio as `forward` takes it: float32 [mel bins, frames], without padding to a window.
+
+        Raises ValueError for audio at another rate, or longer than `max_seconds`.
+        """
 
     def save(self, folder: Path, dtype: torch.dtype | None = None, weights: Mapping[str, Tensor] | None = None) -> None:
         """Write weights, tokenizer, feature extractor and prompts, so that `relisten.load` can read them.
@@ -158,11 +171,11 @@ def lay_out_for_cpu(module: torch.nn.Module) -> None:
             part.weight.data = part.weight.data.t().contiguous().t()
 
 
-def read_prompts(folder: Path) -> Prompts:
-    """The prompts that came with a checkpoint, or the paper's. Raises ValueError on a file that is not ours."""
+def read_prompts(folder: Path, otherwise: Prompts = Prompts()) -> Prompts:
+    """The prompts that came with a checkpoint, or else others. Raises ValueError on a file that is not ours."""
     path = folder / "prompts.json"
     if not os.path.lexists(path):
-        return Prompts()
+        return otherwise
     written = read_json(path)
     try:
         prompts = Prompts(**written)

@@ -69,6 +69,8 @@ class ChatModel:
 
     rate = 16_000
     scope = None
+    max_seconds = None
+    num_begin_tokens = 1
     end_token_id = 0
     end_token_ids = frozenset({0})
     begin_id, audio_id, close_id = 1, 2, 3

@@ -98,9 +98,9 @@ def encode(
         for action in listener.feed(piece + "</seg>"):
             if isinstance(action, Hear):
                 part = crop(audio, action.segment)
-                heard = model.audio_tokens(len(part.samples))
-                trace.listens.append(Listen(len(trace.token_ids) + 1, len(heard) - 2, action.segment))
-                trace.extend(heard, sampled=False)
+                start, num = len(trace.token_ids) + model.num_begin_tokens, model.num_audio_tokens(len(part.samples))
+                trace.listens.append(Listen(start, num, action.segment))
+                trace.extend(model.audio_tokens(len(part.samples)), sampled=False)
                 features.append(model.features(part))
             elif isinstance(action, Refuse):
                 trace.refusals.append(action.refusal)
@@ -113,7 +113,8 @@ def encode(
             break
     trace.extend(model.encode_response(rest), sampled=True)
     trace.extend([model.end_token_id], sampled=True)
-    return Encoded(trace, features, id(given), at + num_tokens + 1, example.id)
+    shared = at - model.num_begin_tokens + len(model.audio_tokens(len(audio.samples)))
+    return Encoded(trace, features, id(given), shared, example.id)
 
 
 def replay(model: AudioLM, audio: Audio, traces: Sequence[Trace], operations: Mapping[str, Operation]) -> list[Encoded]:
