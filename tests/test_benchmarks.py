@@ -214,7 +214,14 @@ PRO = [
     pro_row(1, answer=" Bell"),
     pro_row(2, audio_path=["data/p0.wav", "data/p1.wav"]),
     pro_row(3, category="open", choices=[]),
-    pro_row(4, category="instruction following", answer=None, choices=[], kwargs={"N": 3}),
+    pro_row(
+        4,
+        category="instruction following",
+        answer=None,
+        choices=[],
+        kwargs={"N": 3},
+        task_identifier="Number Words (at most)",
+    ),
     pro_row(5, answer="a bell, maybe"),
     pro_row(6, choices=["bell"]),
 ]
@@ -227,8 +234,8 @@ def test_of_mmau_pro_the_choices_about_one_recording_are_asked_and_the_rest_is_c
         ("p0", "bell", tmp_path / "data/p0.wav"), ("p1", "bell", tmp_path / "data/p1.wav"),
     ]  # fmt: skip
     assert sorted(mmau_pro.left_out(tmp_path).items()) == [
-        ("about several recordings", 1), ("on following instructions (rules of their own)", 1),
-        ("open-ended (judged by a language model)", 1), ("whose answer is none of the choices", 1),
+        ("about several recordings", 1), ("on following instructions (mmau-pro-instructions asks these)", 1),
+        ("open-ended (mmau-pro-open asks these)", 1), ("whose answer is none of the choices", 1),
         ("without choices", 1),
     ]  # fmt: skip
 

@@ -18,7 +18,7 @@ MAX_WHEEL = 16_000_000
 """Bytes."""
 QUESTION = ["Which sound is heard just after the flute?", "--choices", "two", "clap", "eight", "five"]
 EXTRAS = ["accelerate", "matplotlib", "openai", "pyarrow", "onnxruntime", "faster_whisper", "ray", "peft",
-          "deepspeed", "tensorboard", "starlette", "uvicorn", "prometheus_client",
+          "deepspeed", "tensorboard", "starlette", "uvicorn", "prometheus_client", "nltk",
           "sphinx", "pytest", "hypothesis"]  # fmt: skip
 
 

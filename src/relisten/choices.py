@@ -27,6 +27,13 @@ def is_right(prediction: str | None, answer: str | None) -> bool:
     return _folded(prediction) == _folded(answer)
 
 
+def is_same(said: str | None, answer: str | None) -> bool:
+    """Whether two texts say the same: case, punctuation at their ends and the form of numerals do not count."""
+    if said is None or answer is None:
+        return False
+    return is_right(said, answer) or (bool(_key(_plain(said))) and _key(_plain(said)) == _key(_plain(answer)))
+
+
 def read_choice(answer: str | None, choices: Sequence[str]) -> str | None:
     """The choice that an answer declares, or None. The first step that finds anything decides:
 

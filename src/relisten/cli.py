@@ -47,7 +47,7 @@ app.command(
 app.command(
     "relisten.commands.eval:eval_file",
     name="eval",
-    usage="Usage: relisten eval QUESTIONS|mmar|mmau-mini|mmau|mmau-pro OUT [OPTIONS]",
+    usage="Usage: relisten eval QUESTIONS.jsonl|BENCHMARK OUT [OPTIONS]\n       relisten eval --list",
     help="Answer a benchmark, or questions whose answers are known, and score.",
 )
 app.command("relisten.commands.score:score", name="score", help="Score anybody's predictions, or a run's shards.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from relisten import records
 from relisten.evals.benchmarks import BENCHMARKS, export
@@ -24,7 +23,7 @@ def score(
     key: str | None = None,
     failed: Failed = "wrong",
     out: Path | None = None,
-    export_as: Literal["mmar", "mmau-mini", "mmau", "mmau-pro"] | None = None,
+    export_as: str | None = None,
     export_to: Path | None = None,
 ) -> int:
     """Score predictions, or the shards of one run together.
@@ -58,6 +57,8 @@ def score(
         raise ValueError("--export-as, --export-to and --questions go together")
     if out is not None and out.suffix.lower() not in ("", ".json", *FORMATS):
         raise ValueError(f"--out {out}: figures are written as .json, .csv or .md; name a file that ends so")
+    if export_as is not None and export_as not in BENCHMARKS:
+        raise ValueError(f"--export-as {export_as}: no such benchmark; there are {', '.join(BENCHMARKS)}")
     given = read_predictions(files, questions, key)
     result = summary(given.records, given.format, failed)
     screen = console()

@@ -13,7 +13,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from relisten import records
-from relisten.choices import is_right
+from relisten.choices import is_right, is_same
+from relisten.evals.instructions import followed
 from relisten.evals.reading import Status
 from relisten.evals.scoring import wilson, word_match
 from relisten.segments import best_iou
@@ -25,6 +26,8 @@ points on MMAR and 40 on MMAU-mini."""
 
 GROUPS = ("modality", "category", "sub_category", "language", "difficulty", "length_type")
 Record = dict[str, Any]
+Rule = Literal["words", "choice", "instruction"]
+"""When an answer is right: it has the right words (MMAR, MMAU); it is the right choice; it follows an instruction."""
 _LISTED = re.compile(r"\[(['\"])([^'\"\[\]\\]{1,200})\1\]")
 
 
@@ -36,7 +39,7 @@ class Tally:
     questions: int
     """Different questions; fewer than answers where several answers to each were sampled."""
     right: int
-    """Right by the benchmarks' rule on words; for an open question, the same text."""
+    """Right by the rule of each question (`right`)."""
     exact: int
     """Answers in which the choice that was read is the right one."""
     right_answered: int
@@ -87,6 +90,15 @@ def _plain(name: str) -> str:
     return match[2] if match else name
 
 
+def ruled(labels: dict[str, Any], answer: str | None, question: str) -> dict[str, Any]:
+    """The rule of a question, if it is not that on words, and whether an answer follows its instruction."""
+    rule = labels.get("rule")
+    if rule == "instruction":
+        name, arguments = str(labels.get("task_identifier")), labels.get("kwargs") or {}
+        return {"rule": rule, "followed": answer is not None and followed(answer, name, arguments, question)}
+    return {"rule": "choice"} if rule == "choice" else {}
+
+
 def status_of(record: Record) -> Status:
     """The record's status; records of older versions do not hold it, so it follows from their other fields."""
     if "error" in record:
@@ -104,10 +116,17 @@ def prediction(record: Record, failed: Failed = "wrong") -> str | None:
 
 
 def right(record: Record, failed: Failed = "wrong") -> bool:
-    """Whether the answer is right by the rule on words. An open question has no choices, so its text is compared."""
+    """Whether the answer is right by the rule of its question, which is that on words if it says no other.
+
+    An open question has no choices, so its text is compared: case, punctuation at the ends and numerals do not count.
+    """
     said = prediction(record, failed)
+    if record.get("rule") == "instruction":
+        return bool(record["followed"])
     if not record["choices"]:
-        return is_right(said, record["answer"])
+        return is_same(said, record["answer"])
+    if record.get("rule") == "choice":
+        return said is not None and said == record["answer"]
     return word_match(said, record["answer"], record["choices"])
 
 
@@ -122,13 +141,20 @@ def tally(answers: Iterable[Record], failed: Failed = "wrong") -> Tally:
         num=len(answers),
         questions=len({r["id"] for r in answers}),
         right=sum(rights),
-        exact=sum(is_right(r.get("choice", r["answer_prediction"]), r["answer"]) for r in answers),
+        exact=sum(_exact(r) for r in answers),
         right_answered=sum(ok for ok, status in zip(rights, statuses, strict=True) if status == "answered"),
         counts={status: statuses.count(status) for status in get_args(Status)},
         chance=mean(1 / len(r["choices"]) for r in chosen) or 0.0,
         first_choice=mean(first) or 0.0,
         known=any(r["answer"] is not None for r in answers),
     )
+
+
+def _exact(record: Record) -> bool:
+    """Whether the choice that was read is the right one."""
+    if record.get("rule") == "instruction":
+        return bool(record["followed"])
+    return is_right(record.get("choice", record["answer_prediction"]), record["answer"])
 
 
 def by_question(answers: Iterable[Record], failed: Failed = "wrong") -> dict[str, float]:

@@ -10,8 +10,8 @@ from typing import Any
 
 from relisten import records
 from relisten.choices import is_right, read_choice
-from relisten.evals import runs
-from relisten.evals.figures import Record, groups
+from relisten.evals import benchmarks, runs
+from relisten.evals.figures import Record, groups, ruled
 from relisten.evals.reading import answer_text, status
 from relisten.evals.runs import ANSWERS, CONFIG, Run, known, read_run
 from relisten.types import Format
@@ -88,7 +88,7 @@ def read_predictions(paths: Sequence[Path], questions: Path | None = None, key: 
     rows = [row for path in paths for row in _entries(path)]
     if not rows:
         raise ValueError(f"{paths[0]}: holds no predictions")
-    asked = None if questions is None else _by_id(records.entries(questions))
+    asked = None if questions is None else _by_id(benchmarks.entries(questions))
     if asked is not None and questions is not None:
         _check_ids({str(row.get("id")) for _, row in rows if row.get("id")}, asked, questions)
     if folders or all("finish" in row and "named" in row for _, row in rows):  # lines of `relisten eval`
@@ -163,7 +163,8 @@ def _record(place: str, row: Mapping[str, Any], key: str) -> Record:
     text = None if said is None else str(said)
     answer = None if text is None else answer_text(text)
     choice = read_choice(answer, choices) if choices else answer
-    line = _line(row, choices) | {"answer_prediction": text, "choice": choice}
+    line = _line(row, choices) | ruled(dict(row), answer, str(row.get("question", "")))
+    line |= {"answer_prediction": text, "choice": choice}
     if text is None:
         return line | {"status": "failed", "error": _NO_KEY}
     return line | {"status": status(answer, choice, text, choices)}

@@ -18,7 +18,7 @@ from relisten.engine.answer import answer_each
 from relisten.engine.answering import Answering, EngineFactory
 from relisten.engine.engine import Engine, GenerationConfig
 from relisten.engine.sampling import row_generator
-from relisten.evals.figures import groups
+from relisten.evals.figures import groups, ruled
 from relisten.evals.hearing import Hearing, Hears, PromptAudio, asked_as, check_hearing, hearing
 from relisten.evals.reading import status
 from relisten.files import check_size, size_of
@@ -194,6 +194,7 @@ def record(example: Example, trace: Trace, shown: Sequence[str] | None = None) -
         "kind": str(labels.get("kind") or ""),
         "gold": [[s.start, s.end] for s in records.gold_segments(example)],
         **groups(labels),
+        **ruled(labels, response.answer, example.question),
     }
 
 

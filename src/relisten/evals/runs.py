@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeGuard, cast, get_args
 
 from relisten import records
-from relisten.evals.benchmarks import BENCHMARKS
-from relisten.evals.figures import GROUPS, Record, status_of
+from relisten.evals.benchmarks import BENCHMARKS, Benchmark, belonging
+from relisten.evals.figures import GROUPS, Record, Rule, status_of
 from relisten.evals.reading import Status
 from relisten.types import Example, Format
 
@@ -88,15 +87,20 @@ def _longer(run: Run) -> Run:
     return replace(run, name="/".join(parts[-1 - len(Path(run.name).parts) :]))
 
 
+def benchmark_of(run: Run) -> Benchmark | None:
+    """The benchmark that a run was asked, from what it noted, or else from the name of its questions' file."""
+    if isinstance(name := run.origin.get("benchmark"), str) and name in BENCHMARKS:
+        return BENCHMARKS[name]
+    return belonging(Path(str(run.config.get("questions", ""))))
+
+
 def questions_of(run: Run) -> list[Example]:
     """The questions that a run was asked, from the file its settings name. ValueError where the file is gone."""
     path, data = Path(str(run.config.get("questions", ""))), run.config.get("data")
     if not path.is_file():
         raise ValueError(f"{run.folder}: its questions, {path}, are not there; put the file back, or start from there")
-    for benchmark in BENCHMARKS.values():
-        with suppress(ValueError):
-            if benchmark.file(path.parent) == path:
-                return benchmark.examples(path.parent)
+    if benchmark := benchmark_of(run):
+        return benchmark.examples(path.parent)
     return records.read_examples(path, None if data is None else str(data))
 
 
@@ -204,6 +208,8 @@ def checked(place: str, row: Mapping[str, Any]) -> Record:
         for name in names:
             if name in row and not right(row[name]):
                 raise ValueError(f"{place}: {name!r} must be {what}, not {row[name]!r:.60}; correct that line")
+    if row.get("rule") == "instruction" and "followed" not in row:
+        raise ValueError(f"{place}: has no 'followed'; name a folder that `relisten eval` wrote")
     order = row.get("order")
     if order is not None and sorted(order) != list(range(len(row["choices"]))):
         raise ValueError(f"{place}: 'order' must hold the places of the choices, each once; correct that line")
@@ -246,6 +252,7 @@ _FIELDS: tuple[tuple[tuple[str, Callable[[Any], bool]], tuple[str, ...]], ...] =
     (("a number of seconds, or null", lambda v: v is None or (is_number(v) and v >= 0)), ("duration",)),
     (("a whole number from 0", _is_count), ("words", "sample")),
     (("a list of whole numbers", _list_of(_is_count)), ("order",)),
-    (("true or false", lambda v: isinstance(v, bool)), ("well_formed",)),
+    (("true or false", lambda v: isinstance(v, bool)), ("well_formed", "followed")),
+    ((f"one of {', '.join(get_args(Rule))}", lambda v: v in get_args(Rule)), ("rule",)),
     ((f"one of {', '.join(get_args(Status))}", lambda v: v in get_args(Status)), ("status",)),
 )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from relisten import records, tags
-from relisten.evals.benchmarks import mmar, mmau, mmau_pro
+from relisten.evals.benchmarks import adqa, air_bench, bigbench_audio, mmar, mmau, mmau_pro, mmsu
+from relisten.evals.benchmarks.layout import About
 from relisten.evals.figures import Failed, Record, majority, prediction
 from relisten.types import Example
 
@@ -33,19 +36,81 @@ class Benchmark:
     """How many of the file's questions are not asked, by the reason."""
     id: str = "id"
     """The name under which the file has the ids of its questions."""
+    about: About | None = None
+    """What it is, for `relisten eval --list`."""
+    columns: tuple[str, ...] = ()
+    """The groups by which its paper gives accuracy: one name, or two for each pair of their groups."""
+    row: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
+    """An entry of the question file in MMAR's form, for predictions that are scored beside it."""
+    marks: tuple[str, ...] = ()
+    """Names that each entry has, for a question file whose own name is no proof."""
+    written: Callable[[Mapping[str, Any], str], str] = lambda row, said: said
+    """Given an entry and the choice, what the official script reads as the prediction."""
 
 
+_MMAU = "model_output", "model_prediction"
 BENCHMARKS = {
     benchmark.name: benchmark
     for benchmark in (
-        Benchmark("mmar", mmar.file, mmar.examples, ("answer_prediction",), "jsonl"),
-        Benchmark("mmau-mini", mmau.mini_file, mmau.mini_examples, ("model_output", "model_prediction"), "json"),
-        Benchmark("mmau", mmau.file, mmau.examples, ("model_output", "model_prediction"), "json", withheld=True),
         Benchmark(
-            "mmau-pro", mmau_pro.file, mmau_pro.examples, ("model_output",), "parquet", left_out=mmau_pro.left_out
+            "mmar", mmar.file, mmar.examples, ("answer_prediction",), "jsonl", about=mmar.ABOUT, columns=("modality",)
+        ),
+        Benchmark(
+            "mmau-mini", mmau.mini_file, mmau.mini_examples, _MMAU, "json", about=mmau.MINI, columns=("modality",)
+        ),
+        Benchmark("mmau", mmau.file, mmau.examples, _MMAU, "json", withheld=True, about=mmau.TEST),
+        Benchmark(
+            "mmau-pro", mmau_pro.file, mmau_pro.examples, ("model_output",), "parquet", left_out=mmau_pro.left_out,
+            about=mmau_pro.ABOUT, columns=("category",),
+        ),
+        Benchmark(
+            "mmau-pro-open", mmau_pro.file, mmau_pro.open_examples, ("model_output",), "parquet",
+            left_out=partial(mmau_pro.left_out, part="open answers"), about=mmau_pro.OPEN,
+        ),
+        Benchmark(
+            "mmau-pro-instructions", mmau_pro.file, mmau_pro.instruction_examples, ("model_output",), "parquet",
+            left_out=partial(mmau_pro.left_out, part="instructions"), about=mmau_pro.INSTRUCTIONS,
+        ),
+        Benchmark(
+            "mmsu", mmsu.file, mmsu.examples, ("response",), "jsonl", about=mmsu.ABOUT, row=mmsu.in_mmars_form,
+            marks=("choice_a", "answer_gt"), written=mmsu.as_letter, columns=("category", "sub_category"),
+        ),
+        Benchmark(
+            "air-bench", air_bench.file, air_bench.examples, ("response",), "jsonl", id="uniq_id",
+            about=air_bench.ABOUT, row=air_bench.in_mmars_form, marks=("choice_a", "uniq_id"), written=mmsu.as_letter,
+            columns=("category",),
+        ),
+        Benchmark(
+            "bigbench-audio", bigbench_audio.file, bigbench_audio.examples, ("answer_prediction",), "jsonl",
+            about=bigbench_audio.ABOUT, row=bigbench_audio.in_mmars_form, marks=("official_answer",),
+            columns=("category",),
+        ),
+        Benchmark(
+            "adqa", adqa.file, adqa.examples, ("answer_prediction",), "jsonl", about=adqa.ABOUT,
+            row=adqa.in_mmars_form, marks=("question_text", "multi_choice"),
         ),
     )
-}
+}  # fmt: skip
+
+
+def belonging(questions: Path) -> Benchmark | None:
+    """The first benchmark whose question file this is; None where it is no benchmark's."""
+    for benchmark in BENCHMARKS.values():
+        with suppress(ValueError):
+            if benchmark.file(questions.parent) == questions:
+                if not benchmark.marks:
+                    return benchmark
+                _, first = next(records.entries(questions), ("", {}))
+                if set(benchmark.marks) <= first.keys():
+                    return benchmark
+    return None
+
+
+def entries(questions: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, entry in MMAR's form) of a file of questions, be it a benchmark's or not."""
+    benchmark = belonging(questions)
+    for place, row in records.entries(questions):
+        yield place, row if benchmark is None else benchmark.row(row)
 
 
 def missing(examples: Sequence[Example]) -> list[Path]:
@@ -98,7 +163,8 @@ def export(
         given = majority(groups[name]) if name in groups else None
         said = None if given is None else prediction(given, failed)
         without += said is None
-        rows.append(dict(row) | dict.fromkeys(benchmark.keys, said or "") | _thought(given))
+        sent = benchmark.written(row, said or "")
+        rows.append(dict(row) | dict.fromkeys(benchmark.keys, sent) | _thought(given))
     if benchmark.form == "parquet":
         said_by_id = {str(row[benchmark.id]): str(row[benchmark.keys[0]]) for row in rows}
         _write_table(questions, said_by_id, benchmark, out, follow)

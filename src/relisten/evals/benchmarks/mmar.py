@@ -5,10 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from relisten import records
+from relisten.evals.benchmarks.layout import About, first_of
 from relisten.types import Example
 
 FILES = ("MMAR-meta.jsonl", "MMAR-meta.json")
 """The name since February 2026, and the one before. The first that exists is taken."""
+ABOUT = About(
+    "MMAR", 1_000, "accuracy by words; MMAR-Rubrics by `relisten judge`", "CC BY-NC 4.0",
+    "github.com/ddlBoJack/MMAR, and the recordings from huggingface.co/datasets/BoJack/MMAR",
+    "MMAR-meta.jsonl and audio/",
+)  # fmt: skip
 
 
 def examples(root: Path) -> list[Example]:
@@ -18,12 +24,4 @@ def examples(root: Path) -> list[Example]:
 
 def file(root: Path) -> Path:
     """The question file."""
-    return first_of(root, FILES, "github.com/ddlBoJack/MMAR, and audio/ beside it from its data set BoJack/MMAR")
-
-
-def first_of(root: Path, names: tuple[str, ...], source: str) -> Path:
-    """The first of these files that a folder holds; ValueError, with where it comes from, where it holds none."""
-    for name in names:
-        if (root / name).is_file():
-            return root / name
-    raise ValueError(f"{root}: holds no {' or '.join(names)}; get it from {source}")
+    return first_of(root, FILES, ABOUT)

@@ -10,10 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from relisten import records
-from relisten.evals.benchmarks.mmar import first_of
+from relisten.evals.benchmarks.layout import About, first_of
 from relisten.types import Example
 
-SOURCE = "github.com/Sakshi113/MMAU, and the recordings beside it, in the folder that its audio_id names"
+MINI = About(
+    "MMAU test-mini", 1_000, "accuracy by words", "CC BY-NC 4.0",
+    "github.com/Sakshi113/MMAU, and the recordings from huggingface.co/datasets/gamma-lab-umd/MMAU-test-mini",
+    "mmau-test-mini.json and test-mini-audios/",
+)  # fmt: skip
+TEST = About(
+    "MMAU test", 9_000, "none here: the answers are withheld", "MIT",
+    "github.com/Sakshi113/MMAU, and the recordings from huggingface.co/datasets/gamma-lab-umd/MMAU-test",
+    "mmau-test.json and test-audios/",
+)  # fmt: skip
 
 
 def mini_examples(root: Path) -> list[Example]:
@@ -23,7 +32,7 @@ def mini_examples(root: Path) -> list[Example]:
 
 def mini_file(root: Path) -> Path:
     """The question file of test-mini."""
-    return first_of(root, ("mmau-test-mini.json",), SOURCE)
+    return first_of(root, ("mmau-test-mini.json",), MINI)
 
 
 def examples(root: Path) -> list[Example]:
@@ -33,7 +42,7 @@ def examples(root: Path) -> list[Example]:
 
 def file(root: Path) -> Path:
     """The question file of test."""
-    return first_of(root, ("mmau-test.json",), SOURCE)
+    return first_of(root, ("mmau-test.json",), TEST)
 
 
 def _examples(path: Path) -> list[Example]:

@@ -1,0 +1,33 @@
+"""What the files of the benchmarks share: where a benchmark comes from, and its question file in a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class About:
+    """What `relisten eval --list` says of a benchmark."""
+
+    title: str
+    """Its name as in its paper."""
+    num: int
+    """How many questions its authors count."""
+    metric: str
+    licence: str
+    """Licence of the questions and recordings, as their page declares it."""
+    where: str
+    """Address from which to download it."""
+    layout: str
+    """What the folder of --data must hold."""
+
+
+def first_of(root: Path, names: tuple[str, ...], about: About) -> Path:
+    """The first of these files that a folder holds. Raises ValueError, which says where to get it, if it holds none."""
+    for name in names:
+        if (root / name).is_file():
+            return root / name
+    raise ValueError(
+        f"{root}: holds no {' or '.join(names)}; get it from {about.where}, so that the folder holds {about.layout}"
+    )
