@@ -38,7 +38,7 @@ def eval_file(
     out: Path | None = None,
     /,
     *,
-    show_list: Annotated[bool, Parameter(name="--list")] = False,
+    show_list: Annotated[bool, Parameter(name="--list", negative=())] = False,
     data: Path | None = None,
     failed: Failed = "wrong",
     allow_missing: bool = False,
@@ -113,7 +113,9 @@ def eval_file(
     task = _Task(benchmark, path, examples, data, generation, options, max_rows, failed, hashes, loaded, make)
     errors = sum(_run(task, each, folder) for folder, each in plan.items())
     if controls:
-        console().print(*map(terminal_table, _compared(out, failed, task.title(asking))))
+        console().print(
+            *map(terminal_table, _compared(out, failed, f"{path.name} · {options.name} · {generation.format}"))
+        )
     return int(errors > 0)
 
 
@@ -189,9 +191,7 @@ def _controls(
     if (asking.hears, asking.recording) != ("own", "own"):
         raise ValueError("--controls: is compared with a run that hears the recording; leave --hears, --recording out")
     if asking.shard[1] > 1:
-        raise ValueError(
-            "--controls: asks all questions; leave --shard out, or make each control a run of its own"
-        )
+        raise ValueError("--controls: asks all questions; leave --shard out, or make each control a run of its own")
     if benchmark is not None and benchmark.withheld:
         raise ValueError(f"--controls: the right answers of {benchmark.name} are withheld, so nothing can be compared")
     return {out / "controls" / name: control.asked(name, asking, generation.format) for name in control.CONTROLS}
