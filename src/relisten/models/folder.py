@@ -112,7 +112,7 @@ def check_plausible(folder: Path, module: nn.Module, shapes: Shapes) -> None:
 
     Raises ValueError where a shape differs, or where the module would take more memory than the weights explain.
     """
-    held = {plain_name(name): shape for name, shape in shapes.items()}
+    held = _with_experts({plain_name(name): shape for name, shape in shapes.items()})
     for name, tensor in module.state_dict().items():
         shape = held.get(plain_name(name))
         if shape is not None and shape != tuple(tensor.shape):
@@ -131,6 +131,20 @@ def check_plausible(folder: Path, module: nn.Module, shapes: Shapes) -> None:
     extra = sum(buffer.numel() * buffer.element_size() for buffer in module.buffers())
     if extra > MAX_EXTRA:
         raise ValueError(f"{folder / 'config.json'}: asks for {extra:,} bytes beside the weights; correct it")
+
+
+def _with_experts(held: Shapes) -> Shapes:
+    """The shapes as a module has them: files store each expert by itself, modules all experts of a layer in one."""
+    found: Shapes = {}
+    for name, shape in held.items():
+        match = re.fullmatch(r"(.+\.experts)\.\d+\.(gate|up|down)_proj\.weight", name)
+        if match is None or len(shape) != 2:
+            found[name] = shape
+        elif match[2] != "up":
+            whole = f"{match[1]}.{'gate_up' if match[2] == 'gate' else 'down'}_proj"
+            rows = shape[0] * (2 if match[2] == "gate" else 1)
+            found[whole] = (found.get(whole, (0,))[0] + 1, rows, shape[1])
+    return found
 
 
 def check_layers(path: Path, name: str, value: Any, shapes: Shapes | None, pattern: str) -> None:
