@@ -6,6 +6,7 @@ The model has random weights, and what it writes is scripted, so that every side
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ RATIOS = {
     "naive loop with the mel padded to 300 s / engine, one row": ("naive, 300 s mel", "one"),
     f"{ROWS} rows one after another / {ROWS} rows together": ("singles", "together"),
     "three pauses / none, one row": ("one", "no pause"),
+    f"{ROWS} questions about {ROWS} recordings / about one": ("recordings", "one recording"),
 }
 
 
@@ -86,6 +88,13 @@ def sides(model: Qwen2_5Omni) -> dict[str, Callable[[], Trace]]:
     def run(script: Script, rows: int) -> Trace:
         return ScriptedEngine(model, lambda i, s: script, rows).generate([example], config, rows)[0][0]
 
+    def questions(audios: Sequence[Audio]) -> Trace:
+        asked = [replace(example, audio=audio) for audio in audios]
+        return ScriptedEngine(model, lambda i, s: paused, ROWS).generate(asked, config)[0][0]
+
+    own = example.audio
+    assert isinstance(own, Audio)
+
     def loop(seconds: float | None) -> Trace:
         features = None if seconds is None else lambda audio: _padded_mel(model, audio, seconds)
         return naive(model, example, config, features, paused)
@@ -98,6 +107,8 @@ def sides(model: Qwen2_5Omni) -> dict[str, Callable[[], Trace]]:
         "no pause": lambda: run(plain, 1),
         "together": lambda: run(paused, ROWS),
         "singles": lambda: [run(paused, 1) for _ in range(ROWS)][-1],
+        "recordings": lambda: questions([replace(own) for _ in range(ROWS)]),
+        "one recording": lambda: questions([own] * ROWS),
     }
 
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from conftest import make_example, make_model
 from test_engine import CONFIG, TAGS, examples, ragged, same
 
+from relisten import audio as audio_files
 from relisten.engine import decoder
 from relisten.engine.decoder import LONGEST_WAIT, PATIENCE
 from relisten.engine.engine import Engine, Failed, Finished, Heard, Session, Text, Update
 from relisten.engine.naive import Script, naive
 from relisten.engine.scripted import END, ScriptedEngine, script
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
-from relisten.types import Trace
+from relisten.types import Audio, Example, Trace
 
 
 def drained(session: Session) -> list[Update]:
@@ -183,3 +186,67 @@ def test_no_row_waits_for_long(model: Qwen2_5Omni) -> None:
             assert max(row.waited for row in session._decoder.rows) <= LONGEST_WAIT
     # The first token comes with the prompt; the step of the listen decodes one more.
     assert session.usage.forwards["decode"] == len(model.encode(TAGS[0])) - 1 + LONGEST_WAIT + 1
+
+
+def about_one_recording(num: int) -> list[Example]:
+    """Questions about one recording, and one about another in their midst."""
+    asked = [make_example(3.0, seed=1, question="What is it?" * (i + 1)) for i in range(num)]
+    asked = [replace(one, id=f"q{i}", audio=asked[0].audio) for i, one in enumerate(asked)]
+    return [asked[0], make_example(2.0, seed=2), *asked[1:]]
+
+
+def test_questions_about_one_recording_share_it_and_get_the_naive_loops_answers(
+    model: Qwen2_5Omni, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, pieces, cells = about_one_recording(3), list[int](), list[int]()
+    forward = model.forward
+
+    def counted(*args: Any) -> torch.Tensor:
+        pieces.append(len(args[2]))
+        return forward(*args)
+
+    monkeypatch.setattr(model, "forward", counted)
+    with ScriptedEngine(model, ragged(model)).session() as session:
+        for example in asked:
+            session.submit(example, CONFIG, 2)
+        first = session.step()
+        encoded = sum(pieces)
+        cells = [length for length in session._decoder._slab.prompt_lengths if length]  # type: ignore[union-attr]
+        found = finished(first + drained(session))
+        assert not any(session._decoder._slab.prompt_lengths), "all are freed at the end"  # type: ignore[union-attr]
+    assert encoded == 2 and len(cells) == 2, "two recordings, however many questions"
+    monkeypatch.undo()
+    for (question, sample), trace in found.items():
+        same(trace, naive(model, asked[question], CONFIG, script=ragged(model)(question, sample)))
+    assert len(found) == 8
+
+
+def test_a_shared_recording_survives_a_full_cache_and_cancelled_questions(model: Qwen2_5Omni) -> None:
+    asked = about_one_recording(4)
+    expected = ScriptedEngine(model, ragged(model), 1).generate(asked, CONFIG, 2)
+    engine = ScriptedEngine(model, ragged(model), 8, 900 * 2 * 4 * 2 * 32 * 4)
+    engine.lengths.add(40)  # so that too many rows are admitted
+    with engine.session() as session:
+        for example in asked:
+            session.submit(example, CONFIG, 2)
+        updates = [update for _ in range(6) for update in session.step()]
+        session.cancel(0)
+        found = finished(updates + drained(session))
+    assert set(found) == {(question, sample) for question in range(1, 5) for sample in range(2)}
+    assert engine.usage.put_back, "this test wants a cache that is too small"
+    for (question, sample), trace in found.items():
+        same(trace, expected[question][sample])
+
+
+def test_a_file_that_several_questions_are_about_is_read_once(
+    model: Qwen2_5Omni, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, path = about_one_recording(3), tmp_path / "one.wav"
+    assert isinstance(asked[0].audio, Audio)
+    audio_files.save(path, asked[0].audio)
+    asked = [replace(one, audio=path) for one in asked if one.id != asked[1].id]
+    reads: list[Path] = []
+    read = audio_files.load
+    monkeypatch.setattr(audio_files, "load", lambda file, rate: (reads.append(file), read(file, rate))[1])
+    ScriptedEngine(model, ragged(model)).generate(asked, CONFIG)
+    assert reads == [path]

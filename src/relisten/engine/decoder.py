@@ -1,8 +1,9 @@
 """The live rows and their cache: starts rows from prompts, and forwards what their model has not read yet.
 
 A prompt, an inserted segment and one sampled token are handled alike: each is a chunk of new tokens on top of a row's
-cache. A prompt is forwarded and stored once for all of its rows. Rows pause independently, and rows whose pauses are
-close to each other are encoded and forwarded together.
+cache. A prompt is forwarded and stored once for all of its rows, and a recording once for all questions about it that
+are near each other. Rows pause independently, and rows whose pauses are close to each other are encoded and forwarded
+together.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 from relisten.engine.cache import ROUND, Prefix, Slab, Window, least_cells, window
 from relisten.engine.graphs import Capture, Graphs
 from relisten.engine.memory import Usage
-from relisten.engine.row import Question, Row
+from relisten.engine.row import Question, Row, Stem
 from relisten.models.base import AudioLM
 
 NARROW = 4
@@ -51,7 +52,7 @@ class Decoder:
         self.usage = Usage(max_cache_tokens=max_cells)
         self._model, self._choose = model, choose
         self._device = model.module.device
-        self._prompts: dict[int, tuple[int, Tensor]] = {}  # by question: place in the slab, and logits [V] after it
+        self._stems: dict[Stem, tuple[int, Tensor]] = {}  # place in the slab, and logits [V] after it
         self._slab: Slab | None = None
         self._capture = capture
         self._graphs: Graphs | None = None
@@ -59,23 +60,26 @@ class Decoder:
     # --- rows ---------------------------------------------------------------------------------------------------
 
     def start(self, rows: Sequence[Row]) -> None:
-        """Let rows join: forward the prompts that are not in memory, and choose each row's first token.
+        """Let rows join: forward the stems that are not in memory, and choose each row's first token.
 
-        A row that was live before reads everything after its prompt again in the next steps.
+        A row that was live before reads everything after its stem again in the next steps.
         """
         started = perf_counter()
-        self._prefill(list({row.question.index: row.question for row in rows}.values()))
+        self._prefill(list({row.question.stem: row.question for row in rows}.values()))
         for row in rows:
             assert self._slab is not None
-            self._slab.add(self._prompts[row.question.index][0])
+            self._slab.add(self._stems[row.question.stem][0])
             if row.num_own:
                 row.resume()
             self.rows.append(row)
         fresh = [row for row in rows if not row.chunk and not row.done]
         if fresh:
-            self._push(fresh, torch.stack([self._prompts[row.question.index][1] for row in fresh]))
+            self._push(fresh, torch.stack([self._stems[row.question.stem][1] for row in fresh]))
         self._note()
         self.seconds["prefill"] += perf_counter() - started
+        asking = [i for i, row in enumerate(self.rows) if row in rows and row.chunk and not row.num_sampled]
+        for indices in self._together(asking):  # the rest of the prompts, where a stem is the recording alone
+            self._read("prefill", indices, [self.rows[index] for index in indices])
 
     def remove(self, index: int) -> None:
         """End a row. The last row takes its number, so that the live rows stay together."""
@@ -91,41 +95,40 @@ class Decoder:
         self.remove(self.rows.index(row))
         return row
 
-    def forget(self, question: int) -> None:
-        """Free the prompt of a question when its live rows have left. Rows that start later forward it again."""
-        if question in self._prompts:
+    def forget(self, stem: Stem) -> None:
+        """Free a stem when its live rows have left. Rows that start later forward it again."""
+        if stem in self._stems:
             assert self._slab is not None
-            self._slab.release(self._prompts.pop(question)[0])
+            self._slab.release(self._stems.pop(stem)[0])
 
     def clear(self) -> None:
         """Free the whole cache. The rows are gone; they may start again."""
         self.rows, self._slab, self._graphs = [], None, None
-        self._prompts.clear()
+        self._stems.clear()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
     # --- memory -------------------------------------------------------------------------------------------------
 
-    def fits(self, needs: Sequence[tuple[Question, int]], prompts: Collection[Question] = ()) -> bool:
-        """Whether rows with these questions and numbers of tokens after the prompt fit into memory.
+    def fits(self, needs: Sequence[tuple[Question, int]], joining: Collection[Question] = ()) -> bool:
+        """Whether rows with these questions and numbers of tokens after their stems fit into memory.
 
-        Every row takes as much as the longest. prompts: those of questions that are going to join.
+        Every row takes as much as the longest. joining: questions whose stems are needed as well.
         """
         if self.max_cells is None:
             return True
         kept = [] if self._slab is None else self._slab.prompt_lengths
-        new = {question.index: len(question.token_ids) for question in prompts if question.index not in self._prompts}
+        new = {question.stem for question in joining} - set(self._stems)
         longest = max(own for _, own in needs)
-        return least_cells(kept, list(new.values()), len(needs), longest) <= self.max_cells
+        return least_cells(kept, [length for _, length in new], len(needs), longest) <= self.max_cells
 
     def too_full(self) -> bool:
         """Whether the next tokens of all rows do not fit. A single row always fits."""
         needs = [(row.question, row.num_own + NARROW) for row in self.rows]
         if len(needs) < 2 or self.fits(needs):
             return False
-        used = {row.question.index for row in self.rows}
-        for question in [index for index in self._prompts if index not in used]:
-            self.forget(question)
+        for stem in set(self._stems) - {row.question.stem for row in self.rows}:
+            self.forget(stem)
         return not self.fits(needs)
 
     def _note(self) -> None:
@@ -172,21 +175,21 @@ class Decoder:
             yield sorted(batch)
 
     def _prefill(self, questions: Sequence[Question]) -> None:
-        """Forward the prompts that are not in memory; prompts of similar length go together."""
-        new = sorted((q for q in questions if q.index not in self._prompts), key=lambda q: len(q.token_ids))
+        """Forward the stems that are not in memory; stems of similar length go together."""
+        new = sorted((q for q in questions if q.stem not in self._stems), key=lambda q: q.stem[1])
         while new:
-            longest, batch = len(new[-1].token_ids), [new.pop()]
-            while new and (len(batch) + 1) * longest <= MAX_CHUNK and len(new[-1].token_ids) >= 0.75 * longest:
+            longest, batch = new[-1].stem[1], [new.pop()]
+            while new and (len(batch) + 1) * longest <= MAX_CHUNK and new[-1].stem[1] >= 0.75 * longest:
                 batch.append(new.pop())
             prefix = Prefix()
             self.usage.forwards["prefill"] += 1
             features = [feature for question in batch for feature in question.features(self._model)]
-            logits = self._forward([question.token_ids for question in batch], features, prefix)
+            logits = self._forward([question.token_ids[: question.stem[1]] for question in batch], features, prefix)
             if self._slab is None:
                 self._slab = Slab(prefix, self.context, self.max_cells)
                 self._graphs = Graphs(self._model, self._slab, self._capture) if self._capture else None
             for i, question in enumerate(batch):
-                self._prompts[question.index] = self._slab.keep(prefix, i, len(question.token_ids)), logits[i]
+                self._stems[question.stem] = self._slab.keep(prefix, i, question.stem[1]), logits[i]
 
     def _read(self, name: str, indices: Sequence[int], reading: Sequence[Row]) -> None:
         """Forward the chunks of the rows `reading`, which are among rows number `indices`. Choose their next tokens."""

@@ -106,21 +106,44 @@ def _check(example: Example, audio: Audio) -> None:
             raise ValueError(f"{text!r} contains half a character (a lone surrogate); write it again") from None
 
 
+Stem = tuple[int, int]
+"""Tokens at the start of prompts that are stored once: the number of a question, and how many of its first tokens."""
+
+
 class Question:
     """An example that is ready to be asked: its recording in memory, its prompt as tokens."""
 
-    def __init__(self, model: AudioLM, example: Example, index: int, format: Format) -> None:
-        given = example.audio if isinstance(example.audio, Audio) else audio_files.load(example.audio, model.rate)
+    def __init__(
+        self, model: AudioLM, example: Example, index: int, format: Format, sibling: Question | None = None
+    ) -> None:
+        """sibling: another question about the same recording, which is then in memory already."""
+        if sibling is not None:
+            given = sibling.audio
+        else:
+            given = example.audio if isinstance(example.audio, Audio) else audio_files.load(example.audio, model.rate)
         _check(example, given)
         self.index = index
         self.id = example.id
-        self.duration = given.duration
+        self.duration = given.duration if sibling is None else sibling.duration
         """Length of the recording in seconds, without padding."""
         self.audio = audible(model, given)
         self.token_ids, at = model.prompt(example.question, example.choices, format, len(self.audio.samples))
         # In an ablation the prompt may leave the recording out. Its segments can still be heard.
         num_tokens = 0 if at is None else model.num_audio_tokens(len(self.audio.samples))
         self.listen = Listen(at or 0, num_tokens, Segment(0.0, self.duration))
+        self.stem: Stem = index, len(self.token_ids)
+        """What its rows start from. By default it is the whole prompt."""
+
+    def share(self, sibling: Question | None = None) -> None:
+        """Start from the end of the recording, so that other questions about it may start from there too.
+
+        sibling: one of these, if there is one. A prompt that begins differently is not shared.
+        """
+        length = self.listen.at + self.listen.num_tokens
+        if self.listen.num_tokens and sibling is None:
+            self.stem = self.index, length
+        elif sibling is not None and self.token_ids[:length] == sibling.token_ids[: sibling.stem[1]]:
+            self.stem = sibling.stem
 
     def features(self, model: AudioLM) -> list[Tensor]:
         """The log-mel of the recording; none if the prompt leaves the recording out.
@@ -187,8 +210,8 @@ class Row:
 
     @property
     def num_own(self) -> int:
-        """Tokens after the prompt: written, forced and heard."""
-        return len(self.trace.token_ids) - self.trace.num_prompt
+        """Tokens after its stem: the rest of its prompt, and what is written, forced and heard."""
+        return len(self.trace.token_ids) - self.question.stem[1]
 
     def draw(self) -> float:
         """The number in 0 .. 1 that decides the next token. It stays the same until the token is pushed."""
@@ -197,8 +220,8 @@ class Row:
         return self._drawn
 
     def resume(self) -> None:
-        """Let the model read everything after the prompt again, because its keys and values were given up."""
-        self.chunk = self.trace.token_ids[self.trace.num_prompt :]
+        """Let the model read everything after the stem: at the start, or because keys and values were given up."""
+        self.chunk = self.trace.token_ids[self.question.stem[1] :]
         pieces = (self._operations[x.operation](self.question.audio, x.segment) for x in self.trace.listens[1:])
         self.pieces = list(pieces)
 

@@ -6,8 +6,10 @@ nevertheless, the youngest row waits again. It goes on later where it stopped, s
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
+from itertools import islice
+from os import PathLike
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +18,7 @@ from relisten.engine.answering import Failed, Update
 from relisten.engine.decoder import NARROW, Decoder
 from relisten.engine.generation import GenerationConfig
 from relisten.engine.memory import GROWTH, Usage, max_tokens
-from relisten.engine.row import Finished, Question, Row, most_tokens
+from relisten.engine.row import Finished, Question, Row, Stem, most_tokens
 from relisten.types import Example
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ class Session:
         """The most tokens of a row. It stays when the cache gets smaller, because no answer is to be cut for that."""
         self._num_submitted = 0
         self._asked: dict[int, _Asked] = {}
+        self._stems = Counter[Stem]()  # how many questions start from each
         self._waiting: deque[tuple[int, int]] = deque()  # places (question, sample), oldest first
         self._away: dict[tuple[int, int], Row] = {}  # rows that were put back and wait again
         self._joining: list[Row] = []  # rows that are being started
@@ -165,13 +168,16 @@ class Session:
         return rows
 
     def _need(self, question: Question, config: GenerationConfig, own: int) -> tuple[Question, int]:
-        """How many tokens after the prompt an answer is likely to get that has `own` of them now."""
-        likely = min(max(own + GROWTH, self._engine.lengths.likely), most_tokens(question, config))
-        return question, max(own, likely) + NARROW
+        """How many tokens after its stem an answer is likely to get that has `own` of them now."""
+        rest = len(question.token_ids) - question.stem[1]
+        likely = min(max(own - rest + GROWTH, self._engine.lengths.likely), most_tokens(question, config))
+        return question, max(own, rest + likely) + NARROW
 
     def _question(self, asked: _Asked, number: int) -> Question:
         if asked.question is None:
-            question = Question(self._engine.model, asked.example, number, asked.config.format)
+            near = self._near(asked.example, number)
+            read = next((other for other in near if other is not None), None)
+            question = Question(self._engine.model, asked.example, number, asked.config.format, read)
             length, most = len(question.token_ids), self._most
             if length > most:
                 what = "the model's context" if most == self._decoder.context else "the cache (max_cache_bytes)"
@@ -180,8 +186,24 @@ class Session:
                     f"{question.id}: {question.duration:.1f} s of audio and the question take {length} tokens,"
                     f" {what} has room for {most}; {too_long}"
                 )
+            sharing = [other for other in near if other is None or other.stem[1] < len(other.token_ids)]
+            if sharing:
+                question.share(next((other for other in sharing if other is not None), None))
+            self._stems[question.stem] += 1
             asked.question = question
         return asked.question
+
+    def _near(self, example: Example, number: int) -> list[Question | None]:
+        """Other questions about the same recording whose answers are decoded now or soon; None if not prepared yet."""
+        soon = {place[0] for place in islice(self._waiting, 2 * self._engine.max_rows)}
+        others = {row.question.index for row in self._decoder.rows} | soon - {number}
+        same = (self._asked[other] for other in sorted(others))
+        return [
+            asked.question
+            for asked in same
+            if asked.example.audio is example.audio
+            or (isinstance(example.audio, str | PathLike) and asked.example.audio == example.audio)
+        ]
 
     def _new_row(self, question: Question, sample: int, config: GenerationConfig) -> Row:
         engine = self._engine
@@ -222,7 +244,7 @@ class Session:
         for row in self._decoder.rows:
             updates += [Update(*row.place, event) for event in row.events]
             if any(isinstance(event, Finished) for event in row.events):
-                self._engine.lengths.add(row.num_own)
+                self._engine.lengths.add(len(row.trace.token_ids) - row.trace.num_prompt)
             row.events.clear()
         self._leave()
         return updates
@@ -235,9 +257,14 @@ class Session:
                 self._end(row.question.index)
 
     def _end(self, number: int) -> None:
-        """One answer of a question has ended. Its recording and its prompt are kept until all have."""
+        """One answer of a question has ended. Its recording and its stem are kept until all have."""
         asked = self._asked[number]
         asked.unfinished -= 1
         if not asked.unfinished:
-            self._decoder.forget(number)
             del self._asked[number]
+            if asked.question is not None:
+                stem = asked.question.stem
+                self._stems[stem] -= 1
+                if not self._stems[stem]:
+                    del self._stems[stem]
+                    self._decoder.forget(stem)
