@@ -124,9 +124,9 @@ class Question:
         _check(example, given)
         self.index = index
         self.id = example.id
-        self.duration = given.duration if sibling is None else sibling.duration
+        self.duration: float = given.duration if sibling is None else sibling.duration
         """Length of the recording in seconds, without padding."""
-        self.audio = audible(model, given)
+        self.audio: Audio = audible(model, given)
         self.token_ids, at = model.prompt(example.question, example.choices, format, len(self.audio.samples))
         # In an ablation the prompt may leave the recording out. Its segments can still be heard.
         num_tokens = 0 if at is None else model.num_audio_tokens(len(self.audio.samples))
