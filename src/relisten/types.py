@@ -82,7 +82,8 @@ class Refusal:
     text: str
     """The tag as the model wrote it, cut to 80 characters."""
     reason: str
-    """One of: unreadable, too short, outside, too many, context (a limit on tokens left no room for it)."""
+    """One of: unreadable, too short, too long (for the model), outside, too many, context (a limit on tokens left no
+    room for it)."""
 
 
 @documented

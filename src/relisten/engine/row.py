@@ -300,9 +300,11 @@ class Row:
         num_tokens = self._model.num_audio_tokens(len(piece.samples))
         token_ids = self._model.audio_tokens(len(piece.samples))
         fits = len(self.trace.token_ids) + len(token_ids) + self._before <= self.room
-        if not num_tokens or not fits:
+        longest = self._model.max_seconds
+        too_long = longest is not None and len(piece.samples) > longest * piece.rate  # after slow playback, for example
+        if not num_tokens or too_long or not fits:
             self._listener.num_heard -= 1
-            self._refuse(Refusal(hear.tag, "context" if num_tokens else "too short"))
+            self._refuse(Refusal(hear.tag, "too long" if too_long else "context" if num_tokens else "too short"))
             return
         at = len(self.trace.token_ids) + self._model.num_begin_tokens
         listen = Listen(at, num_tokens, hear.segment, hear.operation)

@@ -67,22 +67,29 @@ def ids_are_sound(model: AudioLM) -> None:
 
 
 def audio_takes_the_tokens_it_says(model: AudioLM) -> None:
-    """`num_audio_tokens` grows with the length, and `audio_tokens` has as many between its begin and end tokens."""
+    """`num_audio_tokens` grows with the length, and `audio_tokens` has as many placeholders, one after another.
+
+    There may be one token before them (`num_begin_tokens`) and one after them.
+    """
     counts = [model.num_audio_tokens(round(seconds * model.rate)) for seconds in (0, 0.2, 0.5, 1, 2, 5)]
     assert counts == sorted(counts), f"num_audio_tokens is not monotonic: {counts}"
     assert counts[0] == 0, "num_audio_tokens(0) must be 0"
     assert counts[1] > 0, "0.2 s, the shortest segment, must take at least one token"
     for seconds in (0.2, 1, 2):
         num_samples = round(seconds * model.rate)
-        tokens = model.audio_tokens(num_samples)
-        assert len(tokens) == model.num_audio_tokens(num_samples) + 2, "audio_tokens: begin, placeholders, end expected"
+        tokens, inner = model.audio_tokens(num_samples), _placeholders(model, num_samples)
+        assert len(inner) == model.num_audio_tokens(num_samples), "audio_tokens has too few placeholders"
+        assert len(set(inner)) == 1, "the placeholders between begin and end must be one and the same token"
+        assert model.num_begin_tokens in (0, 1), "num_begin_tokens must be 0 or 1"
+        around = len(tokens) - len(inner) - model.num_begin_tokens
+        assert around in (0, 1) and tokens.count(inner[0]) == len(inner), "audio_tokens: begin, placeholders, end"
         assert model.decode(tokens) == "", "the tokens of audio must decode to nothing"
 
 
 def prompts_hold_the_recording(model: AudioLM) -> None:
     """`prompt` says where the recording's tokens begin, in every format, and leaves them out without a recording."""
     num_samples = 2 * model.rate
-    inner = model.audio_tokens(num_samples)[1:-1]
+    inner = _placeholders(model, num_samples)
     for format in FORMATS:
         ids, at = model.prompt(QUESTION, CHOICES, format, num_samples)
         assert at is not None, "prompt must give the index of the first audio token"
@@ -198,6 +205,12 @@ def check(model: AudioLM, checks: Sequence[Callable[[AudioLM], None]] = CHECKS) 
         except AssertionError as error:
             wrong[one.__name__] = str(error)
     return wrong
+
+
+def _placeholders(model: AudioLM, num_samples: int) -> list[int]:
+    """The tokens of a piece of audio without those around them."""
+    start = model.num_begin_tokens
+    return model.audio_tokens(num_samples)[start : start + model.num_audio_tokens(num_samples)]
 
 
 def _sequence(model: AudioLM) -> tuple[list[int], int]:

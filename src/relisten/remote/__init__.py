@@ -54,9 +54,12 @@ def open_engine(
 
         speaker, name = chat.connect(engine)
         return speaker, partial(chat.ChatEngine, name=name)
+    from relisten.models.qwen2_5_omni import Qwen2_5Omni
     from relisten.remote.vllm import VllmEngine, connect
 
     loaded = models.load_without_weights(model) if isinstance(model, str) else model
+    if not isinstance(loaded, Qwen2_5Omni):  # another model's placeholders may be expanded differently on a server
+        raise ValueError(f"{engine}: only Qwen2.5-Omni can answer on vLLM so far; leave --engine out for {loaded.name}")
     return loaded, partial(VllmEngine, servers=connect(engine, loaded), live=live)
 
 

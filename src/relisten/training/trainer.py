@@ -38,8 +38,9 @@ from relisten.training.sharding.fsdp import Fsdp2
 from relisten.training.sharding.zero import Zero3
 from relisten.types import Example
 
-NO_GRADIENT = ("*visual.*", "*audio_bos_eos_token*")
-"""Parts that audio and text never use. If they were trained, a process group would wait for their gradients forever."""
+NO_GRADIENT = ("*visual.*", "*audio_bos_eos_token*", "*audio_tower.embed_positions*")
+"""Parts that audio and text never use (if they were trained, a process group would wait for their gradients forever),
+and the table of sines and cosines of Whisper's encoder, which its classes freeze."""
 
 
 class PackedTrainer(HookedTrainer):
