@@ -48,9 +48,8 @@ class Voxtral(WindowedAudioLM):
     def num_audio_tokens(self, num_samples: int) -> int:
         """Number of audio tokens: the same for every window that is begun (375 for 30 s)."""
         audio = self.module.config.audio_config
-        return self.num_windows(num_samples) * (
-            audio.max_source_positions * audio.hidden_size // audio.intermediate_size
-        )
+        tokens = int(audio.max_source_positions) * int(audio.hidden_size) // int(audio.intermediate_size)
+        return self.num_windows(num_samples) * tokens
 
     def prompt(
         self, question: str, choices: Sequence[str], format: Format, num_samples: int | None
