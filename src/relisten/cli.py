@@ -52,6 +52,12 @@ app.command(
 )
 app.command("relisten.commands.score:score", name="score", help="Score anybody's predictions, or a run's shards.")
 app.command(
+    "relisten.commands.judge:judge",
+    name="judge",
+    usage="Usage: relisten judge RUN... --judge MODEL [OPTIONS]",
+    help="Have a language model score a run's answers or reasoning.",
+)
+app.command(
     "relisten.commands.analyse:analyse",
     name="analyse",
     usage="Usage: relisten analyse RUN... [OPTIONS]",

@@ -64,9 +64,12 @@ class Caller:
         """Of replies and of descriptions: how many, and how many tokens they took in all."""
         self._used: dict[str, dict[str, float]] = {}
 
-    async def ask(self, stage: str, clip: str, teacher: Teacher, messages: Messages) -> Call:
-        """The call that replies to these messages. Raises Stopped, and ValueError where no call can succeed."""
-        key = digest([teacher.name, list(messages)])
+    async def ask(self, stage: str, clip: str, teacher: Teacher, messages: Messages, again: int = 0) -> Call:
+        """The call that replies to these messages. Raises Stopped, and ValueError where no call can succeed.
+
+        again: the number of the reply, where the same messages are to have several.
+        """
+        key = digest([teacher.name, list(messages), *([again] if again else [])])
         call = self.store.call(key)
         if call is None:
             async with self._calling:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from relisten import records, tags
+from relisten.evals import judges
 from relisten.evals.benchmarks import adqa, air_bench, bigbench_audio, mmar, mmau, mmau_pro, mmsu
 from relisten.evals.benchmarks.layout import About
 from relisten.evals.figures import Failed, Record, majority, prediction
@@ -44,6 +45,8 @@ class Benchmark:
     """An entry of the question file in MMAR's form, for predictions that are scored beside it."""
     marks: tuple[str, ...] = ()
     """Names that each entry has, for a question file whose own name is no proof."""
+    judge: judges.Judge | None = None
+    """How a language model scores its answers, for `relisten judge`."""
     written: Callable[[Mapping[str, Any], str], str] = lambda row, said: said
     """Given an entry and the choice, what the official script reads as the prediction."""
 
@@ -53,7 +56,8 @@ BENCHMARKS = {
     benchmark.name: benchmark
     for benchmark in (
         Benchmark(
-            "mmar", mmar.file, mmar.examples, ("answer_prediction",), "jsonl", about=mmar.ABOUT, columns=("modality",)
+            "mmar", mmar.file, mmar.examples, ("answer_prediction",), "jsonl", about=mmar.ABOUT,
+            columns=("modality",), judge=judges.RUBRICS,
         ),
         Benchmark(
             "mmau-mini", mmau.mini_file, mmau.mini_examples, _MMAU, "json", about=mmau.MINI, columns=("modality",)
@@ -66,6 +70,7 @@ BENCHMARKS = {
         Benchmark(
             "mmau-pro-open", mmau_pro.file, mmau_pro.open_examples, ("model_output",), "parquet",
             left_out=partial(mmau_pro.left_out, part="open answers"), about=mmau_pro.OPEN,
+            judge=judges.OPEN,
         ),
         Benchmark(
             "mmau-pro-instructions", mmau_pro.file, mmau_pro.instruction_examples, ("model_output",), "parquet",
@@ -83,7 +88,7 @@ BENCHMARKS = {
         Benchmark(
             "bigbench-audio", bigbench_audio.file, bigbench_audio.examples, ("answer_prediction",), "jsonl",
             about=bigbench_audio.ABOUT, row=bigbench_audio.in_mmars_form, marks=("official_answer",),
-            columns=("category",),
+            columns=("category",), judge=judges.VERDICT,
         ),
         Benchmark(
             "adqa", adqa.file, adqa.examples, ("answer_prediction",), "jsonl", about=adqa.ABOUT,
