@@ -194,7 +194,15 @@ def counts(form: Callable[[dict[str, Any]], dict[str, Any]], groups: tuple[str, 
 
 
 def ours(num: int = NUM) -> dict[str, Any]:
-    """What relisten gives to the first cases; counts are always of all."""
+    """What relisten gives to the first cases. Counts are of all cases, so they come with all only."""
+    whole = (
+        {
+            "mmsu": counts(mmsu.in_mmars_form, ("category", "sub-category"), blank=True),
+            "air-bench": counts(air_bench.in_mmars_form, ("sub-category",), blank=False),
+        }
+        if num == NUM
+        else {}
+    )
     return {
         "words": blocks(word_match(*case) for case in words(num)),
         "replies": blocks(or_none(judges.read_rubric, reply, {"rubric": rubric}) for rubric, reply in replies(num)),
@@ -203,8 +211,7 @@ def ours(num: int = NUM) -> dict[str, Any]:
         ),
         "followed": blocks(instructions.followed(*case) for case in followed(num)),
         "graded": blocks(or_none(judges.read_open, text, {}) for text in graded(num)),
-        "mmsu": counts(mmsu.in_mmars_form, ("category", "sub-category"), blank=True),
-        "air-bench": counts(air_bench.in_mmars_form, ("sub-category",), blank=False),
+        **whole,
     }  # fmt: skip
 
 

@@ -16,10 +16,10 @@ def test_ours_are_the_published_scores(monkeypatch: pytest.MonkeyPatch, num: int
     monkeypatch.setattr(instructions, "_COUNTED", dict(instructions._COUNTED))
     published.count_sentences_alike()
     theirs, mine = json.loads(published.FIXTURE.read_text()), published.ours(num)
-    assert theirs.keys() == mine.keys()
-    for name, result in theirs.items():
-        first = result[: num // 100] if isinstance(result, list) else result
-        assert published.differing(first, mine[name]) == [], name
+    assert len(mine) == (len(theirs) if num == published.NUM else 5)
+    for name, result in mine.items():
+        first = theirs[name][: num // 100] if isinstance(result, list) else theirs[name]
+        assert published.differing(first, result) == [], name
 
 
 def test_the_cases_have_every_outcome() -> None:
