@@ -65,6 +65,12 @@ app.command(
 )
 app.command("relisten.commands.compare:compare", name="compare", help="Compare two runs on the same questions.")
 app.command(
+    "relisten.commands.leaderboard:leaderboard",
+    name="leaderboard",
+    usage="Usage: relisten leaderboard RUN... [OPTIONS]",
+    help="Print a Markdown table for a paper, a row for each run.",
+)
+app.command(
     "relisten.commands.report:report",
     name="report",
     usage="Usage: relisten report RUN... [OPTIONS]",

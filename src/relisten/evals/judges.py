@@ -37,6 +37,8 @@ class Judge:
     what is wrong with it, if the question cannot be judged."""
     read: Callable[[str, Row], float]
     """The score, 0 to 1, in a reply."""
+    alone: bool = False
+    """Whether its score stands in place of an accuracy."""
 
 
 @dataclass(frozen=True)
@@ -259,5 +261,5 @@ def read_verdict(text: str, row: Row) -> float:
 
 
 RUBRICS = Judge("MMAR-Rubrics", 5, ask_rubric, read_rubric)
-OPEN = Judge("MMAU-Pro, open answers", 1, ask_open, read_open)
+OPEN = Judge("MMAU-Pro, open answers", 1, ask_open, read_open, alone=True)
 VERDICT = Judge("Big Bench Audio", 1, ask_verdict, read_verdict)
