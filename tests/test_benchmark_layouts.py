@@ -180,7 +180,10 @@ def test_open_answers_and_instructions_are_asked_as_benchmarks_of_their_own(
         assert [row["id"] for row in sent] == [asked]
     line = next(records.read(tmp_path / "mmau-pro-instructions/answers.jsonl"))
     assert line["rule"] == "instruction" and line["followed"] is (line["answer_prediction"] is not None)
+    assert "relisten judge" in capsys.readouterr().out
+    assert run(["eval", "mmau-pro-open", str(tmp_path / "more"), *options, "--controls"]) == 2
     summary = json.loads((tmp_path / "mmau-pro-open/summary.json").read_text())
+    assert summary["rows"]["all"]["accuracy"] is None, "no rule says whether an open answer is right"
     assert summary["not_asked"] == {
         "with choices": 1, "about several recordings": 1,
         "on following instructions (mmau-pro-instructions asks these)": 1,

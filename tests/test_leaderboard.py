@@ -72,7 +72,7 @@ def test_what_a_judge_gave_is_the_last_column(tmp_path: Path, capsys: pytest.Cap
 
 def test_open_answers_have_the_judges_score_and_no_accuracy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = {"id": "p1", "question": "?", "answer": "a bell"}
-    out = a_run(tmp_path / "out", "mmau-pro-open", [answered(row)])
+    out = a_run(tmp_path / "out", "mmau-pro-open", [answered(row, rule="judge")])
     assert run(["leaderboard", str(out)]) == 2
     assert "open answers are scored by `relisten judge` first" in capsys.readouterr().err
     whole = {"n": 1, "score": 0.9, "interval": [0.9, 0.9], "accuracy": None}

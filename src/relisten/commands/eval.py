@@ -180,6 +180,8 @@ def _run(task: _Task, asking: Asking, out: Path) -> int:
         notes.insert(0, f"not asked, and in no figure: {', '.join(f'{n:,} {reason}' for reason, n in left.items())}")
     if benchmark is not None and asking.shard[1] == 1:
         notes.append(_handed_in(benchmark, path, answers, out, task.failed))
+    if benchmark is not None and benchmark.judge is not None and benchmark.judge.alone:
+        notes.append(f"these answers are scored by a language model: relisten judge {out} --judge MODEL")
     console().print("\n".join(notes), soft_wrap=True)
     return int(result["rows"]["all"]["errors"])
 
@@ -192,8 +194,8 @@ def _controls(
         raise ValueError("--controls: is compared with a run that hears the recording; leave --hears, --recording out")
     if asking.shard[1] > 1:
         raise ValueError("--controls: asks all questions; leave --shard out, or make each control a run of its own")
-    if benchmark is not None and benchmark.withheld:
-        raise ValueError(f"--controls: the right answers of {benchmark.name} are withheld, so nothing can be compared")
+    if benchmark is not None and (benchmark.withheld or (benchmark.judge is not None and benchmark.judge.alone)):
+        raise ValueError(f"--controls: {benchmark.name} has no accuracy that could be compared; leave --controls out")
     return {out / "controls" / name: control.asked(name, asking, generation.format) for name in control.CONTROLS}
 
 

@@ -29,7 +29,8 @@ def score(
     """Score predictions, or the shards of one run together.
 
     The rule is that of MMAR's and MMAU's scripts: the prediction has all words of the right choice, and no word that
-    only wrong choices have. `exact` beside it: the choice that can be read from the prediction is the right one.
+    only wrong choices have. `exact` beside it: the choice that can be read from the prediction is the right one. With
+    the --questions of a benchmark that compares choices (MMSU, AIR-Bench, ADQA, Big Bench Audio), both are the same.
 
     Parameters
     ----------

@@ -45,8 +45,10 @@ def compare(a: Run, b: Run, seed: int = 0, failed: Failed = "wrong") -> Comparis
             raise ValueError(
                 f"question {key!r} of {a.folder} is another one in {b.folder}; compare runs of one file of questions"
             )
-    if all(first[key].get("answer") is None for key in shared):
-        raise ValueError(f"{a.folder} and {b.folder}: the right answers are withheld; nothing to compare")
+    if all(first[key].get("answer") is None or first[key].get("rule") == "judge" for key in shared):
+        raise ValueError(
+            f"{a.folder} and {b.folder}: have no accuracy to compare; the right answers are withheld, or a model judges"
+        )
     shares = by_question(a.records, failed), by_question(b.records, failed)
 
     def change(name: str, keys: Sequence[str]) -> Change:

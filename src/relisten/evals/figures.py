@@ -26,8 +26,9 @@ points on MMAR and 40 on MMAU-mini."""
 
 GROUPS = ("modality", "category", "sub_category", "language", "difficulty", "length_type")
 Record = dict[str, Any]
-Rule = Literal["words", "choice", "instruction"]
-"""When an answer is right: it has the right words (MMAR, MMAU); it is the right choice; it follows an instruction."""
+Rule = Literal["words", "choice", "instruction", "judge"]
+"""When an answer is right: it has the right words (MMAR, MMAU); it is the right choice; it follows an instruction; or
+only a language model can say (`relisten judge`), so there is no accuracy."""
 _LISTED = re.compile(r"\[(['\"])([^'\"\[\]\\]{1,200})\1\]")
 
 
@@ -50,7 +51,7 @@ class Tally:
     first_choice: float
     """Accuracy of always choosing the first choice."""
     known: bool
-    """Whether the right answers are known."""
+    """Whether the right answers are known, and a rule says which answers agree with them."""
 
     @property
     def accuracy(self) -> float:
@@ -96,7 +97,7 @@ def ruled(labels: dict[str, Any], answer: str | None, question: str) -> dict[str
     if rule == "instruction":
         name, arguments = str(labels.get("task_identifier")), labels.get("kwargs") or {}
         return {"rule": rule, "followed": answer is not None and followed(answer, name, arguments, question)}
-    return {"rule": "choice"} if rule == "choice" else {}
+    return {"rule": rule} if rule in ("choice", "judge") else {}
 
 
 def status_of(record: Record) -> Status:
@@ -146,7 +147,7 @@ def tally(answers: Iterable[Record], failed: Failed = "wrong") -> Tally:
         counts={status: statuses.count(status) for status in get_args(Status)},
         chance=mean(1 / len(r["choices"]) for r in chosen) or 0.0,
         first_choice=mean(first) or 0.0,
-        known=any(r["answer"] is not None for r in answers),
+        known=any(r["answer"] is not None and r.get("rule") != "judge" for r in answers),
     )
 
 

@@ -84,7 +84,9 @@ def _figures(judged: Sequence[Judged]) -> dict[str, Any]:
         "n": len(judged),
         "score": mean(each.score for each in judged),
         "interval": [round(end, 6) for end in bootstrap(means)] if means else None,
-        "accuracy": mean(right(r) for r in (each.record for each in judged) if r["choices"] or r.get("rule")),
+        "accuracy": mean(
+            right(r) for r in (each.record for each in judged) if r["choices"] or r.get("rule") == "choice"
+        ),
     }
 
 

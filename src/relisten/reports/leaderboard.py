@@ -25,12 +25,12 @@ def leaderboard(runs: Sequence[Run], failed: Failed = "wrong") -> Table:
     for run in runs[1:]:
         if benchmark_of(run) is not benchmark or _questions(run) != questions:
             raise ValueError(f"{run.folder}: is of other questions than {runs[0].folder}; make a table of each")
+    alone = benchmark is not None and benchmark.judge is not None and benchmark.judge.alone
     for run in runs:
-        if not tally(run.records, failed).known:
+        if not alone and not tally(run.records, failed).known:
             raise ValueError(f"{run.folder}: the right answers are withheld; there is no accuracy to report")
     parts = _parts(runs, benchmark)
     judged = [_judged(run) for run in runs]
-    alone = benchmark is not None and benchmark.judge is not None and benchmark.judge.alone
     if alone and None in judged:
         run = runs[judged.index(None)]
         raise ValueError(f"{run.folder}: has no {JUDGED}; open answers are scored by `relisten judge` first")

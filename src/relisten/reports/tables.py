@@ -81,10 +81,12 @@ class Result:
 
 
 def result(run: Run, paper: PaperRow | None = None) -> Result:
-    """The figures of a run. ValueError where the right answers are withheld."""
+    """The figures of a run. ValueError where the right answers are withheld, or a model judges the answers."""
     counts = tally(run.records)
     if not counts.known:
-        raise ValueError(f"{run.folder}: the right answers are withheld; there is no accuracy to report")
+        raise ValueError(
+            f"{run.folder}: has no accuracy to report; the right answers are withheld, or a model judges the answers"
+        )
     shown = analyse(run) if run.answered and run.traced else None
     groups = {dimension: found for dimension in DIMENSIONS if len(found := by(run.records, dimension)) > 1}
     return Result(run.name, run.format if run.traced else "", counts, shown, paper, groups)

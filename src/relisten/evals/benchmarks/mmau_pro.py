@@ -90,7 +90,7 @@ def in_mmars_form(row: Mapping[str, Any], part: Part = "choices") -> dict[str, A
     if part == "choices":
         return found | {"choices": list(row["choices"]), "answer": _right(row)}
     if part == "open answers":
-        return found
+        return found | {"rule": "judge"}
     return found | {"answer": str(row["task_identifier"]), "rule": "instruction", "kwargs": _arguments(row)}
 
 
