@@ -129,6 +129,16 @@ def test_a_choice_with_the_words_of_another_is_wrong_where_the_choice_counts(tmp
     assert [r["choice"] for r in given.records] == ["up then down", "down then up", "down then up", "up then down"]
 
 
+def test_a_benchmark_without_a_script_of_its_own_has_no_file_for_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions = lines(tmp_path / "dev.jsonl", [adqa_row(0)])
+    given = lines(tmp_path / "p.jsonl", [{"id": "dev_0000", "answer_prediction": "bell"}])
+    options = ["--questions", str(questions), "--export-as", "adqa", "--export-to", str(tmp_path / "sent.jsonl")]
+    assert run(["score", str(given), *options]) == 2
+    assert "no benchmark with a script of its own; there are mmar" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("said", "right"), [("7", True), ("seven.", True), ("8", False), ("7 or 8", False)])
 def test_an_open_count_may_be_a_numeral(tmp_path: Path, said: str, right: bool) -> None:
     questions = lines(tmp_path / "metadata.jsonl", [big_row(3, "object_counting", "7")])

@@ -178,7 +178,7 @@ def _run(task: _Task, asking: Asking, out: Path) -> int:
     notes = [f"{path.name}: sha256 {task.hashes[f'sha256 of {path.name}']}"]
     if left:
         notes.insert(0, f"not asked, and in no figure: {', '.join(f'{n:,} {reason}' for reason, n in left.items())}")
-    if benchmark is not None and asking.shard[1] == 1:
+    if benchmark is not None and benchmark.keys and asking.shard[1] == 1:
         notes.append(_handed_in(benchmark, path, answers, out, task.failed))
     if benchmark is not None and benchmark.judge is not None and benchmark.judge.alone:
         notes.append(f"these answers are scored by a language model: relisten judge {out} --judge MODEL")

@@ -58,8 +58,11 @@ def score(
         raise ValueError("--export-as, --export-to and --questions go together")
     if out is not None and out.suffix.lower() not in ("", ".json", *FORMATS):
         raise ValueError(f"--out {out}: figures are written as .json, .csv or .md; name a file that ends so")
-    if export_as is not None and export_as not in BENCHMARKS:
-        raise ValueError(f"--export-as {export_as}: no such benchmark; there are {', '.join(BENCHMARKS)}")
+    scripts = [name for name, benchmark in BENCHMARKS.items() if benchmark.keys]
+    if export_as is not None and export_as not in scripts:
+        raise ValueError(
+            f"--export-as {export_as}: no benchmark with a script of its own; there are {', '.join(scripts)}"
+        )
     given = read_predictions(files, questions, key)
     result = summary(given.records, given.format, failed)
     screen = console()

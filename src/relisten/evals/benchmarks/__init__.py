@@ -28,7 +28,7 @@ class Benchmark:
     examples: Callable[[Path], list[Example]]
     """The questions in a folder."""
     keys: tuple[str, ...]
-    """The names under which the official script, and its manual, expect a prediction."""
+    """The names under which the official script, and its manual, expect a prediction; () if there is no script."""
     form: str
     """The form of the predictions file: jsonl, json (a list) or parquet."""
     withheld: bool = False
@@ -86,12 +86,12 @@ BENCHMARKS = {
             columns=("category",),
         ),
         Benchmark(
-            "bigbench-audio", bigbench_audio.file, bigbench_audio.examples, ("answer_prediction",), "jsonl",
+            "bigbench-audio", bigbench_audio.file, bigbench_audio.examples, (), "jsonl",
             about=bigbench_audio.ABOUT, row=bigbench_audio.in_mmars_form, marks=("official_answer",),
             columns=("category",), judge=judges.VERDICT,
         ),
         Benchmark(
-            "adqa", adqa.file, adqa.examples, ("answer_prediction",), "jsonl", about=adqa.ABOUT,
+            "adqa", adqa.file, adqa.examples, (), "jsonl", about=adqa.ABOUT,
             row=adqa.in_mmars_form, marks=("question_text", "multi_choice"),
         ),
     )
