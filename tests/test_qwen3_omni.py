@@ -32,11 +32,12 @@ from relisten.engine.naive import naive
 from relisten.engine.scripted import END, ScriptedEngine, script
 from relisten.models import adapter, conformance
 from relisten.models.base import pad_features
-from relisten.models.qwen3_omni_moe import Qwen3OmniMoe
+from relisten.models.qwen3_omni_moe import Qwen3OmniMoe, audio_tower
 from relisten.training.batch import model_inputs, pack, replay
 from relisten.training.config import GrpoConfig, SftConfig
 from relisten.training.grpo import train_grpo
 from relisten.training.sft import train_sft
+from relisten.training.sharding import fsdp
 from relisten.training.trainer import set_trained, token_logprobs_of
 from relisten.types import Audio, Example, Response
 
@@ -190,7 +191,7 @@ def test_a_short_segment_is_encoded_alike_alone_and_beside_others(model: Qwen3Om
     """The class pads a piece of less than a second only if longer audio comes beside it, and its convolutions see the
     padding: a segment would have sounded different in the engine (alone) and in training (in a batch)."""
     short, long = model.features(make_audio(0.7, 1)), model.features(make_audio(2.3))
-    tower = model.module.model.audio_tower
+    tower = audio_tower(model.module)
     encoded = [model.module.get_audio_features(*pad_features(p)).last_hidden_state for p in ([short], [long, short])]
     torch.testing.assert_close(encoded[0], encoded[1][-len(encoded[0]) :])
     plain = type(tower)(tower.config).eval()
@@ -367,7 +368,7 @@ def test_lora_reaches_attention_and_the_audio_tower_and_no_expert(folder: Path, 
     model = load(folder, device="cpu")
     set_trained(model, SftConfig(data="", output=tmp_path, model=str(folder), lora=2))
     layers = {name.split(".lora_")[0].rpartition(".")[2] for name in adapter.parameters(model.module)}
-    assert layers == {"q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "fc1", "fc2"}
+    assert layers == {"q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "fc1", "fc2", "conv_out", "proj1", "proj2"}
     assert not any("visual" in name for name in adapter.parameters(model.module))
 
 
@@ -386,13 +387,9 @@ def test_the_published_configuration_builds() -> None:
     config = Qwen3OmniMoeThinkerConfig.from_dict(json.loads((FIXTURES / "qwen3_omni_30b_config.json").read_text()))
     with torch.device("meta"):
         module = Qwen3OmniMoeThinkerForConditionalGeneration(config)
-    counts = [sum(p.numel() for p in part.parameters()) for part in (module, module.model.audio_tower)]
+    counts = [sum(p.numel() for p in part.parameters()) for part in (module, audio_tower(module))]
     assert counts == [31_719_205_488, 647_927_168]
-    experts = module.model.language_model.layers[0].mlp.experts
+    experts = module.get_decoder().layers[0].mlp.experts
     assert experts.gate_up_proj.shape == (128, 1536, 2048) and experts.down_proj.shape == (128, 2048, 768)
-    classes = {type(part).__name__ for part in module.modules()}
-    assert {
-        "Qwen3OmniMoeThinkerTextDecoderLayer",
-        "Qwen3OmniMoeAudioEncoderLayer",
-        "Qwen3OmniMoeVisionBlock",
-    } <= classes
+    layers = ["Qwen3OmniMoeAudioEncoderLayer", "Qwen3OmniMoeThinkerTextDecoderLayer", "Qwen3OmniMoeVisionBlock"]
+    assert fsdp.layers(module) == layers, "transformers names the talker's beside them"

@@ -70,7 +70,7 @@ class TrainingConfig:
     them to the weights. If `model` is an adapter of this rank, it is trained further. 0 trains the weights."""
     lora_modules: tuple[str, ...] = (
         "*.[qkvo]_proj", "*.gate_proj", "*.up_proj", "*.down_proj", "*.out_proj", "*.fc1", "*.fc2", "*.proj",
-        "*multi_modal_projector.*",
+        "*.proj[12]", "*.conv_out", "*multi_modal_projector.*",
     )  # fmt: skip
     """Patterns of the linear layers that get an adapter. Frozen layers get none."""
     seed: int = 0

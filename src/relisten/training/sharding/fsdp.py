@@ -41,6 +41,8 @@ class Fsdp2:
         """See `Sharding`."""
         from accelerate.utils import fsdp2_prepare_model
 
+        if self.plugin.transformer_cls_names_to_wrap is None:
+            self.plugin.transformer_cls_names_to_wrap = layers(model.module)
         self.plugin.set_auto_wrap_policy(model.module)
         fsdp2_prepare_model(self.accelerator, model.module)
 
@@ -101,3 +103,12 @@ class Fsdp2:
     def set_memory(self, module: Any, optimizer: Any, memory: dict[str, Any]) -> None:
         """See `Sharding`."""
         set_optimizer_state_dict(module, optimizer.optimizer, memory, options=_FROM_FIRST)
+
+
+def layers(module: Any) -> list[str]:
+    """The classes of a model's layers, each of which is split by itself.
+
+    transformers names them for a whole family of models. accelerate would fail on those that this one does not have.
+    """
+    lists = (part for part in module.modules() if isinstance(part, torch.nn.ModuleList))
+    return sorted({type(layer).__name__ for part in lists for layer in part} & set(module._no_split_modules or ()))
