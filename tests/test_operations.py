@@ -1,53 +1,226 @@
-"""Operations do to sound what they say."""
+"""Operations do to sound what they say: length, spectrum, level, edges; and every tag goes the way that <seg> goes."""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from conftest import make_example, make_model
+from numpy.typing import NDArray
 
-from relisten import audio
-from relisten.engine.operations import Operation, band, crop, slow
+from relisten import audio, tags
+from relisten.engine import operations
+from relisten.engine.engine import Engine
+from relisten.engine.generation import GenerationConfig
+from relisten.engine.naive import naive
+from relisten.engine.operations import AROUND, WAYS, band, clean, crop, high, loud, low, offered, slow
+from relisten.engine.scripted import END, ScriptedEngine, script
+from relisten.models import nano
+from relisten.models.base import AudioLM
+from relisten.training.batch import encode, replay
 from relisten.types import Audio, Segment
 
 RATE = 16_000
-T = np.arange(4 * RATE) / RATE
-TWO_TONES = Audio((0.3 * np.sin(2 * np.pi * 500 * T) + 0.3 * np.sin(2 * np.pi * 3000 * T)).astype(np.float32), RATE)
+NAMES = [*WAYS]
+INSIDE = Segment(1.0, 2.0)
+TELEPHONE = (300.0, 3400.0)
 
 
-def peaks(heard: Audio) -> list[int]:
-    """Frequencies (Hz) with at least half the strength of the strongest."""
-    spectrum = np.abs(np.fft.rfft(heard.samples * np.hanning(len(heard.samples))))
-    frequencies = np.fft.rfftfreq(len(heard.samples), 1 / heard.rate)
-    found = (spectrum[1:-1] > spectrum[:-2]) & (spectrum[1:-1] > spectrum[2:]) & (spectrum[1:-1] > spectrum.max() / 2)
-    return [round(f) for f in frequencies[1:-1][found]]
+def tones(*pitches: float, seconds: float = 4.0, level: float = 0.2) -> Audio:
+    time = np.arange(round(seconds * RATE)) / RATE
+    return Audio(sum(level * np.sin(2 * np.pi * pitch * time) for pitch in pitches).astype(np.float32), RATE)  # type: ignore[union-attr]
 
 
-def test_crop_is_the_one_of_audio() -> None:
+def noise(seconds: float = 4.0, level: float = 0.05, seed: int = 0) -> Audio:
+    drawn = np.random.default_rng(seed).standard_normal(round(seconds * RATE))
+    return Audio((level * drawn).astype(np.float32), RATE)
+
+
+def decibels(samples: NDArray[np.float32], pitch: float) -> float:
+    """The level at one frequency (Hz)."""
+    window = np.hanning(len(samples))
+    spectrum = np.abs(np.fft.rfft(samples * window)) / window.sum() * 2
+    frequencies = np.fft.rfftfreq(len(samples), 1 / RATE)
+    return float(20 * np.log10(spectrum[np.abs(frequencies - pitch) < 25].max() + 1e-12))
+
+
+def rms(samples: NDArray[np.float32]) -> float:
+    return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
+
+
+def segment(name: str, start: float, end: float) -> Segment:
+    return Segment(start, end, TELEPHONE if name == "band" else None)
+
+
+# --- what is heard --------------------------------------------------------------------------------------------------
+
+
+def test_the_table_has_every_tag_of_the_grammar() -> None:
+    assert (NAMES[0], tuple(NAMES[1:])) == ("seg", tags.OPERATIONS)
     assert crop is audio.crop
+    for name in tags.OPERATIONS:
+        assert f"<{name}>" in WAYS[name].tell and WAYS[name].phrase
 
 
-def test_slow_takes_twice_as_long_and_is_an_octave_lower() -> None:
-    heard = slow(TWO_TONES, Segment(1, 2))
-    assert (len(heard.samples), heard.rate) == (2 * RATE, RATE)
-    assert peaks(heard) == [250, 1500]
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("start", "end"), [(0, 4), (1, 2), (3.9, 9), (8, 9), (1, 1.0001), (0.3, 0.31)])
+def test_the_length_depends_on_the_segment_alone(name: str, start: float, end: float) -> None:
+    """Also for stretches of a few samples, and for silence. The recording itself stays as it is."""
+    for recording in (noise(), Audio(np.zeros(4 * RATE, np.float32), RATE), tones(440, level=0.9)):
+        before = recording.samples.copy()
+        cut = crop(recording, Segment(start, end))
+        heard = WAYS[name].operation(recording, segment(name, start, end))
+        assert len(heard.samples) == len(cut.samples) * (2 if name == "slow" else 1)
+        assert (heard.samples.dtype, heard.rate) == (np.float32, RATE)
+        assert np.isfinite(heard.samples).all()
+        assert np.array_equal(recording.samples, before)
+        if not before.any():
+            assert not heard.samples.any(), "silence stays silent"
 
 
-def test_band_keeps_its_frequencies() -> None:
-    segment = Segment(1, 2)
-    assert peaks(crop(TWO_TONES, segment)) == [500, 3000]
-    assert peaks(band(0, 1000)(TWO_TONES, segment)) == [500]
-    assert peaks(band(1000, 8000)(TWO_TONES, segment)) == [3000]
-    everything = band(0, 8000)(TWO_TONES, segment)
-    assert np.allclose(everything.samples, crop(TWO_TONES, segment).samples, atol=1e-6)
-    with pytest.raises(ValueError, match="0 <= low < high"):
-        band(1000, 500)
+def test_slow_keeps_the_pitch_and_the_order_of_events() -> None:
+    heard = slow(tones(500, 3000), INSIDE).samples
+    assert all(
+        abs(decibels(heard, pitch) - decibels(crop(tones(500, 3000), INSIDE).samples, pitch)) < 1.5
+        for pitch in (500, 3000)
+    )
+    assert max(decibels(heard, pitch) for pitch in (250, 1000, 1500, 6000)) < -50
+    bursts = tones(800).samples * 0
+    for at in (1.1, 1.3, 1.45):
+        bursts[round(at * RATE) : round((at + 0.05) * RATE)] = tones(800, seconds=0.05, level=0.5).samples
+    level = np.convolve(np.abs(slow(Audio(bursts, RATE), INSIDE).samples), np.ones(160) / 160, "same")
+    on = np.flatnonzero((level[1:] > 0.05) & (level[:-1] <= 0.05)) / RATE
+    assert np.allclose(on, [0.2, 0.6, 0.9], atol=0.02)
 
 
-@pytest.mark.parametrize("operation", [crop, slow, band(100, 1000)])
-@pytest.mark.parametrize("segment", [Segment(0, 4), Segment(3.9, 9), Segment(8, 9), Segment(1, 1.0001)])
-def test_any_segment_gives_sound_of_the_right_kind(operation: Operation, segment: Segment) -> None:
-    heard = operation(TWO_TONES, segment)
-    assert heard.samples.dtype == np.float32
-    assert heard.rate == RATE
-    assert np.isfinite(heard.samples).all()
-    assert bool(len(heard.samples)) == (segment.start < 4)
+@pytest.mark.parametrize(
+    ("name", "kept", "gone"), [("low", [200, 800], [1300, 4000]), ("high", [1300, 4000], [200, 800]),
+                               ("band", [400, 3000], [200, 4500])],
+)  # fmt: skip
+def test_a_filter_keeps_its_frequencies_and_removes_the_rest(name: str, kept: list[int], gone: list[int]) -> None:
+    recording = tones(*kept, *gone)
+    heard = WAYS[name].operation(recording, segment(name, 1, 2)).samples
+    before = crop(recording, INSIDE).samples
+    assert max(abs(decibels(heard, pitch) - decibels(before, pitch)) for pitch in kept) < 0.1
+    assert max(decibels(heard, pitch) - decibels(before, pitch) for pitch in gone) < -60
+
+
+def test_low_and_high_together_are_the_segment() -> None:
+    recording = noise()
+    both = low(recording, INSIDE).samples + high(recording, INSIDE).samples
+    assert np.allclose(both, crop(recording, INSIDE).samples, atol=1e-6)
+    everything = band(recording, replace(INSIDE, band=(0.0, 8000.0))).samples
+    assert np.allclose(everything, crop(recording, INSIDE).samples, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["low", "high", "band"])
+def test_a_filter_makes_no_click_at_an_edge(name: str) -> None:
+    """Filtering the bare crop would wrap around: its first and last samples would differ from those within."""
+    recording = tones(400, 2000)
+    inner = WAYS[name].operation(recording, segment(name, 1, 2)).samples
+    wide = WAYS[name].operation(recording, segment(name, 1 - AROUND / 2, 2 + AROUND / 2)).samples
+    edge = round(AROUND / 2 * RATE)
+    assert np.abs(inner - wide[edge : edge + len(inner)]).max() < 0.01
+    assert np.abs(np.diff(inner)).max() < 1.05 * np.abs(np.diff(inner[2000:-2000])).max()
+
+
+def test_loud_brings_up_what_is_quiet_and_nothing_else() -> None:
+    for level, wanted in ((0.001, 0.1), (0.00001, 0.001), (0.2, 0.2 / np.sqrt(2))):
+        recording = tones(440, level=level * np.sqrt(2) if level < 0.1 else level)
+        assert rms(loud(recording, INSIDE).samples) == pytest.approx(wanted, rel=0.01)
+    click = np.zeros(4 * RATE, np.float32)
+    click[RATE + 100] = 0.5
+    assert np.abs(loud(Audio(click, RATE), INSIDE).samples).max() == pytest.approx(0.9, rel=1e-4)
+
+
+def test_clean_lowers_steady_noise_and_keeps_what_stands_out() -> None:
+    recording = noise(level=0.02)
+    recording.samples[round(1.4 * RATE) : round(1.7 * RATE)] += tones(700, seconds=0.3).samples
+    before, after = crop(recording, INSIDE).samples, clean(recording, INSIDE).samples
+    assert 20 * np.log10(rms(after[:5000]) / rms(before[:5000])) < -15
+    tone = slice(round(0.45 * RATE), round(0.65 * RATE))
+    assert abs(decibels(after[tone], 700) - decibels(before[tone], 700)) < 1
+    assert np.abs(np.diff(after)).max() <= np.abs(np.diff(before)).max()
+
+
+def test_unknown_operations_and_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(offered(("low", "band"))) == ["seg", "low", "band"]
+    with pytest.raises(ValueError, match="operation 'fast' is not known; there are slow, low"):
+        offered(("fast",))
+    monkeypatch.setattr(operations, "find_spec", lambda name: None)
+    assert list(offered(("high",))) == ["seg", "high"]
+    with pytest.raises(ValueError, match=r"slow needs python-stretch; install it with pip install .*operations"):
+        offered(("slow",))
+
+
+# --- how a model uses them ------------------------------------------------------------------------------------------
+
+TEXT = (
+    "<think>a <slow>0.5, 0.9</slow>, <low>0.1, 9</low>. <band>0.4, 1.2, 300, 9000</band> so <loud>1.0, 1.4</loud>"
+    " <clean>0.2, 0.6</clean>\n <high>0.3, 0.6</high><seg>0.2, 0.5</seg></think><answer>a dog</answer>"
+)
+USED = ["slow", "low", "band", "loud", "clean", "high", "seg"]
+
+
+def knowing(model: AudioLM, names: Sequence[str] = tags.OPERATIONS) -> AudioLM:
+    known = copy.copy(model)
+    known.prompts = replace(model.prompts, operations=dict.fromkeys(names, ""))
+    return known
+
+
+@pytest.mark.parametrize("whole_tags", [False, True])
+def test_engine_naive_loop_and_training_agree_token_for_token(whole_tags: bool) -> None:
+    """In Qwen's vocabulary, and in one where each tag is one token that the model chooses itself."""
+    size = nano.NanoConfig(hidden_size=64, num_mel_bins=16, audio_width=48)
+    model = knowing(nano.create([TEXT] * 3, size) if whole_tags else make_model(layers=1))
+    example = make_example(2.0)
+    own = script(model, TEXT, END)
+    engine = ScriptedEngine(model, lambda i, s: own if s == 0 else script(model, "<think>", 3, "</think>", END))
+    [[trace, _]] = engine.generate([example], GenerationConfig(max_new_tokens=400), 2)
+    assert [listen.operation for listen in trace.listens[1:]] == USED
+    assert trace.listens[3].segment == Segment(0.4, 1.2, (300.0, 8000.0)), "clamped to what the model can take"
+    assert trace.listens[1].num_tokens == model.num_audio_tokens(2 * round(0.4 * RATE))
+    assert not trace.refusals and trace.text == TEXT
+    other = naive(model, example, GenerationConfig(max_new_tokens=400), script=own)
+    assert (trace.token_ids, trace.sampled, trace.operations) == (other.token_ids, other.sampled, other.operations)
+    np.testing.assert_allclose(trace.logprobs, other.logprobs, atol=2e-5)
+    learnt = encode(model, replace(example, cot=TEXT[7:-32], answer="a dog"), "interleaved")
+    assert (learnt.trace.token_ids, learnt.trace.sampled) == (trace.token_ids, trace.sampled)
+    assert [x.operation for x in learnt.trace.listens] == [x.operation for x in trace.listens]
+    assert isinstance(example.audio, Audio)
+    [again] = replay(model, example.audio, [trace], engine.operations)
+    assert all(a.equal(b) for a, b in zip(learnt.features, again.features, strict=True))
+
+
+def test_a_model_that_is_not_told_of_operations_writes_plain_text() -> None:
+    model, example = make_model(layers=1), make_example(2.0)
+    own = script(model, TEXT, END)
+    [[trace]] = ScriptedEngine(model, lambda i, s: own).generate([example], GenerationConfig(max_new_tokens=400))
+    assert [listen.operation for listen in trace.listens[1:]] == ["seg"]
+    assert trace.operations == ("seg",) and not trace.refusals
+    assert Engine(model).operations == {"seg": crop}
+    assert "<slow>" not in model.prompts.text("What?", (), "interleaved")
+
+
+def test_one_policy_and_one_budget_for_all_tags() -> None:
+    model = knowing(make_model(layers=1))
+    text = ("<think><slow>0.5, 0.6</slow><low>3, 4</low><band>0, 1, 8000, 9000</band><band>0, 1</band><high>1, x</high>"
+            "<loud>0, 1</loud><seg>0, 1</seg><clean>0, 1</clean>")  # fmt: skip
+    own = script(model, text, 2, END)
+    config = GenerationConfig(max_new_tokens=400, max_listens=2)
+    [[trace]] = ScriptedEngine(model, lambda i, s: own).generate([make_example(2.0)], config)
+    assert [listen.operation for listen in trace.listens[1:]] == ["loud", "seg"]
+    reasons = [refusal.reason for refusal in trace.refusals]
+    assert reasons == ["too short", "outside", "outside", "unreadable", "unreadable", "too many"]
+    assert trace.finish == "listens"
+
+
+def test_the_prompt_tells_of_operations_where_segments_are_named() -> None:
+    model = knowing(make_model(layers=1))
+    told = replace(model.prompts, operations={"slow": " Use <slow>.", "low": ""})
+    for format in ("grounded", "interleaved"):
+        assert told.text("What?", (), format).endswith("</answer>. Use <slow>.")  # type: ignore[arg-type]
+    assert not told.text("What?", (), "conditioned").endswith("<slow>.")

@@ -4,6 +4,10 @@
 
 A segment's tag holds two decimal numbers (seconds) and a comma: `3, 4.25`. Signs, exponents, units and digits of other
 scripts are refused, because a tag that is read generously teaches the policy to write carelessly.
+
+Instead of <seg>, a model that knows operations may write <slow>, <low>, <high>, <loud> or <clean> with the same two
+numbers, or <band>start, end, low, high</band> with two frequencies in Hz. The frequencies come last, inside the tag, so
+that every tag begins with its times and ends with a fixed text at which generation can stop.
 """
 
 from __future__ import annotations
@@ -19,19 +23,27 @@ from relisten.types import Response, Segment
 _NUMBER = r"([0-9]{1,9}(?:\.[0-9]{1,9})?)"
 _BLANKS = r"\s{0,8}"
 _INSIDE = re.compile(rf"{_BLANKS}{_NUMBER}{_BLANKS},{_BLANKS}{_NUMBER}{_BLANKS}", re.ASCII)
+_BAND = re.compile(",".join([rf"{_BLANKS}{_NUMBER}{_BLANKS}"] * 4), re.ASCII)
+OPERATIONS = ("slow", "low", "high", "band", "loud", "clean")
+"""The tags of ways to listen other than <seg>. `engine/operations.py` says what each does."""
 
 
-def parse_segment(inside: str) -> Segment | None:
-    """The segment between <seg> and </seg>, not clamped; None unless it is two numbers with start < end."""
-    match = _INSIDE.fullmatch(inside)
+def parse_segment(inside: str, name: str = "seg") -> Segment | None:
+    """The segment inside a tag of this name, not clamped; None unless it is two numbers with start < end.
+
+    A <band> needs two more numbers, the lowest and the highest frequency in Hz.
+    """
+    match = (_BAND if name == "band" else _INSIDE).fullmatch(inside)
     if match is None:
         return None
-    start, end = float(match[1]), float(match[2])
-    return Segment(start, end) if start < end else None
+    start, end, *band = map(float, match.groups())
+    if not start < end or (band and not band[0] < band[1]):
+        return None
+    return Segment(start, end, (band[0], band[1]) if band else None)
 
 
 def write_segment(segment: Segment, name: str = "seg") -> str:
-    """<seg>3.2, 4.8</seg>: both ends to the nearest tenth of a second, and never empty.
+    """<seg>3.2, 4.8</seg>: both ends to the nearest tenth of a second, and never empty. Frequencies are whole Hz.
 
     Halves go up, so a segment of a whole number of tenths keeps its length; one that would vanish gets a tenth.
     """
@@ -39,7 +51,18 @@ def write_segment(segment: Segment, name: str = "seg") -> str:
         raise ValueError(f"a segment must have 0 <= start < end, not {segment.start}, {segment.end}; correct its times")
     start, end = (math.floor(seconds * 10 + 0.5) for seconds in (segment.start, segment.end))
     end = max(end, start + 1)
-    return f"<{name}>{start // 10}.{start % 10}, {end // 10}.{end % 10}</{name}>"
+    band = "" if segment.band is None else f", {segment.band[0]:.0f}, {segment.band[1]:.0f}"
+    return f"<{name}>{start // 10}.{start % 10}, {end // 10}.{end % 10}{band}</{name}>"
+
+
+def split(text: str, names: Collection[str] = ("seg",)) -> list[str]:
+    """The text in pieces, each of which except the last ends with a closing tag of one of these names."""
+    pieces, start = [], 0
+    for mark in marks(tuple(names)).finditer(text):
+        if mark[1] and mark[2] in names:
+            pieces.append(text[start : mark.end()])
+            start = mark.end()
+    return [*pieces, text[start:]]
 
 
 def write(cot: str, answer: str) -> str:
@@ -66,7 +89,7 @@ def parse(text: str, names: Collection[str] = ("seg",)) -> Response:
             think = text[start : mark.start()] if think is None else think
         elif name == "answer":
             answer = text[start : mark.start()].strip()
-        elif (segment := parse_segment(text[start : mark.start()])) is not None:
+        elif (segment := parse_segment(text[start : mark.start()], name)) is not None:
             segments.append(segment)
     return Response(text, think, answer, tuple(segments), _well_formed(text, found, len(segments)))
 

@@ -37,6 +37,8 @@ class Segment:
     """Seconds from the start of the recording."""
     end: float
     """Seconds from the start of the recording; the segment ends before it."""
+    band: tuple[float, float] | None = None
+    """The lowest and the highest frequency (Hz) that `<band>` names; None for all other tags."""
 
     @property
     def duration(self) -> float:
@@ -106,6 +108,8 @@ class Trace:
     finish: Finish = "stop"
     text: str = ""
     """What the model wrote (forced text included, audio left out), decoded."""
+    operations: tuple[str, ...] = ("seg",)
+    """The tags that the model could use, by name. Any other tag in the text is plain text."""
 
     @property
     def text_alone(self) -> bool:

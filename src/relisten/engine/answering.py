@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from relisten.engine.generation import GenerationConfig
 from relisten.engine.memory import Usage
-from relisten.engine.operations import Operation, crop
+from relisten.engine.operations import Operation, offered
 from relisten.engine.row import AnswerEvent, Finished
 from relisten.models.base import AudioLM
 from relisten.types import Example, Trace
@@ -69,15 +69,15 @@ class AnswerSession(Protocol):
 class Answering(ABC):
     """An engine; `session` is what its kinds differ in.
 
-    operations: what each tag does, by the tag's name (default: `<seg>` crops the recording). max_rows: how many answers
-    are generated side by side.
+    operations: what each tag does, by the tag's name (default: `<seg>` crops the recording, and the operations of the
+    model's prompts do what `engine/operations.py` says). max_rows: how many answers are generated side by side.
     """
 
     def __init__(self, model: AudioLM, operations: Mapping[str, Operation] | None, max_rows: int) -> None:
         if max_rows < 1:
             raise ValueError(f"max_rows must be at least 1, not {max_rows}")
         self.model = model
-        self.operations: dict[str, Operation] = {"seg": crop} if operations is None else dict(operations)
+        self.operations = offered(model.prompts.operations) if operations is None else dict(operations)
         self.max_rows = max_rows
         self.seconds: dict[str, float] = {}
         """Wall-clock seconds of the latest session. In this process: prefill, listen (encode and forward inserted

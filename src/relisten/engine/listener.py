@@ -56,6 +56,7 @@ Action = Force | Hear | Refuse | Stop
 class Listener:
     """Follows one answer. If it gives no action, the model goes on writing.
 
+    All tags have one policy, whatever is done to their segments: the same reasons to refuse, and one budget of listens.
     In `conditioned` answers, tags are plain text. In `grounded` answers, a good tag is counted without an action, and a
     bad tag is refused for the same reasons as in `interleaved` answers, so that one policy holds for every format.
     """
@@ -67,8 +68,11 @@ class Listener:
         names: Collection[str] = ("seg",),
         max_listens: int = 8,
         min_segment: float = 0.2,
+        top: float = float("inf"),
     ) -> None:
+        """duration: seconds of the recording. names: the tags that are obeyed. top: its highest frequency, in Hz."""
         self.duration = duration
+        self.top = top
         self.format = format
         self.max_listens = max_listens
         self.min_segment = min_segment
@@ -151,12 +155,13 @@ class Listener:
             yield Stop()
 
     def _judge(self, tag: str, inside: str | None, name: str) -> Iterator[Action]:
-        segment = parse_segment(inside) if inside is not None and len(inside) <= MAX_INSIDE else None
+        segment = parse_segment(inside, name) if inside is not None and len(inside) <= MAX_INSIDE else None
         if segment is None:
             yield self._refuse(tag, "unreadable")
             return
-        clamped = Segment(max(0.0, segment.start), min(segment.end, self.duration))
-        if segment.start >= self.duration:
+        band = segment.band and (segment.band[0], min(segment.band[1], self.top))
+        clamped = Segment(max(0.0, segment.start), min(segment.end, self.duration), band)
+        if segment.start >= self.duration or (band and band[0] >= self.top):
             yield self._refuse(tag, "outside")
         elif not clamped.duration >= self.min_segment - SLACK:
             yield self._refuse(tag, "too short")

@@ -15,14 +15,14 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from relisten.engine.generation import GenerationConfig
-from relisten.engine.operations import crop
+from relisten.engine.operations import offered
 from relisten.engine.row import audible
 from relisten.engine.sampling import choose, token_logprobs
 from relisten.models.base import AudioLM
 from relisten.tags import parse_segment
 from relisten.types import Audio, Example, Listen, Segment, Trace
 
-_TAG = re.compile(r"<seg>((?:(?!</?seg).)*)</seg(>?)\Z", re.DOTALL)
+_TAG = r"<({names})>((?:(?!</?\1).)*)</\1(>?)\Z"
 """A tag at the end of the text. Its last character may still have to be forced, if it is a token of its own."""
 
 RECENT = 60
@@ -46,11 +46,13 @@ def naive(
     features: computes the log-mel of a piece of audio (default: the model's own function). script: what is written.
     """
     assert isinstance(example.audio, Audio)
+    operations = offered(model.prompts.operations)
+    pattern = re.compile(_TAG.replace("{names}", "|".join(operations)), re.DOTALL)
     audio, mel = audible(model, example.audio), features or model.features
     ids, at = model.prompt(example.question, example.choices, config.format, len(audio.samples))
     assert at is not None
     whole = Listen(at, model.num_audio_tokens(len(audio.samples)), Segment(0.0, example.audio.duration))
-    trace = Trace(ids, [False] * len(ids), [0.0] * len(ids), [whole], len(ids))
+    trace = Trace(ids, [False] * len(ids), [0.0] * len(ids), [whole], len(ids), operations=tuple(operations))
     pieces, cache, unread = [audio], DynamicCache(), list(ids)
     spoken: list[int] = []
     while True:
@@ -63,18 +65,19 @@ def naive(
         if token_id in model.end_token_ids or sum(trace.sampled) >= config.max_new_tokens:
             trace.text = model.decode(spoken)
             return trace
-        tag = _TAG.search(written) if config.format != "conditioned" else None
+        tag = pattern.search(written) if config.format != "conditioned" else None
         if tag is None:
             continue
-        if not tag[2]:
+        if not tag[3]:
             trace.extend(model.encode(">"), False)
             spoken += model.encode(">")
-        segment = parse_segment(tag[1])
+        segment = parse_segment(tag[2], tag[1])
         heard = _heard(segment, example.audio.duration, config, len(trace.listens) - 1)
         if heard is not None and config.format == "interleaved":
-            pieces.append(crop(audio, heard))
+            pieces.append(operations[tag[1]](audio, heard))
             num_tokens = model.num_audio_tokens(len(pieces[-1].samples))
-            trace.listens.append(Listen(len(trace.token_ids) + model.num_begin_tokens, num_tokens, heard))
+            start = len(trace.token_ids) + model.num_begin_tokens
+            trace.listens.append(Listen(start, num_tokens, heard, tag[1]))
             trace.extend(model.audio_tokens(len(pieces[-1].samples)), False)
         cache, unread = DynamicCache(), list(trace.token_ids)
 
@@ -82,7 +85,7 @@ def naive(
 def _heard(segment: Segment | None, duration: float, config: GenerationConfig, num_heard: int) -> Segment | None:
     if segment is None or num_heard >= config.max_listens:
         return None
-    clamped = Segment(segment.start, min(segment.end, duration))
+    clamped = Segment(segment.start, min(segment.end, duration), segment.band)
     return clamped if clamped.duration > config.min_segment - 1e-6 else None
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 ANSWER_TOKENS = 64
 """How many tokens may still be sampled for the answer after a limit has closed the reasoning."""
-LEAD = "</seg></think><answer>"
-"""The longest text that is forced when a limit closes the reasoning (a longer tag name adds a token or two)."""
+LEAD = "</{}></think><answer>"
+"""The longest text that is forced when a limit closes the reasoning, with the longest name of a tag in it."""
 END = "</answer>"
 MARGIN = 8
 """Tokens that are kept free in addition to the forced ones."""
@@ -153,10 +153,13 @@ class Question:
         return [model.features(self.audio)] if self.listen.num_tokens else []
 
 
-def most_tokens(question: Question, config: GenerationConfig) -> int:
-    """The most tokens that an answer to the question can hardly exceed, after its prompt."""
+def most_tokens(question: Question, config: GenerationConfig, longest: int = 1) -> int:
+    """The most tokens that an answer to the question can hardly exceed, after its prompt.
+
+    longest: how many times as long as its segment a piece of audio may become.
+    """
     sampled = config.max_new_tokens + ANSWER_TOKENS
-    heard = config.max_listens * (question.listen.num_tokens + 2) if config.format == "interleaved" else 0
+    heard = config.max_listens * (longest * question.listen.num_tokens + 2) if config.format == "interleaved" else 0
     # A tag takes at least three sampled tokens and one forced token.
     return sampled + sampled // 3 + heard + 8 * MARGIN
 
@@ -191,10 +194,17 @@ class Row:
         self.done = False
         self.num_sampled = 0
         ids = list(question.token_ids)
-        self.trace = Trace(ids, [False] * len(ids), [0.0] * len(ids), [question.listen], len(ids))
+        self.trace = Trace(
+            ids, [False] * len(ids), [0.0] * len(ids), [question.listen], len(ids), operations=tuple(operations)
+        )
         self._model, self._words, self._operations = model, words, operations
         self._listener = Listener(
-            question.duration, config.format, operations.keys(), config.max_listens, config.min_segment
+            question.duration,
+            config.format,
+            operations.keys(),
+            config.max_listens,
+            config.min_segment,
+            model.rate / 2,
         )
         self._budget = config.max_new_tokens
         self._held: list[int] = []  # tokens that end in the middle of a character
@@ -205,7 +215,9 @@ class Row:
         self._over = False  # the model asked for more segments than it may hear
         # The model may have begun a tag itself, and only the rest of it is forced.
         self._after = words.longest_rest(END) + 1
-        self._before = self._after + ANSWER_TOKENS + words.longest_rest(LEAD) + MARGIN
+        self._before = (
+            self._after + ANSWER_TOKENS + words.longest_rest(LEAD.format(max(operations, key=len, default=""))) + MARGIN
+        )
         self._check()
 
     @property

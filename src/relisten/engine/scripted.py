@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from relisten import tags
 from relisten.engine.engine import Engine
 from relisten.engine.naive import Script
 from relisten.engine.operations import Operation
@@ -27,7 +28,7 @@ END = "<end>"
 def script(model: AudioLM, *parts: str | int) -> Script:
     """A script that writes texts; a number stands for that many tokens that the model chooses itself.
 
-    In `</seg>` the final `>` is left out where the engine forces it.
+    The final `>` of a closing tag is left out where the engine forces it.
     """
     planned: list[int | None] = []
     for part in parts:
@@ -38,10 +39,10 @@ def script(model: AudioLM, *parts: str | int) -> Script:
 def _sampled(model: AudioLM, text: str) -> list[int]:
     if text == END:
         return [model.end_token_id]
-    *closed, rest = text.split("</seg>")
+    *closed, rest = tags.split(text, ("seg", *model.prompts.operations))
     tokens: list[int] = []
     for piece in closed:
-        tokens += model.encode_response(piece + "</seg>")
+        tokens += model.encode_response(piece)
         if model.decode(tokens[-1:]) == ">":
             tokens.pop()
     return tokens + model.encode(rest)

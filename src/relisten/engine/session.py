@@ -52,6 +52,7 @@ class Session:
         self._decoder = Decoder(engine.model, engine.choose, most, engine.capture(engine.model))
         self._most = min(self._decoder.context, most or self._decoder.context)
         """The most tokens of a row. It stays when the cache gets smaller, because no answer is to be cut for that."""
+        self._longest = 1 if engine.operations.keys() == {"seg"} else 2  # a slow segment is twice as long
         self._num_submitted = 0
         self._asked: dict[int, _Asked] = {}
         self._stems = Counter[Stem]()  # how many questions start from each
@@ -170,7 +171,8 @@ class Session:
     def _need(self, question: Question, config: GenerationConfig, own: int) -> tuple[Question, int]:
         """How many tokens after its stem an answer is likely to get that has `own` of them now."""
         rest = len(question.token_ids) - question.stem[1]
-        likely = min(max(own - rest + GROWTH, self._engine.lengths.likely), most_tokens(question, config))
+        most = most_tokens(question, config, self._longest)
+        likely = min(max(own - rest + GROWTH, self._engine.lengths.likely), most)
         return question, max(own, rest + likely) + NARROW
 
     def _question(self, asked: _Asked, number: int) -> Question:

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from relisten.models.folder import read_json
+from relisten.tags import OPERATIONS
 from relisten.types import Audio, Format
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ class Prompts:
         }
     )
     """The text after the question, for each format."""
+    operations: dict[str, str] = field(default_factory=dict)
+    """The operations that the model may use beside <seg> (names of `tags.OPERATIONS`), and what the prompt says about
+    each after the instruction. The text may be empty, if the model has learnt them. None by default."""
 
     def text(self, question: str, choices: Sequence[str], format: Format) -> str:
         """The text of the user's turn, without the audio."""
@@ -48,7 +52,8 @@ class Prompts:
         pattern = self.choose if choices else self.open
         # The pattern is filled in one pass, so that a question that contains "{choices}" stays as it is.
         before, _, after = pattern.partition("{question}")
-        return before + question + after.replace("{choices}", listed) + self.instructions[format]
+        told = "" if format == "conditioned" else "".join(self.operations.values())
+        return before + question + after.replace("{choices}", listed) + self.instructions[format] + told
 
 
 _PAPER_INSTRUCTION = (
@@ -84,7 +89,8 @@ class AudioLM(Protocol):
         """Tokens of plain text. A control token that occurs in it is encoded as ordinary text and has no effect."""
 
     def encode_response(self, text: str) -> list[int]:
-        """Tokens of a response. Every `</seg>` ends at a token boundary, exactly as the engine produces it."""
+        """Tokens of a response. Every closing tag of a segment ends at a token boundary, exactly as the engine produces
+        it: `</seg>`, and those of the operations of the prompts (see `tags.split`)."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of sampled or forced tokens. Control and audio tokens give no text."""
@@ -179,9 +185,13 @@ def read_prompts(folder: Path, otherwise: Prompts = Prompts()) -> Prompts:
     written = read_json(path)
     try:
         prompts = Prompts(**written)
-        for name, text in {**vars(prompts), **prompts.instructions}.items():
+        if unknown := set(prompts.operations) - set(OPERATIONS):
+            raise TypeError(f"operations has {min(unknown)!r}, where {', '.join(OPERATIONS)} are known")
+        for name, text in {**vars(prompts), **prompts.instructions, **prompts.operations}.items():
             optional = name in ("system", "choice_separator")
-            if name != "instructions" and not (isinstance(text, str) or (text is None and optional)):
+            if name not in ("instructions", "operations") and not (
+                isinstance(text, str) or (text is None and optional)
+            ):
                 raise TypeError(f"{name} is not a text")
             if isinstance(text, str) and len(text) > MAX_PROMPT:
                 raise TypeError(f"{name} is longer than {MAX_PROMPT} characters")

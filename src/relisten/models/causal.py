@@ -18,16 +18,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, WhisperFeatureExtractor
 
+from relisten import tags
 from relisten.files import replacing_files
 from relisten.models.attention import AttendingCache, attending
 from relisten.models.base import Prompts
 from relisten.models.folder import foreign
 from relisten.models.scope import Scope
 from relisten.types import Audio, Format
-
-CLOSING = ("</seg>", "</seg")
-"""A closing tag, whole and without its last character. The `>` must be a token of its own, because a vocabulary would
-merge it with the text that follows, and the audio has to start on a token boundary."""
 
 
 class CausalAudioLM:
@@ -116,18 +113,17 @@ class CausalAudioLM:
         return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
     def encode_response(self, text: str) -> list[int]:
-        """Tokens of a response. The `>` of every `</seg>` is a token of its own, as the engine produces it."""
-        ids: list[int] = []
-        pieces = text.split(CLOSING[0])
-        for piece in pieces[:-1]:
-            ids += self._closed(piece)
-        return ids + self.encode(pieces[-1])
+        """Tokens of a response. The `>` of every closing tag of a segment is a token of its own, as in the engine."""
+        *closed, rest = tags.split(text, ("seg", *self.prompts.operations))
+        return [token_id for piece in closed for token_id in self._closed(piece)] + self.encode(rest)
 
     def _closed(self, piece: str) -> list[int]:
-        whole = self.encode(piece + CLOSING[0])
-        if self.decode(whole[:-1]) == piece:  # the vocabulary has the tag as one token
+        """Tokens of a text that ends with a closing tag. A vocabulary would merge its `>` with the text that follows, but
+        the audio has to start on a token boundary."""
+        whole = self.encode(piece)
+        if self.decode(whole[:-1]) == piece[: piece.rindex("<")]:  # the vocabulary has the tag as one token
             return whole
-        return self.encode(piece + CLOSING[1]) + self.encode(">")
+        return self.encode(piece[:-1]) + self.encode(">")
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of tokens. Control and audio tokens give no text."""

@@ -21,6 +21,7 @@ from transformers import (
 
 from relisten.models.base import Prompts
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
+from relisten.tags import OPERATIONS
 
 CONTROL_TOKENS = (
     "<|endoftext|>",
@@ -33,7 +34,7 @@ CONTROL_TOKENS = (
     "<|VIDEO|>",
 )
 # Tags and tenths of a second are single tokens, because a small model learns short sequences more easily.
-PIECES = r" ?</?(?:seg|think|answer)>|\d+\.\d(?!\d)|, | ?\p{L}+|\p{N}|\s|[^\s\p{L}\p{N}]"
+PIECES = rf" ?</?(?:seg|think|answer|{'|'.join(OPERATIONS)})>" + r"|\d+\.\d(?!\d)|, | ?\p{L}+|\p{N}|\s|[^\s\p{L}\p{N}]"
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from relisten import tags
-from relisten.audio import crop, load
-from relisten.engine.listener import Hear, Listener, Refuse
-from relisten.engine.operations import Operation
+from relisten.audio import load
+from relisten.engine.listener import Force, Hear, Listener, Refuse
+from relisten.engine.operations import Operation, offered
 from relisten.engine.row import audible
 from relisten.models.base import AudioLM
 from relisten.types import Audio, Example, Format, Listen, Segment, Trace
@@ -81,25 +81,29 @@ def encode(
     assert at is not None
     whole = Segment(0.0, given.duration)
     num_tokens = model.num_audio_tokens(len(audio.samples))
+    operations = offered(model.prompts.operations)
     trace = Trace([*prompt], [False] * len(prompt), [0.0] * len(prompt), [Listen(at, num_tokens, whole)], len(prompt))
+    trace.operations = tuple(operations)
     mel = {} if mel is None else mel
     if id(given) not in mel:
         mel[id(given)] = given, model.features(audio)
     features = [mel[id(given)][1]]
     trace.text = response_text(example)
-    listener = Listener(given.duration, format)
-    pieces = trace.text.split("</seg>")
+    listener = Listener(given.duration, format, operations, top=model.rate / 2)
+    pieces = tags.split(trace.text, operations)
     rest = pieces[-1]
     for index, piece in enumerate(pieces[:-1]):
-        tokens = model.encode_response(piece + "</seg>")
+        tokens = model.encode_response(piece)
         trace.extend(tokens, sampled=True)
-        if model.decode(tokens[-1:]) == ">":
+        cut = len(piece) - (model.decode(tokens[-1:]) == ">")
+        actions = [*listener.feed(piece[:cut])]
+        if any(isinstance(action, Force) for action in actions):
             trace.sampled[-1] = False  # the engine forces it, so that the audio starts on a token boundary
-        for action in listener.feed(piece + "</seg>"):
+        for action in [*actions, *listener.feed(piece[cut:])]:
             if isinstance(action, Hear):
-                part = crop(audio, action.segment)
+                part = operations[action.operation](audio, action.segment)
                 start, num = len(trace.token_ids) + model.num_begin_tokens, model.num_audio_tokens(len(part.samples))
-                trace.listens.append(Listen(start, num, action.segment))
+                trace.listens.append(Listen(start, num, action.segment, action.operation))
                 trace.extend(model.audio_tokens(len(part.samples)), sampled=False)
                 features.append(model.features(part))
             elif isinstance(action, Refuse):
@@ -108,8 +112,8 @@ def encode(
             lead = listener.close()
             trace.finish = "listens"
             trace.extend(model.encode(lead), sampled=False)
-            rest = f"{example.answer}</answer>" if lead.endswith("<answer>") else "</seg>".join(pieces[index + 1 :])
-            trace.text = "".join(one + "</seg>" for one in pieces[: index + 1]) + lead + rest
+            rest = f"{example.answer}</answer>" if lead.endswith("<answer>") else "".join(pieces[index + 1 :])
+            trace.text = "".join(pieces[: index + 1]) + lead + rest
             break
     trace.extend(model.encode_response(rest), sampled=True)
     trace.extend([model.end_token_id], sampled=True)
