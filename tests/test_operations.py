@@ -187,7 +187,7 @@ def test_engine_naive_loop_and_training_agree_token_for_token(whole_tags: bool) 
     other = naive(model, example, GenerationConfig(max_new_tokens=400), script=own)
     assert (trace.token_ids, trace.sampled, trace.operations) == (other.token_ids, other.sampled, other.operations)
     np.testing.assert_allclose(trace.logprobs, other.logprobs, atol=2e-5)
-    learnt = encode(model, replace(example, cot=TEXT[7:-32], answer="a dog"), "interleaved")
+    learnt = encode(model, replace(example, cot=TEXT[7:-30], answer="a dog"), "interleaved")
     assert (learnt.trace.token_ids, learnt.trace.sampled) == (trace.token_ids, trace.sampled)
     assert [x.operation for x in learnt.trace.listens] == [x.operation for x in trace.listens]
     assert isinstance(example.audio, Audio)
@@ -216,6 +216,19 @@ def test_one_policy_and_one_budget_for_all_tags() -> None:
     reasons = [refusal.reason for refusal in trace.refusals]
     assert reasons == ["too short", "outside", "outside", "unreadable", "unreadable", "too many"]
     assert trace.finish == "listens"
+
+
+def test_a_slow_segment_longer_than_the_model_takes_is_refused() -> None:
+    """Some models take 30 s at most: the segment fits, but not at half speed. It once ended the whole batch."""
+    model = knowing(make_model(layers=1))
+    model.max_seconds = 2.5
+    cot = "It <slow>0, 2</slow> is <slow>0.5, 1.5</slow>"
+    own = script(model, f"<think>{cot}</think><answer>a</answer>", END)
+    [[trace]] = ScriptedEngine(model, lambda i, s: own).generate([make_example(2.0)], GenerationConfig())
+    assert [(r.text, r.reason) for r in trace.refusals] == [("<slow>0, 2</slow>", "too long")]
+    assert [listen.segment for listen in trace.listens[1:]] == [Segment(0.5, 1.5)]
+    learnt = encode(model, replace(make_example(2.0), cot=cot, answer="a"), "interleaved").trace
+    assert (learnt.token_ids, learnt.refusals) == (trace.token_ids, trace.refusals)
 
 
 def test_the_prompt_tells_of_operations_where_segments_are_named() -> None:

@@ -43,11 +43,11 @@ def slow(audio: Audio, segment: Segment) -> Audio:
     """The segment at half speed: twice as long, at the same pitch."""
     from python_stretch.Signalsmith import Stretch
 
-    def stretch(samples: Samples) -> Any:
-        stretcher = Stretch()
+    def stretch(samples: Samples) -> Samples:
+        stretcher: Any = Stretch()
         stretcher.preset(1, audio.rate)
         stretcher.setTimeFactor(0.5)
-        return stretcher.process(samples[None])[0]
+        return np.asarray(stretcher.process(samples[None])[0])
 
     return _around(audio, segment, stretch, factor=2)
 
@@ -96,7 +96,7 @@ def clean(audio: Audio, segment: Segment) -> Audio:
     def reduce(samples: Samples) -> Samples:
         if not samples.any():
             return samples
-        # By default the mask is smoothed over 500 Hz, which takes 6 dB from a steady tone; with 100 Hz it keeps its level.
+        # By default the mask is smoothed over 500 Hz, which takes 6 dB from a steady tone. Over 100 Hz it takes none.
         return np.asarray(
             reduce_noise(y=samples, y_noise=near, sr=audio.rate, stationary=True, n_fft=512, freq_mask_smooth_hz=100)
         )

@@ -87,6 +87,11 @@ def audible(model: AudioLM, audio: Audio) -> Audio:
     return Audio(np.pad(samples, (0, least - len(samples))), model.rate)
 
 
+def too_long(model: AudioLM, piece: Audio) -> bool:
+    """Whether an operation has made a piece of audio longer than the model takes at once."""
+    return model.max_seconds is not None and len(piece.samples) > model.max_seconds * model.rate
+
+
 def _check(example: Example, audio: Audio) -> None:
     """Raises ValueError for an example that no model can be asked. Files are checked when they are read."""
     if isinstance(example.choices, str):
@@ -312,11 +317,10 @@ class Row:
         num_tokens = self._model.num_audio_tokens(len(piece.samples))
         token_ids = self._model.audio_tokens(len(piece.samples))
         fits = len(self.trace.token_ids) + len(token_ids) + self._before <= self.room
-        longest = self._model.max_seconds
-        too_long = longest is not None and len(piece.samples) > longest * piece.rate  # after slow playback, for example
-        if not num_tokens or too_long or not fits:
+        long = too_long(self._model, piece)  # after slow playback, for example
+        if not num_tokens or long or not fits:
             self._listener.num_heard -= 1
-            self._refuse(Refusal(hear.tag, "too long" if too_long else "context" if num_tokens else "too short"))
+            self._refuse(Refusal(hear.tag, "too long" if long else "context" if num_tokens else "too short"))
             return
         at = len(self.trace.token_ids) + self._model.num_begin_tokens
         listen = Listen(at, num_tokens, hear.segment, hear.operation)

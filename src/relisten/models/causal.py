@@ -118,8 +118,8 @@ class CausalAudioLM:
         return [token_id for piece in closed for token_id in self._closed(piece)] + self.encode(rest)
 
     def _closed(self, piece: str) -> list[int]:
-        """Tokens of a text that ends with a closing tag. A vocabulary would merge its `>` with the text that follows, but
-        the audio has to start on a token boundary."""
+        """Tokens of a text that ends with a closing tag. The vocabulary would merge its `>` with the text that follows,
+        but the audio has to start on a token boundary."""
         whole = self.encode(piece)
         if self.decode(whole[:-1]) == piece[: piece.rindex("<")]:  # the vocabulary has the tag as one token
             return whole

@@ -18,9 +18,9 @@ from relisten import tags
 from relisten.audio import load
 from relisten.engine.listener import Force, Hear, Listener, Refuse
 from relisten.engine.operations import Operation, offered
-from relisten.engine.row import audible
+from relisten.engine.row import audible, too_long
 from relisten.models.base import AudioLM
-from relisten.types import Audio, Example, Format, Listen, Segment, Trace
+from relisten.types import Audio, Example, Format, Listen, Refusal, Segment, Trace
 
 
 @dataclass(slots=True)
@@ -102,6 +102,10 @@ def encode(
         for action in [*actions, *listener.feed(piece[cut:])]:
             if isinstance(action, Hear):
                 part = operations[action.operation](audio, action.segment)
+                if too_long(model, part):
+                    listener.num_heard -= 1
+                    trace.refusals.append(Refusal(action.tag, "too long"))
+                    continue
                 start, num = len(trace.token_ids) + model.num_begin_tokens, model.num_audio_tokens(len(part.samples))
                 trace.listens.append(Listen(start, num, action.segment, action.operation))
                 trace.extend(model.audio_tokens(len(part.samples)), sampled=False)
