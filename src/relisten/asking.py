@@ -14,6 +14,7 @@ from relisten import audio as audio_files
 from relisten.engine.answer import Answer, answer_each, answered
 from relisten.engine.answering import Answering
 from relisten.engine.generation import GenerationConfig
+from relisten.engine.operations import offering
 from relisten.engine.row import audible
 from relisten.models.base import AudioLM
 from relisten.models.scope import notice
@@ -68,6 +69,7 @@ def ask(
     config: GenerationConfig | None = None,
     *,
     engine: str = "local",
+    operations: str = "model",
 ) -> ShownAnswer: ...
 @overload
 def ask(
@@ -77,6 +79,7 @@ def ask(
     config: GenerationConfig | None = None,
     max_rows: int = 32,
     engine: str = "local",
+    operations: str = "model",
 ) -> list[ShownAnswer]: ...
 def ask(
     model: AudioLM | str,
@@ -86,6 +89,7 @@ def ask(
     config: GenerationConfig | None = None,
     max_rows: int = 32,
     engine: str = "local",
+    operations: str = "model",
 ) -> ShownAnswer | list[ShownAnswer]:
     """Ask a model a question about a recording, or many questions at once.
 
@@ -98,6 +102,8 @@ def ask(
         max_rows: How many questions are answered side by side, where there are many.
         engine: What generates the answer, as `--engine` of `relisten ask` says: "local" (this process), the address of
             a vLLM server, or "chat+http://HOST/v1#NAME".
+        operations: Ways to listen to a segment that the model may use: "model" (those that it knows), "all", "none", or
+            names with commas, such as "slow,low".
 
     Returns:
         The answer; for a list of examples their answers, in the same order.
@@ -112,6 +118,7 @@ def ask(
         if question is not None or choices:
             raise ValueError("a list of examples holds its own questions and choices; leave yours out")
         loaded, make = open_engine(model, engine)
+        loaded = offering(loaded, operations)
         return _ask_all(loaded, audio, config or GenerationConfig(), make(loaded, max_rows=max_rows))
     if question is None:
         raise ValueError("what do you ask? Give a question after the recording")
@@ -121,6 +128,7 @@ def ask(
     given = choices if isinstance(choices, str) else tuple(choices)  # a text is refused with a word, not taken apart
     example = Example(name, audio if isinstance(audio, Audio) else Path(audio), question, given)  # type: ignore[arg-type]
     loaded, make = open_engine(model, engine)
+    loaded = offering(loaded, operations)
     heard = _loaded(loaded, example)
     ready = perf_counter()
     answering = make(loaded, max_rows=1)

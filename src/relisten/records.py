@@ -214,7 +214,7 @@ def gold_segments(example: Example) -> list[Segment]:
     """
     listed = example.labels.get("segments") or []
     if not listed and example.cot:
-        return list(tags.parse(example.cot).segments)
+        return list(tags.parse(example.cot, tags.EVERY).segments)
     try:
         found = [Segment(float(start), float(end)) for start, end in listed]
     except (TypeError, ValueError):

@@ -26,6 +26,8 @@ _INSIDE = re.compile(rf"{_BLANKS}{_NUMBER}{_BLANKS},{_BLANKS}{_NUMBER}{_BLANKS}"
 _BAND = re.compile(",".join([rf"{_BLANKS}{_NUMBER}{_BLANKS}"] * 4), re.ASCII)
 OPERATIONS = ("slow", "low", "high", "band", "loud", "clean")
 """The tags of ways to listen other than <seg>. `engine/operations.py` says what each does."""
+EVERY = ("seg", *OPERATIONS)
+"""The tags that may stand in a chain of thought that people or teachers wrote."""
 
 
 def parse_segment(inside: str, name: str = "seg") -> Segment | None:
@@ -71,7 +73,7 @@ def write(cot: str, answer: str) -> str:
 
 
 def parse(text: str, names: Collection[str] = ("seg",)) -> Response:
-    """What a model wrote, whatever it wrote: never raises. `names` are the tags of audio operations.
+    """What a model wrote, whatever it wrote: never raises. names: the tags that it could use (`Trace.operations`).
 
     A tag opened again before it closes starts anew: in `<seg>1, <seg>2, 3</seg>` the segment is 2 to 3.
     """

@@ -51,6 +51,8 @@ def _answer(
 ) -> list[Line]:
     """The lines of all questions, those of an earlier run first."""
     settings = {**options.told(), **asdict(config)}
+    if options.operations != "model":
+        settings["operations"] = options.operations
     lines: list[Line] = []
     if out is not None and out.exists():
         _check_same(out, {e.id: _question(e, questions.parent) for e in examples}, settings)

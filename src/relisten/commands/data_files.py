@@ -77,7 +77,7 @@ def events_of(row: Mapping[str, Any]) -> Iterator[Event]:
 def segments_of(example: Example) -> tuple[Segment, ...]:
     """The segments of the chain of thought; without a chain, those of the label `segments`."""
     if example.cot:
-        return tags.parse(example.cot).segments
+        return tags.parse(example.cot, tags.EVERY).segments
     listed = example.labels.get("segments")
     spans = [s for s in listed if isinstance(s, list) and len(s) == 2] if isinstance(listed, list) else []
     return tuple(Segment(float(s), float(e)) for s, e in spans if _number(s) and _number(e))
@@ -100,9 +100,10 @@ def _print(out: Console, example: Example, events: Sequence[Event], texts: Mappi
         out.print()
         typist = Typist(out)
         number = 0
-        for piece in example.cot.replace("</seg>", "</seg>\0").split("\0"):
+        *closed, rest = tags.split(example.cot, tags.EVERY)
+        for piece in [*closed, rest]:
             typist.text(piece)
-            number += piece.endswith("</seg>")
+            number += piece is not rest
             typist.num_heard = number
         typist.flush()
         out.print()
@@ -129,7 +130,7 @@ def _answer(example: Example, events: Sequence[Event], texts: Mapping[str, str],
     said = "\n\n".join(part for part in parts if part)
     listens = [Listen(0, 0, Segment(0.0, heard.duration))]  # a chain in a file names segments; nothing heard them again
     text = f"<think>{said}</think><answer>{example.answer or ''}</answer>"
-    trace = Trace([], [], [], listens, 0, text=text)
+    trace = Trace([], [], [], listens, 0, text=text, operations=tags.EVERY)
     response = Response(text, said, example.answer, segments_of(example), True)
     return Answer(example.answer, example.answer, response, trace, {}, segments_of(example))
 
@@ -206,8 +207,8 @@ def _text_faults(example: Example) -> Iterator[str]:
         for tag in ("think", "answer"):
             if f"<{tag}>" in example.cot or f"</{tag}>" in example.cot:
                 yield f"the chain of thought holds <{tag}>; remove that tag"
-        num_tags = max(example.cot.count("<seg>"), example.cot.count("</seg>"))
-        if (num_read := len(tags.parse(example.cot).segments)) < num_tags:
+        num_tags = sum(max(example.cot.count(f"<{name}>"), example.cot.count(f"</{name}>")) for name in tags.EVERY)
+        if (num_read := len(tags.parse(example.cot, tags.EVERY).segments)) < num_tags:
             yield f"{num_tags - num_read} of {num_tags} segments cannot be read (<seg>start, end</seg>, start first)"
 
 

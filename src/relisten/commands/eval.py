@@ -142,8 +142,10 @@ class _Task:
         shard = f"{asking.shard[0]}/{asking.shard[1]}"
         asked = {"questions": self.path, **asdict(self.options), **asdict(asking), "shard": shard}
         settings = asked | asdict(self.generation)
-        del settings["device"], settings["engine"]
+        del settings["device"], settings["engine"], settings["operations"]
         settings |= self.options.told()
+        if offered := [*self.loaded.prompts.operations]:
+            settings["operations"] = offered
         if self.benchmark is None and self.data is not None:
             settings["data"] = self.data  # where a report finds the recordings again
         return settings | self.hashes

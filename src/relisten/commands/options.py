@@ -39,6 +39,9 @@ class ModelOptions:
     """auto (CUDA if there is one, else MPS, else the CPU), or a torch device such as cuda:1."""
     dtype: str = "auto"
     """Precision of the weights: auto (that of the checkpoint), float32, bfloat16 or float16."""
+    operations: str = "model"
+    """Ways to listen to a segment that the model may use (see docs/operations.md): model (those that it knows), all,
+    none, or names with commas, such as slow,low. An operation that it does not know is explained in its prompt."""
     max_seconds: float = MAX_SECONDS
     """The longest recording that is accepted, in seconds. Longer ones are refused."""
     engine: str = "local"
@@ -71,7 +74,10 @@ class ModelOptions:
             from transformers.utils.logging import disable_progress_bar
 
             disable_progress_bar()
-            return remote.open_engine(self.model, self.engine, self.device, self.dtype, live)
+            from relisten.engine.operations import offering
+
+            model, make = remote.open_engine(self.model, self.engine, self.device, self.dtype, live)
+            return offering(model, self.operations), make
 
 
 @contextmanager

@@ -162,4 +162,4 @@ def served(options: ModelOptions, max_rows: int) -> Served:
     about = None if model.scope is None else model.scope.about
     # Where a model lies on this machine is nobody's business.
     name = Path(options.name).name if Path(options.name).exists() else options.name
-    return Served(name, model.rate, engine.session, notice, about)
+    return Served(name, model.rate, engine.session, notice, about, engine.operations)

@@ -10,8 +10,10 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from relisten.engine.operations import phrase
 from relisten.reports.strip import colour, draw
 from relisten.reports.text import FINISHES, named_seconds, printable, span
+from relisten.tags import EVERY
 from relisten.types import Audio, Listen, Refusal
 
 if TYPE_CHECKING:
@@ -54,7 +56,8 @@ class Typist:
     def heard(self, listen: Listen) -> None:
         """Mark a segment that was heard again just now."""
         self.flush()
-        self._write(f" ♪ heard {span(listen.segment)}", f"bold {colour(self.num_heard)}")
+        way = phrase(listen.operation, listen.segment)
+        self._write(f" ♪ heard {span(listen.segment)}{way and f', {way}'}", f"bold {colour(self.num_heard)}")
         self.num_heard += 1
         self._end_word()
 
@@ -71,8 +74,8 @@ class Typist:
         self._end_word()
 
     def _tag(self, tag: str) -> None:
-        if tag in ("<seg>", "</seg>"):
-            self._inside = tag == "<seg>"
+        if tag.strip("</>") in EVERY:
+            self._inside = tag[1] != "/"
             self._write(tag, f"dim {colour(self.num_heard)}")
         else:
             self._write(tag, "dim")

@@ -114,7 +114,7 @@ def _question(
     if near.again([*words(draft["question"]), *shown, *words(answer), *told]):
         return Routed(id, "", None, "route", "nearly the same question and chain of thought are in the set")
     before.append((said, asks))
-    segments = tags.parse(draft["cot"]).segments
+    segments = tags.parse(draft["cot"], tags.EVERY).segments
     labels: dict[str, Any] = {"kind": draft["kind"], "source": source, "duration": outcome["duration"]}
     labels |= {"prompt": draft["prompt"], "events": outcome["events"]}
     if asked["route"] == "sft":

@@ -71,6 +71,6 @@ def answer_each(
 
 def answered(trace: Trace, choices: Sequence[str], seconds: dict[str, float], notice: str | None = None) -> Answer:
     """The answer that a finished trace gives."""
-    response = tags.parse(trace.text)
+    response = tags.parse(trace.text, trace.operations)
     segments = tuple(listen.segment for listen in trace.listens[1:])
     return Answer(response.answer, read_choice(response.answer, choices), response, trace, seconds, segments, notice)

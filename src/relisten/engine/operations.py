@@ -10,10 +10,11 @@ begins or fades at the edges, and an edge is as abrupt as that of a plain crop, 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,12 @@ from relisten.audio import crop, sample_at
 from relisten.extras import install_hint
 from relisten.types import Audio, Segment
 
-__all__ = ["WAYS", "Operation", "Way", "band", "clean", "crop", "high", "loud", "low", "offered", "slow"]
+if TYPE_CHECKING:
+    from relisten.models.base import AudioLM
+
+__all__ = [
+    "WAYS", "Operation", "Way", "band", "clean", "crop", "high", "loud", "low", "offered", "offering", "phrase", "slow",
+]  # fmt: skip
 
 Operation = Callable[[Audio, Segment], Audio]
 Samples = NDArray[np.float32]
@@ -147,6 +153,25 @@ def offered(names: Collection[str]) -> dict[str, Operation]:
             package = WAYS[name].needs.replace("_", "-")
             raise ValueError(f"the operation {name} needs {package}; install it with {install_hint('operations')}")
     return {"seg": crop} | {name: WAYS[name].operation for name in names}
+
+
+def offering(model: AudioLM, chosen: str = "model") -> AudioLM:
+    """The model, which is offered the operations that are chosen; what its prompt says of them comes with it.
+
+    chosen: "model" (those that its `prompts.json` names), "all", "none", or names with commas. An operation that the
+    model's prompts do not name is explained to it in the prompt. Raises ValueError as `offered` does.
+    """
+    known = model.prompts.operations
+    names = [part.strip() for part in chosen.split(",") if part.strip()]
+    if chosen in ("model", "all", "none"):
+        names = {"model": [*known], "all": [name for name in WAYS if name != "seg"], "none": []}[chosen]
+    offered(names)
+    if [*known] == names:
+        return model
+    other = copy.copy(model)
+    told = {name: known.get(name, WAYS[name].tell) for name in names}
+    other.prompts = replace(model.prompts, operations=told)
+    return other
 
 
 def phrase(name: str, segment: Segment) -> str:

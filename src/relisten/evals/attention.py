@@ -99,7 +99,7 @@ def attention_of_run(model: AudioLM, run: Run, num: int) -> AttentionCurve:
         asked, config = asked_as(model, config, hears, recording)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{run.folder / CONFIG}: holds settings that cannot be used ({error})") from None
-    engine = Engine(asked, operations={"seg": heard.operation}, max_rows=1)
+    engine = Engine(asked, operations=heard.operations(model.prompts.operations), max_rows=1)
     shares, differing = [], 0
     chosen = np.unique(np.linspace(0, len(answers) - 1, min(num, len(answers))).round().astype(int))
     for record in tqdm([answers[n] for n in chosen], desc=f"attention {run.name}", unit="a"):
@@ -107,7 +107,7 @@ def attention_of_run(model: AudioLM, run: Run, num: int) -> AttentionCurve:
         [[trace]] = engine.generate([example], config)
         differing += trace.text != record["response"]
         assert isinstance(example.audio, Audio)
-        [encoded] = replay(model, example.audio, [trace], {"seg": heard.operation})
+        [encoded] = replay(model, example.audio, [trace], engine.operations)
         features = encoded.features[len(encoded.features) - len(trace.listens) :]
         shares.append(attention_shares(model, trace, features))
     return attention_curve(run.name, shares, differing)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from relisten.audio import MAX_SECONDS, load, sample_at
 from relisten.engine.engine import GenerationConfig
-from relisten.engine.operations import Operation, crop
+from relisten.engine.operations import Operation, crop, offered
 from relisten.engine.row import audible
 from relisten.models.base import AudioLM
 from relisten.records import gold_segments
@@ -38,10 +38,14 @@ class Hearing:
 
     ready: Callable[[Example], Example]
     """Puts an example's recording in memory; ValueError where it cannot."""
-    operation: Operation
-    """The operation of `<seg>`."""
+    change: Callable[[Operation], Operation]
+    """Gives an operation that does the same to what is heard in place of the segment."""
     where: Callable[[Example, Segment, float], Segment]
     """Given the question, a named segment and the recording's seconds: the stretch that is heard."""
+
+    def operations(self, names: Collection[str] = ()) -> dict[str, Operation]:
+        """What each tag does: `<seg>`, and the operations of these names."""
+        return {name: self.change(operation) for name, operation in offered(names).items()}
 
 
 def hearing(
@@ -63,7 +67,7 @@ def hearing(
         def ready(example: Example) -> Example:
             return replace(example, audio=_audio(example.audio, model.rate, max_seconds))
 
-        return Hearing(ready, crop, lambda example, segment, duration: segment)
+        return Hearing(ready, lambda operation: operation, lambda example, segment, duration: segment)
     return _Control(hears, examples, model, max_seconds, recording, seed).hearing()
 
 
@@ -116,7 +120,7 @@ class _Control:
         self.loaded = lru_cache(maxsize=STAND_INS)(self._load)
 
     def hearing(self) -> Hearing:
-        return Hearing(self.ready, self.operation, self.where)
+        return Hearing(self.ready, self.change, self.where)
 
     def ready(self, example: Example) -> Example:
         # The engine makes what is at another rate, or too short, anew; what is audible already it hands on itself.
@@ -127,18 +131,26 @@ class _Control:
         self.places[given] = example, source
         return replace(example, audio=given)
 
-    def operation(self, audio: Audio, segment: Segment) -> Audio:
+    def change(self, operation: Operation) -> Operation:
+        def changed(audio: Audio, segment: Segment) -> Audio:
+            return operation(*self._instead(audio, segment))
+
+        return changed
+
+    def _instead(self, audio: Audio, segment: Segment) -> tuple[Audio, Segment]:
+        """The recording and the stretch of it that are heard in place of a segment."""
         example, source = self.places[audio]
-        start, num = sample_at(segment.start, source.rate, len(source.samples)), len(crop(source, segment).samples)
+        length = len(source.samples)
         if self.hears == "silence":
-            return Audio(np.zeros(num, np.float32), source.rate)
+            return Audio(np.zeros(length, np.float32), source.rate), segment
         if self.hears == "other":
-            return Audio(_from(self._stand_in(example).samples, start, num), source.rate)
+            return Audio(_from(self._stand_in(example).samples, 0, length), source.rate), segment
         placed = self.where(example, segment, source.duration)
         if self.hears == "oracle":
-            return crop(source, placed)
-        start = min(sample_at(placed.start, source.rate, len(source.samples)), len(source.samples) - num)
-        return Audio(source.samples[start : start + num], source.rate)
+            return source, replace(segment, start=placed.start, end=placed.end)
+        num = len(crop(source, segment).samples)
+        start = min(sample_at(placed.start, source.rate, length), length - num)
+        return source, replace(segment, start=start / source.rate, end=(start + num) / source.rate)
 
     def where(self, example: Example, segment: Segment, duration: float) -> Segment:
         if self.hears == "oracle":

@@ -23,7 +23,7 @@ from relisten.evals.hearing import Hearing, Hears, PromptAudio, asked_as, check_
 from relisten.evals.reading import status
 from relisten.files import check_size, size_of
 from relisten.models.base import AudioLM
-from relisten.types import Example, Trace
+from relisten.types import Example, Listen, Trace
 
 _TAG = re.compile(r"</?\w+>")
 _LETTER = re.compile(r"\w")
@@ -88,7 +88,7 @@ def evaluate(
     heard = hearing(asking.hears, examples, model, max_seconds, asking.recording, config.seed)
     model, config = asked_as(model, config, asking.hears, asking.recording)
     jobs = [job for job in _jobs(mine, asking) if any((job.question.id, sample) not in done for sample in job.samples)]
-    engine = make(model, operations={"seg": heard.operation}, max_rows=max_rows)
+    engine = make(model, operations=heard.operations(model.prompts.operations), max_rows=max_rows)
     total, size = len(mine) * asking.samples, size_of(out)
     with tqdm(total=total, initial=total - sum(len(job.samples) for job in jobs), desc="answers", unit="a") as bar:
         for job, sample, trace, seconds in _answers(engine, jobs, config, heard.ready):
@@ -169,7 +169,7 @@ def _line(job: _Job, sample: int, trace: Trace | str, seconds: float, heard: Hea
 
 def record(example: Example, trace: Trace, shown: Sequence[str] | None = None) -> dict[str, Any]:
     """Everything worth keeping of one answer, as JSON. shown: the choices in the order in which the model read them."""
-    response = tags.parse(trace.text)
+    response = tags.parse(trace.text, trace.operations)
     choice = read_choice(response.answer, example.choices if shown is None else shown)
     if not example.choices:
         choice = response.answer
@@ -195,7 +195,13 @@ def record(example: Example, trace: Trace, shown: Sequence[str] | None = None) -
         "gold": [[s.start, s.end] for s in records.gold_segments(example)],
         **groups(labels),
         **ruled(labels, response.answer, example.question),
+        **({} if trace.operations == ("seg",) else {"operations": [way(listen) for listen in trace.listens[1:]]}),
     }
+
+
+def way(listen: Listen) -> str:
+    """How a segment was heard, as a record says it: "seg", "slow", "band 300 3400"."""
+    return " ".join([listen.operation, *(f"{hertz:g}" for hertz in listen.segment.band or ())])
 
 
 def num_words(text: str) -> int:

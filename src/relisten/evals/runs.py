@@ -245,7 +245,7 @@ _FIELDS: tuple[tuple[tuple[str, Callable[[Any], bool]], tuple[str, ...]], ...] =
     (("a text that is not empty", lambda v: _is_text(v) and bool(v)), ("id",)),
     (("a text", _is_text), ("question", "response", "finish", "error", "kind", *GROUPS)),
     (("a text or null", lambda v: v is None or _is_text(v)), ("answer", "answer_prediction", "choice")),
-    (("a list of texts", _list_of(_is_text)), ("choices",)),
+    (("a list of texts", _list_of(_is_text)), ("choices", "operations")),
     (("a list of [start, end] in seconds", _is_spans), ("named", "heard", "given", "gold")),
     (("a list of [text, reason]", _list_of(lambda v: _list_of(_is_text)(v) and len(v) == 2)), ("refusals",)),  # type: ignore[arg-type]
     (("a number of seconds", lambda v: is_number(v) and v >= 0), ("seconds",)),

@@ -17,7 +17,7 @@ import re
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
@@ -30,7 +30,7 @@ from relisten.data.servers import CallFailed, Server
 from relisten.data.store import Call, Spent
 from relisten.data.teachers import Remote
 from relisten.engine.answering import Answering
-from relisten.engine.operations import Operation
+from relisten.engine.operations import Operation, phrase
 from relisten.engine.row import AnswerEvent, Finished, Question, Row, Words
 from relisten.models.base import AudioLM, Prompts
 from relisten.remote.session import Asked, CannotBeAsked, RemoteSession
@@ -98,7 +98,9 @@ class ChatModel:
         self, question: str, choices: Sequence[str], format: Format, num_samples: int | None
     ) -> tuple[list[int], int | None]:
         """The text of the first message as words, behind a mark for the recording."""
-        text = self.encode(self.prompts.text(question, choices, format) + TELL[format])
+        told = self.prompts.instructions[format] + TELL[format]
+        prompts = replace(self.prompts, instructions={**self.prompts.instructions, format: told})
+        text = self.encode(prompts.text(question, choices, format))
         return (text, None) if num_samples is None else (self.audio_tokens(num_samples) + text, 1)
 
     def num_audio_tokens(self, num_samples: int) -> int:
@@ -302,8 +304,10 @@ class _Conversation:
         if row.closed:
             return self._say([], LAST)
         if row.pieces:
-            segment = row.trace.listens[-1].segment
-            self._say(row.pieces, f"This is the recording from {segment.start:g} to {segment.end:g} s again. {GO_ON}")
+            listen = row.trace.listens[-1]
+            span = f"{listen.segment.start:g} to {listen.segment.end:g} s"
+            way = phrase(listen.operation, listen.segment)
+            self._say(row.pieces, f"This is the recording from {span} again{way and f', {way}'}. {GO_ON}")
             row.pieces = []
             return None
         new = row.trace.refusals[refusals:]
@@ -369,7 +373,7 @@ def _with_text_alone(event: AnswerEvent) -> AnswerEvent:
         return event
     trace = event.trace
     listens = [Listen(0, 0, listen.segment, listen.operation) for listen in trace.listens]
-    return Finished(Trace([], [], [], listens, 0, trace.refusals, trace.finish, trace.text))
+    return Finished(Trace([], [], [], listens, 0, trace.refusals, trace.finish, trace.text, trace.operations))
 
 
 def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -6,9 +6,17 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from relisten.reports.text import named_seconds
+from relisten.types import Listen
 
 if TYPE_CHECKING:
     from relisten.engine.answer import Answer
+
+
+def heard(listen: Listen) -> dict[str, Any]:
+    """What was heard: start, end, operation, and the band (Hz) of a `<band>`."""
+    segment = listen.segment
+    band = {} if segment.band is None else {"band": list(segment.band)}
+    return {"start": segment.start, "end": segment.end, "operation": listen.operation} | band
 
 
 def as_json(answer: Answer) -> dict[str, Any]:
@@ -36,8 +44,7 @@ def as_json(answer: Answer) -> dict[str, Any]:
             "well_formed": answer.response.well_formed,
         },
         "segments": [
-            {"start": listen.segment.start, "end": listen.segment.end, "operation": listen.operation}
-            | {"at": None if alone else listen.at, "num_tokens": None if alone else listen.num_tokens}
+            heard(listen) | {"at": None if alone else listen.at, "num_tokens": None if alone else listen.num_tokens}
             for listen in trace.listens[1:]
         ],
         "refusals": [asdict(refusal) for refusal in trace.refusals],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -21,6 +21,7 @@ import numpy as np
 from relisten import __version__, records, tags
 from relisten.audio import encoded
 from relisten.engine.listener import MAX_QUOTED
+from relisten.engine.operations import WAYS, offered, phrase
 from relisten.reports.page import WEB, template
 from relisten.reports.strip import levels
 from relisten.reports.text import FINISHES, named_seconds, safe
@@ -42,6 +43,12 @@ class Mark:
     segment: Segment | None
     heard: bool = False
     refusal: Refusal | None = None
+    operation: str = "seg"
+
+    @property
+    def way(self) -> str:
+        """How the segment was heard, for people; "" for a plain crop."""
+        return phrase(self.operation, self.segment) if self.segment and self.heard else ""
 
 
 def write_page(
@@ -63,7 +70,7 @@ def page(
 ) -> str:
     """The page's HTML."""
     shown = _reasoning_alone(answer.trace.text)
-    pieces = annotate(shown, answer.trace.listens[1:], answer.trace.refusals, audio.duration)
+    pieces = annotate(shown, answer.trace.listens[1:], answer.trace.refusals, audio.duration, answer.trace.operations)
     drawn = [piece for piece in pieces if isinstance(piece, Mark) and piece.segment is not None]
     lanes = _lanes(drawn, audio.duration)
     body = Template((WEB / "answer.html").read_text(encoding="utf-8")).substitute(
@@ -79,6 +86,7 @@ def page(
         seconds_shown=f"{audio.duration:.1f}",
         hint=_hint(drawn),
         audio=_audio_address(audio),
+        clips="".join(_clip(n, mark, audio) for n, mark in enumerate(drawn)),
         reasoning=reasoning(pieces, _segment),
         answer=_answer(answer, choices),
         details=_details(answer, name, model, command),
@@ -100,18 +108,29 @@ def _reasoning_alone(text: str) -> str:
     return text if "think>" in think else think
 
 
-def annotate(text: str, listens: Sequence[Listen], refusals: Sequence[Refusal], duration: float) -> list[str | Mark]:
-    """Text cut at its tags. A tag is heard when the next listen is of its segment, else refused, else only named."""
-    names = "|".join(sorted({"seg", *(re.escape(listen.operation) for listen in listens)}))
+def annotate(
+    text: str,
+    listens: Sequence[Listen],
+    refusals: Sequence[Refusal],
+    duration: float,
+    names: Collection[str] = ("seg",),
+) -> list[str | Mark]:
+    """Text cut at its tags. A tag is heard when the next listen is of its segment, else refused, else only named.
+
+    names: the tags that the model could use.
+    """
+    shown = {re.escape(name) for name in names} | {re.escape(listen.operation) for listen in listens}
+    every = "|".join(sorted(shown))
     pieces: list[str | Mark] = []
     heard, refused, position = list(listens), list(refusals), 0
-    for match in re.finditer(rf"<({names})>((?:(?!<\1>).)*?)</\1>", text, re.DOTALL):
+    for match in re.finditer(rf"<({every})>((?:(?!<\1>).)*?)</\1>", text, re.DOTALL):
         pieces.append(text[position : match.start()])
         position = match.end()
-        named = tags.parse_segment(match[2])
+        named = tags.parse_segment(match[2], match[1])
         of_this = next((n for n, refusal in enumerate(refused) if refusal.text == match[0][:MAX_QUOTED]), None)
         if heard and named is not None and _same(named, heard[0].segment, duration):
-            pieces.append(Mark(heard.pop(0).segment, heard=True))
+            listen = heard.pop(0)
+            pieces.append(Mark(listen.segment, heard=True, operation=listen.operation))
         elif of_this is not None:
             pieces.append(Mark(None, refusal=refused[of_this]))
             del refused[: of_this + 1]  # those before it are of tags that never closed
@@ -121,7 +140,7 @@ def annotate(text: str, listens: Sequence[Listen], refusals: Sequence[Refusal], 
             pieces.append(match[0])
     pieces.append(text[position:])
     # What no tag in the shown text accounts for was still heard: it is drawn, after the text.
-    pieces += [Mark(listen.segment, heard=True) for listen in heard]
+    pieces += [Mark(listen.segment, heard=True, operation=listen.operation) for listen in heard]
     return [piece for piece in pieces if piece != ""]
 
 
@@ -145,9 +164,13 @@ def _target(number: int, mark: Mark) -> str:
     return f's{number % NUM_COLOURS}{kind}" data-n="{number}'
 
 
-def _button_data(number: int, segment: Segment) -> str:
-    label = f"Play segment {number + 1}, {segment.start:.1f} to {segment.end:.1f} seconds"
-    return f'type="button" data-start="{segment.start:.3f}" data-end="{segment.end:.3f}" aria-label="{label}"'
+def _button_data(number: int, mark: Mark) -> str:
+    segment = mark.segment
+    assert segment is not None
+    label = f"Play segment {number + 1}, {segment.start:.1f} to {segment.end:.1f} seconds{mark.way and ', ' + mark.way}"
+    clip = f' data-clip="clip-sound{number}"' if mark.way else ""
+    data = f'data-start="{segment.start:.3f}" data-end="{segment.end:.3f}"{clip}'
+    return f'type="button" {data} aria-label="{safe(label)}"'
 
 
 def _lanes(marks: Sequence[Mark], duration: float) -> list[int]:
@@ -169,7 +192,7 @@ def _tab(number: int, mark: Mark, lane: int, duration: float) -> str:
     place = f"left: min({left}, calc(100% - 22px)); width: {width}; top: {lane * 26}px"
     return (
         f'<button class="tab {_target(number, mark)}" style="{place}"'
-        f" {_button_data(number, mark.segment)}>{number + 1}</button>"
+        f" {_button_data(number, mark)}>{number + 1}</button>"
     )
 
 
@@ -249,8 +272,9 @@ def reasoning(pieces: Sequence[str | Mark], segment: Callable[[int, Mark], str])
 
 def _segment(number: int, mark: Mark) -> str:
     assert mark.segment is not None
-    data = _button_data(number, mark.segment)
-    return f'<button class="seg {_target(number, mark)}" {data}><b>{number + 1}</b>{_times(mark.segment)}</button>'
+    data = _button_data(number, mark)
+    way = f"<i>{safe(mark.way)}</i>" if mark.way else ""
+    return f'<button class="seg {_target(number, mark)}" {data}><b>{number + 1}</b>{_times(mark.segment)}{way}</button>'
 
 
 def _answer(answer: Answer, choices: Sequence[str]) -> str:
@@ -284,6 +308,17 @@ def _details(answer: Answer, name: str, model: str, command: str) -> str:
         "Date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     }
     return "".join(f"<dt>{key}</dt><dd>{value}</dd>" for key, value in rows.items() if value)
+
+
+def _clip(number: int, mark: Mark, audio: Audio) -> str:
+    """The sound of a segment as an operation made it; "" for a plain crop, which the recording itself holds."""
+    if not mark.way or mark.segment is None or mark.operation not in WAYS:
+        return ""
+    try:
+        made = offered([mark.operation])[mark.operation](audio, mark.segment)
+    except ValueError as error:  # its package is not installed: what was answered elsewhere is still shown
+        return f'<p class="note">Segment {number + 1} plays unchanged: {safe(str(error))}.</p>'
+    return f'<audio id="clip-sound{number}" preload="auto" controls src="{_audio_address(made)}"></audio>'
 
 
 def _audio_address(audio: Audio) -> str:

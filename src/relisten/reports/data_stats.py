@@ -145,7 +145,7 @@ def _measure(path: Path) -> SetStats:
         if example.cot is not None:
             found.words.append(len(said))
             found.openings[" ".join(said[:4])] += 1
-            segments = tags.parse(example.cot).segments
+            segments = tags.parse(example.cot, tags.EVERY).segments
             found.segments.append(len(segments))
             found.seconds += [s.duration for s in segments]
             found.middles += [(s.start + s.end) / 2 / duration for s in segments if duration > 0]

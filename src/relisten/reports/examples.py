@@ -113,11 +113,12 @@ def example_html(record: Record, sounds: Sounds) -> str:
     """One answer: question, choices, waveform with what was named and what is labelled, reasoning, answer."""
     audio, sound = sounds.get(str(record["id"]))
     duration = audio.duration if audio else float(record.get("duration") or 0.0)
-    listens = [Listen(0, 0, Segment(*pair)) for pair in record.get("heard", ())]
+    listens = _listens(record)
     written = record.get("response", record["answer_prediction"]) or ""  # of anybody's predictions the second
-    parsed = tags.parse(written)
+    names = tags.EVERY if "operations" in record else ("seg",)
+    parsed = tags.parse(written, names)
     shown = parsed.think if parsed.well_formed and parsed.think is not None else written
-    pieces = annotate(shown, listens, [Refusal(*pair) for pair in record.get("refusals", ())], duration)
+    pieces = annotate(shown, listens, [Refusal(*pair) for pair in record.get("refusals", ())], duration, names)
     marks = [p for p in pieces if isinstance(p, Mark) and p.segment is not None]
     gold = [Segment(*pair) for pair in record.get("gold") or []]
     drawn = _wave(audio, marks, gold) if audio else "<p class='caption'>The recording is not at hand.</p>"
@@ -130,6 +131,18 @@ def example_html(record: Record, sounds: Sounds) -> str:
         f"{' · without sound: the page would grow too large' if audio and not sound else ''}</span></p>"
         f'<p class="reasoning">{reasoning(pieces, partial(_segment, sound))}</p></article>'
     )
+
+
+def _listens(record: Record) -> list[Listen]:
+    """What a record says was heard, and how: "seg", "slow", "band 300 3400"."""
+    heard = record.get("heard", ())
+    found = []
+    for pair, way in zip(heard, record.get("operations") or ["seg"] * len(heard), strict=False):
+        name, *hertz = way.split() or ["seg"]
+        known = len(hertz) == 2 and all(number.replace(".", "", 1).isdigit() for number in hertz)
+        band = (float(hertz[0]), float(hertz[1])) if known else None
+        found.append(Listen(0, 0, Segment(*pair, band), name))
+    return found
 
 
 def _choices(record: Record) -> str:
@@ -170,7 +183,8 @@ def _segment(sound: str, number: int, mark: Mark) -> str:
     assert mark.segment is not None
     start, end = mark.segment.start, mark.segment.end
     kind = f"seg s{number % NUM_COLOURS}{'' if mark.heard else ' named'}"
-    return _button(sound, start, end, f"<b>{number + 1}</b>{start:.1f}–{end:.1f} s", kind)
+    way = f"<i>{safe(mark.way)}</i>" if mark.way else ""
+    return _button(sound, start, end, f"<b>{number + 1}</b>{start:.1f}–{end:.1f} s{way}", kind)
 
 
 def _button(sound: str, start: float, end: float, text: str, kind: str) -> str:

@@ -61,6 +61,7 @@ def build(
             Route("/v1/models", routes.models),
             Route("/v1/relisten/page", routes.page, methods=["POST"]),
             Route("/v1/relisten/recording", routes.recording, methods=["POST"]),
+            Route("/v1/relisten/clip", routes.clip, methods=["POST"]),
             Route("/v1/relisten/examples", routes.examples),
             Route("/v1/relisten/examples/{number:int}", routes.example_audio),
             Route("/health", routes.health),

@@ -100,7 +100,7 @@ def read(given: dict[str, Any], bounds: Bounds) -> Chat:
         streaming,
         streaming and _flag(usage, "include_usage", "stream_options.include_usage"),
         _name(own.get("name")),
-        _stretch(own.get("stretch")),
+        read_stretch(own.get("stretch")),
         _flag(own, "trace", "relisten.trace"),
     )
 
@@ -319,15 +319,24 @@ def _name(given: Any) -> str:
     return _text(given[:200], "relisten.name", "relisten.name")
 
 
-def _stretch(given: Any) -> Segment | None:
-    if given is None:
-        return None
+def read_stretch(given: Any) -> Segment | None:
+    """The part of a recording that is meant. Raises RequestError."""
+    return None if given is None else Segment(*_pair(given, "relisten.stretch", "[start, end] in seconds"))
+
+
+def heard_segment(given: Mapping[str, Any]) -> Segment:
+    """The segment of a request for a clip, with its band if it has one. Raises RequestError."""
+    start, end = _pair(given.get("segment"), "segment", "[start, end] in seconds")
+    band = given.get("band")
+    return Segment(start, end, None if band is None else _pair(band, "band", "[low, high] in Hz"))
+
+
+def _pair(given: Any, param: str, what: str) -> tuple[float, float]:
     numbers = isinstance(given, list) and len(given) == 2 and all(_is_number(value) for value in given)
     if not numbers or not 0 <= given[0] < given[1] < 1e9:
-        raise RequestError(
-            400, "relisten.stretch must be [start, end] in seconds, with 0 <= start < end", "relisten.stretch"
-        )
-    return Segment(float(given[0]), float(given[1]))
+        order = what[1:].partition("]")[0].replace(", ", " < ")
+        raise RequestError(400, f"{param} must be {what}, with 0 <= {order}", param)
+    return float(given[0]), float(given[1])
 
 
 def _is_number(value: Any) -> bool:

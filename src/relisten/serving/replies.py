@@ -15,7 +15,7 @@ from typing import Any
 
 from relisten.engine.answer import Answer
 from relisten.engine.engine import Heard, Refused
-from relisten.reports.answer_json import as_json
+from relisten.reports.answer_json import as_json, heard
 from relisten.types import Trace
 
 Json = dict[str, Any]
@@ -120,8 +120,7 @@ def listening_delta(event: Heard | Refused) -> Json:
     if isinstance(event, Refused):
         return {"relisten": {"refusals": [asdict(event.refusal)]}}
     listen = event.listen
-    heard = {"start": listen.segment.start, "end": listen.segment.end, "operation": listen.operation}
-    return {"relisten": {"segments": [heard | {"at": listen.at, "num_tokens": listen.num_tokens}]}}
+    return {"relisten": {"segments": [heard(listen) | {"at": listen.at, "num_tokens": listen.num_tokens}]}}
 
 
 def whole(answer: Answer, warnings: Sequence[str], trace: bool) -> Json:

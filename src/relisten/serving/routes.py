@@ -72,6 +72,19 @@ async def recording(request: Request) -> Response:
     return Response(content, media_type="audio/wav")
 
 
+async def clip(request: Request) -> Response:
+    """`POST /v1/relisten/clip`: a segment of a recording as the model hears it after an operation, as WAV."""
+    service: Service = request.app.state.service
+    async with service.uploading():
+        given = await _given(service, request)
+        sent = chat.recording("input_audio", given.get("input_audio"), service.limits.max_bytes)
+        segment, stretch = chat.heard_segment(given), chat.read_stretch(given.get("stretch"))
+        operation = str(given.get("operation", "seg"))
+        made = await unless_gone(request, service.clip(sent, segment, operation, stretch))
+        content = await asyncio.to_thread(encoded, np.clip(made.samples, -1, 1), made.rate, "WAV")
+    return Response(content, media_type="audio/wav")
+
+
 async def models(request: Request) -> Response:
     """`GET /v1/models`: the one model that answers, and what it can know."""
     service: Service = request.app.state.service
@@ -79,6 +92,7 @@ async def models(request: Request) -> Response:
         "about": service.served.about,
         "max_seconds": service.max_seconds,
         "max_bytes": service.limits.max_bytes,
+        "operations": [*service.served.operations],
         "defaults": asdict(service.config),
     }
     model = {"id": service.served.name, "object": "model", "created": request.app.state.created}

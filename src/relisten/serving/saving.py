@@ -11,6 +11,7 @@ from typing import Any, get_args
 from relisten.engine.answer import answered
 from relisten.reports.answer_page import page
 from relisten.serving.chat import Chat, RequestError
+from relisten.tags import EVERY
 from relisten.types import Audio, Finish, Listen, Refusal, Segment, Trace
 
 MAX_TOKENS = 1_000_000
@@ -42,14 +43,29 @@ def trace(given: Any) -> Trace:
         Listen(
             int(listen["at"]),
             int(listen["num_tokens"]),
-            Segment(_seconds(listen["segment"]["start"]), _seconds(listen["segment"]["end"])),
+            _segment(listen["segment"]),
             str(listen["operation"]),
         )
         for listen in given["listens"]
     ]
     refusals = [Refusal(str(refusal["text"]), str(refusal["reason"])) for refusal in given["refusals"]]
-    num_prompt = int(given["num_prompt"])
-    return Trace(token_ids, sampled, [0.0] * len(token_ids), listens, num_prompt, refusals, finish, str(given["text"]))
+    return Trace(
+        token_ids,
+        sampled,
+        [0.0] * len(token_ids),
+        listens,
+        int(given["num_prompt"]),
+        refusals,
+        finish,
+        str(given["text"]),
+        tuple(str(name) for name in given.get("operations", ("seg",)))[: len(EVERY)],
+    )
+
+
+def _segment(given: Any) -> Segment:
+    band = given.get("band")
+    hertz = None if band is None else (_seconds(band[0]), _seconds(band[1]))
+    return Segment(_seconds(given["start"]), _seconds(given["end"]), hertz)
 
 
 def _seconds(given: Any) -> float:

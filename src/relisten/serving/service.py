@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -17,6 +17,7 @@ from relisten.engine.answer import Answer, answered
 from relisten.engine.answering import AnswerSession
 from relisten.engine.engine import Failed, Finished
 from relisten.engine.generation import GenerationConfig
+from relisten.engine.operations import Operation, offered
 from relisten.serving import chat
 from relisten.serving.chat import Bounds, Chat, RequestError, Sent
 from relisten.serving.decoder import Decoded, Decoders
@@ -47,6 +48,8 @@ class Served:
     """One sentence if a question lies outside of what the model knows. Runs in any thread."""
     about: str | None = None
     """What a small model was trained for: a noun phrase."""
+    operations: Mapping[str, Operation] = field(default_factory=lambda: offered(()))
+    """What each tag does to a segment, by the tag's name."""
 
 
 class Service:
@@ -137,6 +140,21 @@ class Service:
             raise RequestError(400, "relisten.stretch holds no sample; choose a longer one", "relisten.stretch")
         # Not a view, which would keep the whole recording in memory.
         return Decoded(Audio(part.samples.copy(), part.rate), decoded.warnings)
+
+    async def clip(self, sent: Sent, segment: Segment, operation: str, stretch: Segment | None) -> Audio:
+        """A segment of a recording that was sent, or of a stretch of it, as the model hears it. Raises RequestError."""
+        known = self.served.operations
+        if operation not in known:
+            said = f"operation is {operation[:40]!r}; this server has {', '.join(known)}"
+            raise RequestError(400, said, "operation")
+        if (operation == "band") != (segment.band is not None):
+            raise RequestError(400, "band, [low, high] in Hz, goes with the operation band", "band")
+        heard = (await self.recording(sent, stretch)).audio
+        made = await asyncio.to_thread(known[operation], heard, segment)
+        if not len(made.samples):
+            said = f"segment holds no sample; the recording ends at {heard.duration:.1f} s"
+            raise RequestError(400, said, "segment")
+        return made
 
     async def events(self, asked: Chat, heard: Audio, started: float) -> AsyncIterator[tuple[int, Event | Answer]]:
         """Yield (number of the answer, event), with an `Answer` in place of Finished. Raises RequestError."""

@@ -7,7 +7,7 @@ while the recording is encoded and read only once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,6 +82,7 @@ def encode(
     whole = Segment(0.0, given.duration)
     num_tokens = model.num_audio_tokens(len(audio.samples))
     operations = offered(model.prompts.operations)
+    _check_tags(example, operations)
     trace = Trace([*prompt], [False] * len(prompt), [0.0] * len(prompt), [Listen(at, num_tokens, whole)], len(prompt))
     trace.operations = tuple(operations)
     mel = {} if mel is None else mel
@@ -123,6 +124,16 @@ def encode(
     trace.extend([model.end_token_id], sampled=True)
     shared = at - model.num_begin_tokens + len(model.audio_tokens(len(audio.samples)))
     return Encoded(trace, features, id(given), shared, example.id)
+
+
+def _check_tags(example: Example, operations: Collection[str]) -> None:
+    """Raise ValueError for a chain with the tag of an operation that is not offered, which would be plain text."""
+    unknown = [name for name in tags.OPERATIONS if name not in operations and f"</{name}>" in (example.cot or "")]
+    if unknown:
+        raise ValueError(
+            f"{example.id}: its chain of thought uses <{unknown[0]}>, which the model is not offered; train with"
+            f" --operations {','.join(unknown)}"
+        )
 
 
 def replay(model: AudioLM, audio: Audio, traces: Sequence[Trace], operations: Mapping[str, Operation]) -> list[Encoded]:

@@ -29,6 +29,10 @@ class TrainingConfig:
     """The run folder. It gets checkpoints, metrics, and the trained model in its folder `model`."""
     model: str = "Qwen/Qwen2.5-Omni-7B"
     """The model to start from: nano, a folder, a name on the Hugging Face hub, or `module:function`."""
+    operations: str = "model"
+    """Ways to listen to a segment that the model may use (see docs/operations.md): model (those that it knows), all,
+    none, or names with commas, such as slow,low. The trained model knows them. An operation that it did not know is
+    explained in its prompt."""
     dtype: str = "auto"
     """Precision of the weights: auto, float32 or bfloat16. auto: float32 where the weights themselves are trained in
     this process; the model's own where they are frozen (`lora`) or sharded (FSDP2 and ZeRO-3 keep a float32 copy of

@@ -174,7 +174,7 @@ def _size(example: Example, format: Format, learnt: bool, counting: _Counting) -
         said = response_text(example)
         text += said
         if format == "interleaved":
-            seconds += sum(max(0.0, one.end - one.start) for one in tags.parse(said).segments)
+            seconds += sum(max(0.0, one.end - one.start) for one in tags.parse(said, tags.EVERY).segments)
     tokens = len(text) / LETTERS if counting.tokenizer is None else len(counting.tokenizer(text)["input_ids"])
     return Size(round(seconds * counting.rate) + 2, round(tokens) + TEMPLATE)
 

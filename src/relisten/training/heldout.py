@@ -50,7 +50,7 @@ def _ready(example: Example, rate: int) -> Example:
 
 
 def _judged(example: Example, trace: Trace) -> dict[str, float]:
-    response = tags.parse(trace.text)
+    response = tags.parse(trace.text, trace.operations)
     said = read_choice(response.answer, example.choices) if example.choices else response.answer
     return {
         "right": float(is_right(said, example.answer)),

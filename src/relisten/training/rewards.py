@@ -1,9 +1,9 @@
 """The paper's four rewards, as plain functions (TracedResponse, Example) -> float; a user's own is one more of them.
 
     format       0.5   the response has the form asked for, all of it the model's own
-    consistency  -0.1  for each </seg> after which the text does not go on, at most -0.5
+    consistency  -0.1  for each segment's tag after which the text does not go on, at most -0.5
     accuracy     0.5   the answer is the right one
-    segment      0.5   the answer is the right one, and at least one segment was really heard
+    segment      0.5   the answer is the right one, and at least one segment was really heard, in whatever way
 
 Two more are not the paper's: `confidence` is what the authors' release computes in place of accuracy; `located` can
 take the place of segment where questions have the segments that hold the answer.
@@ -46,7 +46,8 @@ class TracedResponse(Response):
     """Segments that count for rewards. `interleaved`: those that were heard again. `grounded`: no audio is inserted, so
     a segment counts if the engine would have accepted it. A refused tag never counts."""
     continuations: tuple[str, ...]
-    """For each </seg>, the first character after blanks that the model itself wrote after it; "" if there is none."""
+    """For each segment's tag, the first character after blanks that the model itself wrote after it; "" if there is
+    none."""
     answer_pieces: tuple[tuple[str, float], ...]
     """Text and log-probability (nats) of each sampled token of the answer."""
     complete: bool
@@ -214,7 +215,8 @@ def _made_up(example: Example, format: Format) -> TracedResponse:
 
 def traced(model: AudioLM, trace: Trace, config: AnswerConfig) -> TracedResponse:
     """Parse the text of a trace and add what only the trace knows. Never raises, whatever the model wrote."""
-    said = tags.parse(trace.text)
+    said = tags.parse(trace.text, trace.operations)
+    closing = "|".join(f"</{name}>" for name in trace.operations)
     text, own = _written(model, trace)
     return TracedResponse(
         said.text,
@@ -223,7 +225,7 @@ def traced(model: AudioLM, trace: Trace, config: AnswerConfig) -> TracedResponse
         said.segments,
         said.well_formed,
         heard=_heard(trace, config),
-        continuations=tuple(_continuation(text, own, mark.end()) for mark in re.finditer("</seg>", text)),
+        continuations=tuple(_continuation(text, own, mark.end()) for mark in re.finditer(closing, text)),
         answer_pieces=_answer_pieces(model, trace),
         complete=trace.finish == "stop",
         duration=trace.listens[0].segment.end if trace.listens else float("inf"),
@@ -236,7 +238,9 @@ def _heard(trace: Trace, config: AnswerConfig) -> tuple[Segment, ...]:
     if config.format == "conditioned" or not trace.listens:
         return ()
     # In a grounded answer nothing is heard. The same policy says which of its segments would have been.
-    listener = Listener(trace.listens[0].segment.end, "interleaved", ("seg",), config.max_listens, config.min_segment)
+    listener = Listener(
+        trace.listens[0].segment.end, "interleaved", trace.operations, config.max_listens, config.min_segment
+    )
     return tuple(action.segment for action in listener.feed(trace.text) if isinstance(action, Hear))
 
 

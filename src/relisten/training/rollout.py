@@ -102,6 +102,8 @@ def measure(rollout: Rollout) -> dict[str, float]:
         "tokens": float(sum(rollout.trace.sampled)),
         "heard_share": sum(one.duration for one in heard) / rollout.response.duration,
     }
+    for name in rollout.trace.operations if len(rollout.trace.operations) > 1 else ():
+        figures[f"heard_{name}"] = float(any(listen.operation == name for listen in rollout.trace.listens[1:]))
     if heard:
         figures["segment_seconds"] = float(np.mean([segment.duration for segment in heard]))
     if len(heard) > 1:

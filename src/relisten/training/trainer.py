@@ -18,6 +18,7 @@ from transformers import ProgressCallback, TrainingArguments
 
 from relisten import cpu, run
 from relisten.engine.engine import Engine
+from relisten.engine.operations import offering
 from relisten.models import SAFELY, adapter, find, load
 from relisten.models.base import AudioLM
 from relisten.training import checkpoint, heldout, launch, plots, sharding
@@ -188,7 +189,7 @@ def prepare(config: TrainingConfig) -> AudioLM:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # where this process's copies belong
     else:
         cpu.keep_freed_memory()
-    model = _loaded(config)
+    model = offering(_loaded(config), config.operations)
     model.module.set_attn_implementation(config.attention)
     set_trained(model, config)
     if is_first_process() and config.bf16 and model.module.device.type == "cpu" and not torch.cuda.is_available():

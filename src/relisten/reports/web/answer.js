@@ -12,6 +12,10 @@
   const bytes = Uint8Array.from(atob(body), (c) => c.charCodeAt(0));
   audio.src = URL.createObjectURL(new Blob([bytes], { type: head.slice(5).split(";")[0] }));
 
+  // What an operation made of a segment is a sound of its own.
+  let clip = null;
+  const silence = () => { if (clip) { clip.pause(); clip.currentTime = 0; clip = null; } };
+
   const mark = (number) => {
     for (const element of document.querySelectorAll("[data-n]")) {
       element.classList.toggle("active", element.dataset.n === number);
@@ -28,12 +32,23 @@
     if (!audio.paused) { requestAnimationFrame(frame); }
   };
   const hear = (button) => {
+    silence();
+    const made = button.dataset.clip && document.getElementById(button.dataset.clip);
+    if (made) {
+      audio.pause();
+      clip = made;
+      mark(button.dataset.n);
+      made.onended = () => { clip = null; mark(null); };
+      made.play();
+      return;
+    }
     stopAt = Number(button.dataset.end);
     audio.currentTime = Number(button.dataset.start);
     mark(button.dataset.n);
     audio.play();
   };
   const toggle = () => {
+    silence();
     stopAt = null;
     if (audio.paused) { audio.play(); } else { audio.pause(); }
   };
@@ -60,6 +75,8 @@
     if (button) {
       hear(button);
     } else if (event.key === "Escape") {
+      silence();
+      mark(null);
       audio.pause();
     } else if (event.key === " " && (event.target === document.body || event.target === seek)) {
       event.preventDefault();

@@ -45,6 +45,13 @@ export const savedPage = async (asked, answer) => (await request("/v1/relisten/p
 export const decoded = async (blob) =>
   (await request("/v1/relisten/recording", { input_audio: { data: await base64(blob) } })).blob();
 
+// A segment as an operation made it, as the model heard it.
+export const clip = async (blob, { start, end, operation, band, stretch }) => {
+  const offset = stretch?.[0] ?? 0;
+  const asked = { segment: [Math.max(0, start - offset), end - offset], operation, band, stretch: stretch ?? undefined };
+  return (await request("/v1/relisten/clip", { input_audio: { data: await base64(blob) }, ...asked })).blob();
+};
+
 export const base64 = (blob) => new Promise((resolve, reject) => {
   const reader = new FileReader();
   reader.onload = () => resolve(reader.result.slice(reader.result.indexOf(",") + 1));

@@ -77,6 +77,8 @@ const choose = (given) => {
   $("from").max = $("to").max = player.duration.toFixed(1);
 };
 player.onStretch = choose;
+player.onProblem = (error) => problem(error.message || String(error));
+player.clipOf = (segment) => api.clip(current.blob, segment);
 
 const typed = () => {
   const from = Number($("from").value || 0), to = Number($("to").value || player.duration);
@@ -101,7 +103,7 @@ const makeCard = (recording, asked, kept, control) => {
   };
   const card = new Card(asked, {
     show: telling(bring),
-    hear: telling(async (take, number) => { await bring(take); player.hear(number); }),
+    hear: telling(async (take, number) => { await bring(take); await player.hear(number); }),
     stop: () => control?.abort(),
     save: telling(async (take) => {
       const page = await api.savedPage(await body(recording, asked, take.format), take.told);

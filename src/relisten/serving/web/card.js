@@ -2,7 +2,8 @@
 
 const NUM_COLOURS = 6;
 const TAG = /<(\w+)>((?:(?!<\1>)[^])*?)<\/\1>/g;
-const TIMES = /^\s{0,8}([0-9]{1,9}(?:\.[0-9]{1,9})?)\s{0,8},\s{0,8}([0-9]{1,9}(?:\.[0-9]{1,9})?)\s{0,8}$/;
+const NUMBER = String.raw`\s{0,8}([0-9]{1,9}(?:\.[0-9]{1,9})?)\s{0,8}`;
+const TIMES = new RegExp(`^${NUMBER},${NUMBER}$`), BAND = new RegExp(`^${NUMBER},${NUMBER},${NUMBER},${NUMBER}$`);
 const FINISHES = {
   length: "The limit on new tokens was reached, so the answer was forced.",
   listens: "The limit on listens was reached, so the answer was forced.",
@@ -20,19 +21,23 @@ export const element = (name, className = "", text = "") => {
   return made;
 };
 
-// The text cut at its tags: strings, {start, end, heard} and {refused, reason}.
+// How a segment was heard: "" for a plain crop.
+export const way = ({ operation, band }) => band ? `${Math.round(band[0])}–${Math.round(band[1])}\u2009Hz` : operation && operation !== "seg" ? operation : "";
+
+// The text cut at its tags: strings, {start, end, heard, operation, band} and {refused, reason}.
 export const pieces = (text, segments, refusals) => {
   const found = [], heard = [...segments], refused = [...refusals];
   let position = 0;
   for (const match of text.matchAll(TAG)) {
-    const times = TIMES.exec(match[2]);
+    const times = (match[1] === "band" ? BAND : TIMES).exec(match[2]);
     if (!times && !refused.some((one) => one.text === match[0].slice(0, 80))) { continue; }
     if (match.index > position) { found.push(text.slice(position, match.index)); }
     position = match.index + match[0].length;
     const [start, end] = times ? [Number(times[1]), Number(times[2])] : [0, 0];
     const at = refused.findIndex((one) => one.text === match[0].slice(0, 80));
     if (times && heard.length && Math.abs(heard[0].start - start) < 0.02 && heard[0].end <= end + 0.02) {
-      found.push({ start: heard[0].start, end: heard.shift().end, heard: true });
+      const { start, end, operation, band } = heard.shift();
+      found.push({ start, end, operation, band, heard: true });
     } else if (at >= 0) {
       found.push({ refused: match[0], reason: refused.splice(0, at + 1)[at].reason });
     } else if (start < end) {
@@ -52,9 +57,10 @@ export class Take {
   refusals = [];
   told = null;
 
-  constructor(format, offset, alone, on) {
+  constructor(format, stretch, alone, on) {
     this.format = format;
-    this.offset = offset;
+    this.stretch = stretch;
+    this.offset = stretch?.[0] ?? 0;
     this.on = on;
     this.element = element("div", "take");
     const head = element("h3", "", format);
@@ -75,7 +81,7 @@ export class Take {
   // The segments in the order of the text, in seconds of the whole recording.
   get drawn() {
     return pieces(this.text, this.segments, this.refusals).filter((piece) => piece.end !== undefined)
-      .map(({ start, end, heard }) => ({ start: start + this.offset, end: end + this.offset, heard }));
+      .map((piece) => ({ ...piece, start: piece.start + this.offset, end: piece.end + this.offset, stretch: this.stretch }));
   }
 
   add(delta) {
@@ -137,8 +143,10 @@ export class Take {
       const chip = element("button", `seg s${n % NUM_COLOURS}${piece.heard ? "" : " named"}`);
       const start = (piece.start + this.offset).toFixed(1), end = (piece.end + this.offset).toFixed(1);
       chip.type = "button";
-      chip.setAttribute("aria-label", `Play segment ${n + 1}, ${start} to ${end} seconds`);
+      const how = piece.heard ? way(piece) : "";
+      chip.setAttribute("aria-label", `Play segment ${n + 1}, ${start} to ${end} seconds${how && `, ${how}`}`);
       chip.append(element("b", "", String(n + 1)), `${start}–${end}\u2009s`);
+      if (how) { chip.append(element("i", "", how)); }
       chip.addEventListener("click", () => this.on.hear(this, n));
       return chip;
     });
@@ -151,9 +159,8 @@ export class Take {
 export class Card {
   constructor(asked, on) {
     this.asked = asked;
-    const offset = asked.stretch?.[0] ?? 0;
     const formats = asked.format === "compare" ? ["interleaved", "grounded", "conditioned"] : [asked.format];
-    this.takes = formats.map((format) => new Take(format, offset, formats.length === 1, { choices: asked.choices, ...on }));
+    this.takes = formats.map((format) => new Take(format, asked.stretch, formats.length === 1, { choices: asked.choices, ...on }));
     this.element = element("article", "card");
     const where = asked.name + (asked.stretch ? ` · ${asked.stretch[0].toFixed(1)}–${asked.stretch[1].toFixed(1)} s of it` : "");
     this.element.append(element("p", "where", where), element("h2", "", asked.question));

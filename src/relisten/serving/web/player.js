@@ -3,6 +3,7 @@
 import WaveSurfer from "/web/vendor/wavesurfer.esm.js";
 import Regions from "/web/vendor/regions.esm.js";
 import Spectrogram from "/web/vendor/spectrogram.esm.js";
+import { way } from "/web/card.js";
 
 const $ = (id) => document.getElementById(id);
 const nonce = document.querySelector("script[nonce]").nonce;
@@ -28,7 +29,11 @@ export class Player {
   #segments = [];
   #drawn = [];
   #playing = -1;
+  #clips = new Map();  // what operations made of segments, as addresses of blobs
+  #clip = null;
   onStretch = () => {};
+  onProblem = () => {};
+  clipOf = async () => null;  // gives the sound of a segment as an operation made it
 
   constructor() {
     $("play").addEventListener("click", () => this.toggle());
@@ -45,6 +50,9 @@ export class Player {
   // Draw a recording. Throws where the browser cannot decode it.
   async load(blob) {
     const [samples, duration] = await decode(blob);
+    this.#silence();
+    this.#clips.forEach((address) => URL.revokeObjectURL(address));
+    this.#clips.clear();
     this.#wave?.destroy();
     this.#selection = this.#spectrogram = null;
     this.#segments = [];
@@ -113,19 +121,52 @@ export class Player {
   }
 
   // Play a segment by its number, counted from 0.
-  hear(number) {
+  async hear(number) {
     const segment = this.#segments[number];
     if (!segment) { return; }
+    this.#silence();
+    if (segment.heard && (segment.operation ?? "seg") !== "seg") {
+      this.#wave.pause();
+      this.#mark(number);
+      await this.#hearClip(segment);
+      return;
+    }
     this.#wave.play(segment.start, Math.min(segment.end, this.duration));
     this.#mark(number);
   }
 
+  // A segment plays as an operation made it: slower, louder, some of its frequencies.
+  async #hearClip(segment) {
+    const key = JSON.stringify(segment), clip = new Audio();
+    this.#clip = clip;
+    try {
+      if (!this.#clips.has(key)) { this.#clips.set(key, URL.createObjectURL(await this.clipOf(segment))); }
+      if (this.#clip !== clip) { return; }  // another one was asked for meanwhile
+      clip.src = this.#clips.get(key);
+      clip.addEventListener("ended", () => this.#mark(-1));
+      await clip.play();
+    } catch (error) {
+      this.#mark(-1);
+      if (error.name !== "AbortError") { this.onProblem(error); }
+    }
+  }
+
+  #silence() {
+    this.#clip?.pause();
+    this.#clip = null;
+  }
+
   toggle() {
+    this.#silence();
     this.#mark(-1);
     this.#wave?.playPause();
   }
 
-  pause() { this.#wave?.pause(); }
+  pause() {
+    this.#silence();
+    this.#mark(-1);
+    this.#wave?.pause();
+  }
 
   #key(event) {
     if (!this.#wave || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select, textarea")) { return; }
@@ -178,7 +219,7 @@ export class Player {
       tab.style.left = `min(${100 * segment.start / this.duration}%, calc(100% - 22px))`;
       tab.style.width = `${100 * (Math.min(segment.end, this.duration) - segment.start) / this.duration}%`;
       tab.style.top = `${26 * lane}px`;
-      tab.setAttribute("aria-label", `Play segment ${n + 1}, ${segment.start.toFixed(1)} to ${segment.end.toFixed(1)} seconds`);
+      tab.setAttribute("aria-label", `Play segment ${n + 1}, ${segment.start.toFixed(1)} to ${segment.end.toFixed(1)} seconds${segment.heard && way(segment) ? `, ${way(segment)}` : ""}`);
       tab.addEventListener("click", () => this.hear(n));
       return tab;
     });
