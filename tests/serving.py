@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import re
 import socket
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import Any
 from relisten import tags
 from relisten.engine.engine import Failed, Finished, Heard, Text, Update
 from relisten.engine.generation import GenerationConfig
+from relisten.engine.operations import WAYS
 from relisten.serving.app import build
 from relisten.serving.limits import Limits
 from relisten.serving.server import make_server
@@ -85,7 +87,7 @@ class FakeBatch:
                 updates.append(Update(number, sample, Failed("the question cannot be asked, as the test wanted")))
                 continue
             updates.append(Update(number, sample, Text(self.pieces[step])))
-            updates += [Update(number, sample, Heard(Listen(9, 12, s))) for s in tags.parse(self.pieces[step]).segments]
+            updates += [Update(number, sample, Heard(listen)) for listen in listens_of(self.pieces[step])]
             self.live[number, sample] += 1
             if step + 1 == len(self.pieces):
                 del self.live[number, sample]
@@ -100,9 +102,16 @@ class FakeBatch:
         audio = self.examples[number].audio
         assert isinstance(audio, Audio)
         text = "".join(self.pieces)
-        listens = [Listen(1, 5, Segment(0.0, audio.duration)), *(Listen(9, 12, s) for s in tags.parse(text).segments)]
+        listens = [Listen(1, 5, Segment(0.0, audio.duration)), *listens_of(text)]
         sampled = [False] * 8 + [True] * 7 + [False] * 12
-        return Trace(list(range(27)), sampled, [0.0] * 27, listens, 8, text=text)
+        return Trace(list(range(27)), sampled, [0.0] * 27, listens, 8, text=text, operations=tags.EVERY)
+
+
+def listens_of(text: str) -> list[Listen]:
+    """What is heard when a text is written, with whatever operation."""
+    found = re.findall(rf"<({'|'.join(tags.EVERY)})>([^<]*)</\1>", text)
+    read = [(name, tags.parse_segment(inside, name)) for name, inside in found]
+    return [Listen(9, 12, segment, name) for name, segment in read if segment is not None]
 
 
 @contextmanager
@@ -118,7 +127,8 @@ def running(
 ) -> Iterator[tuple[str, Service]]:
     """The address of a server in a thread, and its service."""
     if isinstance(served, FakeBatch):
-        served = Served("fake", RATE, served.session, lambda audio, question, choices: None)
+        operations = {name: way.operation for name, way in WAYS.items()}
+        served = Served("fake", RATE, served.session, lambda *_: None, operations=operations)
 
     def make() -> Service:
         service = Service(served, limits or Limits(num_decoders=1), config or GenerationConfig(), max_seconds)

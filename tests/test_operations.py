@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Sequence
 from dataclasses import replace
 
+import httpx2
 import numpy as np
 import pytest
+import soundfile
 from conftest import make_example, make_model
 from numpy.typing import NDArray
 
 from relisten import audio, tags
 from relisten.engine import operations
+from relisten.engine.answer import answered
 from relisten.engine.engine import Engine
 from relisten.engine.generation import GenerationConfig
 from relisten.engine.naive import naive
-from relisten.engine.operations import AROUND, WAYS, band, clean, crop, high, loud, low, offered, slow
+from relisten.engine.operations import AROUND, WAYS, band, clean, crop, high, loud, low, offered, offering, slow
 from relisten.engine.scripted import END, ScriptedEngine, script
+from relisten.evals import runner
+from relisten.evals.hearing import Hears, hearing
+from relisten.evals.runs import checked
 from relisten.models import nano
 from relisten.models.base import AudioLM
+from relisten.reports import answer_json, examples
+from relisten.training import rewards
 from relisten.training.batch import encode, replay
 from relisten.types import Audio, Segment
+from tests.serving import EXAMPLES, FakeBatch, encoded, running
 
 RATE = 16_000
 NAMES = [*WAYS]
@@ -237,3 +247,80 @@ def test_the_prompt_tells_of_operations_where_segments_are_named() -> None:
     for format in ("grounded", "interleaved"):
         assert told.text("What?", (), format).endswith("</answer>. Use <slow>.")  # type: ignore[arg-type]
     assert not told.text("What?", (), "conditioned").endswith("<slow>.")
+
+
+def test_what_is_offered_is_chosen_by_name() -> None:
+    model = knowing(make_model(layers=1), ("slow", "low"))
+    assert offering(model) is model
+    chosen = offering(model, "low, clean")
+    assert chosen.prompts.operations == {"low": "", "clean": WAYS["clean"].tell}, "what it knows needs no telling"
+    assert model.prompts.operations == {"slow": "", "low": ""}
+    assert [*offering(model, "all").prompts.operations] == [*tags.OPERATIONS]
+    assert not offering(model, "none").prompts.operations
+    with pytest.raises(ValueError, match="operation 'fast' is not known; there are slow, low"):
+        offering(model, "fast")
+
+
+def test_a_chain_with_an_operation_that_is_not_offered_is_not_learnt_as_plain_text() -> None:
+    example = replace(make_example(2.0), id="q7", cot="It <slow>0, 1</slow> is", answer="a")
+    with pytest.raises(ValueError, match=r"q7: its chain of thought uses <slow>.* --operations slow"):
+        encode(make_model(layers=1), example, "interleaved")
+
+
+def test_a_use_is_rewarded_and_recorded_as_a_listen_is() -> None:
+    model = knowing(make_model(layers=1))
+    example = replace(make_example(2.0), choices=("a dog", "a cat"), answer="a dog")
+    text = "<think>It <slow>0.5, 1.0</slow>, then <band>0, 1, 300, 3400</band> It.</think><answer>a dog</answer>"
+    own = script(model, text, END)
+    config = GenerationConfig(max_new_tokens=400)
+    [[trace]] = ScriptedEngine(model, lambda i, s: own).generate([example], config)
+    response = rewards.traced(model, trace, config)
+    assert response.heard == (Segment(0.5, 1.0), Segment(0.0, 1.0, TELEPHONE))
+    assert response.continuations == (",", "I")
+    found = rewards.score(rewards.find(["format", "consistency", "accuracy", "segment"]), response, example)
+    assert found == {"format": 0.5, "consistency": -0.1, "accuracy": 0.5, "segment": 0.5}
+    record = runner.record(example, trace)
+    assert (record["operations"], record["well_formed"]) == (["slow", "band 300 3400"], True)
+    assert record["heard"] == record["named"] == [[0.5, 1.0], [0.0, 1.0]]
+    checked("a line", record)
+    assert [(x.segment, x.operation) for x in examples._listens(record)] == [
+        (x.segment, x.operation) for x in trace.listens[1:]
+    ]
+    shown = answer_json.as_json(answered(trace, example.choices, {}))["segments"]
+    assert [(s["operation"], s.get("band")) for s in shown] == [("slow", None), ("band", [300.0, 3400.0])]
+
+
+@pytest.mark.parametrize("hears", ["silence", "other", "random", "neighbour"])
+def test_a_control_replaces_what_is_heard_and_the_operation_stays(hears: Hears) -> None:
+    model = knowing(make_model(layers=1))
+    asked = [make_example(2.0, seed=1), replace(make_example(2.0, seed=2), id="other")]
+    control = hearing(hears, asked, model)
+    ready = control.ready(asked[0])
+    given, own = control.operations(("slow",)), Segment(0.2, 0.6)
+    assert isinstance(ready.audio, Audio) and isinstance(asked[1].audio, Audio)
+    heard = given["slow"](ready.audio, own).samples
+    assert len(heard) == 2 * len(given["seg"](ready.audio, own).samples)
+    assert not np.array_equal(heard, slow(ready.audio, own).samples)
+    if hears == "other":
+        assert np.array_equal(heard, slow(asked[1].audio, own).samples)
+
+
+def test_the_server_renders_a_segment_as_it_was_heard() -> None:
+    with running(FakeBatch()) as (address, _):
+        given = {"input_audio": {"data": encoded(EXAMPLES / "scene-2.flac")}, "segment": [1.0, 1.5]}
+
+        def post(**more: object) -> httpx2.Response:
+            return httpx2.post(f"{address}/v1/relisten/clip", json=given | more, timeout=60.0)
+
+        recording = audio.load(EXAMPLES / "scene-2.flac")
+        heard, _ = soundfile.read(io.BytesIO(post(operation="slow").content), dtype="float32")
+        assert np.allclose(heard, slow(recording, Segment(1.0, 1.5)).samples, atol=1e-4)
+        part = Audio(recording.samples[8000:40_000], RATE)
+        heard, _ = soundfile.read(
+            io.BytesIO(post(operation="band", band=[300, 3400], stretch=[0.5, 2.5]).content), dtype="float32"
+        )
+        assert np.allclose(heard, band(part, Segment(1.0, 1.5, TELEPHONE)).samples, atol=1e-4)
+        for wrong in ({"operation": "fast"}, {"operation": "band"}, {"operation": "low", "band": [1, 2]},
+                      {"segment": [2, 1]}, {"segment": [90, 91]}, {"operation": "band", "band": [3, 2]}):  # fmt: skip
+            assert post(**wrong).status_code == 400, wrong
+        assert httpx2.get(f"{address}/v1/models").json()["data"][0]["relisten"]["operations"] == NAMES

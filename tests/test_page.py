@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -80,6 +81,23 @@ def test_each_heard_segment_can_be_played_where_it_is_named_and_on_the_waveform(
     assert "First 11.0–2.0\u2009s a bell" in parsed.text
     assert "<seg>3, 3.1</seg> (not heard: too short)" in parsed.text
     assert next(b["style"] for b in parsed.all("span") if "data-n" in b) == "left: 16.667%; width: 16.667%"
+
+
+def test_a_segment_of_an_operation_plays_as_it_was_heard() -> None:
+    text = "<think>It is <slow>1.0, 2.0</slow> fast, <band>5.5, 6.0, 300, 3400</band> so.</think><answer>green</answer>"
+    answer = make_answer(text)
+    whole, *heard = answer.trace.listens
+    heard[0] = replace(heard[0], operation="slow")
+    heard[1] = replace(heard[1], operation="band", segment=replace(heard[1].segment, band=(300.0, 3400.0)))
+    answer.trace.listens[:] = [whole, *heard]
+    answer.trace.operations = ("seg", "slow", "band")
+    parsed = Parsed(make_page(answer))
+    assert "It is 11.0–2.0\u2009sat half speed fast, 25.5–6.0\u2009sfrom 300 to 3400 Hz so." in parsed.text
+    clips = {b["data-clip"] for b in parsed.all("button") if "data-clip" in b}
+    sounds = {a["id"]: str(a["src"]) for a in parsed.all("audio")}
+    assert clips == {"clip-sound0", "clip-sound1"} <= sounds.keys()
+    made = base64.b64decode(sounds["clip-sound0"].partition(",")[2])
+    assert len(made) == 44 + 2 * 2 * RECORDING.rate, "one second at half speed, in 16 bits"
 
 
 def test_choices_answer_and_facts_are_shown() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from relisten import tags
 from relisten.data import checks, compose, judge
 from relisten.data.offline.drawing import MAKERS, NANO, PLAIN, SENTENCES, Manner, draw
 from relisten.data.offline.rules import Rules, read_events
@@ -114,3 +116,34 @@ def test_plain_speech_is_asked_about() -> None:
     assert following and following <= set(pairwise(said))
     assert {one.answer for one in found} & {"in the first third", "in the middle third", "in the last third"}
     assert all('"' in one.question or one.about[0] in one.question for one in found)
+
+
+def test_a_sound_that_needs_an_operation_is_heard_with_it() -> None:
+    """A word under a hum, a quick phrase, a quiet sound: only if operations are offered, and only the offered ones."""
+    events = (
+        Event("dog", 0.4, 1.0, {"group": "recording", "level": 0.0}),
+        Event("seven", 1.5, 2.0, {"group": "word", "level": -1.0, "way": "band 500 7000"}),
+        Event("bell", 2.6, 3.2, {"group": "recording", "level": -25.0}),
+        Event("chirp", 3.8, 4.3, {"group": "recording", "level": -2.0, "way": "slow"}),
+    )
+    clip = Clip("c", Path("c.wav"), 6.0, events)
+    labels = compose.survey([clip]) | {"word": dict.fromkeys(("one", "two", "four", "nine"), 1)}
+    used: dict[tuple[str, ...], set[str]] = {}
+    for number in range(60):
+        for offered in ((), ("slow",), tags.OPERATIONS):
+            manner = compose.find_manner("short" if number % 2 else "")
+            drawn = np.random.default_rng(number)
+            _, asked = compose.ask(clip, compose.read_prompts(), labels, drawn, manner, offered)
+            call = asyncio.run(Rules().complete(asked))
+            if call.error:
+                continue
+            draft = compose.read_draft(call.text)
+            assert not checks.cot_fault(draft, clip, offered)
+            judged = judge.ask_judge(clip, draft, compose.read_prompts(), drawn)
+            assert judge.read_verdict(asyncio.run(Rules().complete(judged)).text).cot_ok, draft.cot
+            names = set(re.findall(r"</(\w+)>", draft.cot))
+            used.setdefault(offered, set()).update(names)
+            if offered:
+                assert names - {"seg"}, "a question that needs an operation is preferred"
+                assert "not offered" in checks.cot_fault(draft, clip)
+    assert used == {(): {"seg"}, ("slow",): {"seg", "slow"}, tags.OPERATIONS: {"seg", "slow", "loud", "band"}}

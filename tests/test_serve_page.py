@@ -139,6 +139,34 @@ def test_segments_are_played_by_click_and_by_number(visit: Callable[..., Any]) -
         page.locator("#play:not(.on)").wait_for()
 
 
+def test_a_segment_plays_as_the_operation_made_it(visit: Callable[..., Any]) -> None:
+    """The server renders it once; the second time it comes from the page's own memory."""
+    pieces = [
+        "<think>",
+        "fast ",
+        "<slow>0.5, 1.0</slow>",
+        " and <band>1, 2, 300, 3400</band>",
+        "</think><answer>two</answer>",
+    ]
+    with running(FakeBatch(pieces=pieces)) as (address, _):
+        page = visit(address)
+        upload(page)
+        ask(page)
+        page.locator(".counts").wait_for()
+        assert page.locator(".reasoning .seg").nth(0).inner_text().split("\n")[-1].endswith("slow")
+        assert "300–3400" in page.locator(".reasoning .seg").nth(1).inner_text()
+        with page.expect_response("**/v1/relisten/clip") as told:
+            page.locator(".reasoning .seg").nth(0).click()
+        assert len(told.value.body()) == 44 + 2 * 16_000  # half a second at half speed, in 16 bits
+        page.locator(".tab.active").wait_for()
+        page.locator(".tab:not(.active)").nth(1).wait_for()  # it ends, and no tab is lit
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.locator(".tab").nth(0).click()
+        page.locator(".tab.active").wait_for()
+        assert not [url for url in asked if url.endswith("/clip")]
+
+
 def test_all_of_it_works_by_keyboard(visit: Callable[..., Any]) -> None:
     example = QUESTIONS[0]
     with running(FakeBatch(), examples=[example]) as (address, _):

@@ -30,6 +30,7 @@ from relisten.data.route import Funnel, route
 from relisten.data.spread import over_ray
 from relisten.data.store import Spent, Store
 from relisten.data.teachers import open_teachers
+from relisten.engine.operations import named
 from relisten.types import Clip, Event
 
 LEFT_OUT = ".left-out.jsonl"
@@ -119,6 +120,7 @@ def make_plan(config: BuildConfig, labels: compose.Labels) -> Plan:
         repairs=config.repairs,
         seed=config.seed,
         manner=compose.find_manner(config.manner),
+        operations=tuple(named(config.operations)),
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from relisten.data import compose, export, shards, sources
 from relisten.data.servers import Server, check_key
+from relisten.engine import operations
 
 MOST_IN_FLIGHT = 1_000
 """Calls at the same time; each is a connection of its own, and systems commonly allow a process 1,024 open files."""
@@ -43,6 +44,10 @@ class Contents:
     manner: str = ""
     """How every chain of thought is written: overview, plain, guess, choices, brief, sure, short (for small models), or
     a sentence of your own. By default one of the first six is drawn for each question."""
+    operations: str = "none"
+    """Ways to listen that chains of thought may use beside <seg> (see docs/operations.md): none, all, or names with
+    commas, such as slow,loud. The teacher `rules` then prefers questions about sounds that need one. Train on the sets
+    with the same --operations."""
     clips: int = 0
     """Use only so many clips, the source's first; 0 uses all."""
     seed: int = 0
@@ -98,6 +103,7 @@ def check(config: BuildConfig) -> None:
     check_key(config.key)
     compose.read_prompts(config.prompts)
     compose.find_manner(config.manner)
+    operations.named(config.operations)
     named = ":" in config.source or sources.named(config.source)
     if "rules" in (config.teacher, config.judge) and not named:
         raise ValueError(

@@ -27,6 +27,8 @@ IDENTIFIER = re.compile(r"(?<![\w/])/[mgt]/\w+")
 LETTERED = re.compile(
     r"\b(?:choice|option)s?\s+\(?(?:[A-H]|[1-8])\)?(?!\w)|\banswer\s+\(?[A-H]\)?(?!\w)|(?<!\w)\([A-H]\)(?!\w)"
 )
+_NAMES = "|".join(tags.EVERY)
+_TAGGED = re.compile(rf"<({_NAMES})>([^<]*)</\1>([^<]*)")
 _BRACKETS = re.compile(r"\s*\(.*?\)")
 
 
@@ -45,7 +47,7 @@ def question_fault(draft: Draft) -> str:
         return "the answer is not among the choices"
     if any(IDENTIFIER.search(text) for text in (draft.question, *draft.choices)):
         return "a label's identifier stands in the question or a choice"
-    if "<seg>" in draft.question or any("<" in c and ">" in c for c in draft.choices):
+    if any(f"<{name}>" in draft.question for name in tags.EVERY) or any("<" in c and ">" in c for c in draft.choices):
         return "tags stand in the question or a choice"
     return _leak(draft)
 
@@ -57,8 +59,11 @@ def _leak(draft: Draft) -> str:
     return "the question tells the answer" if inside == [draft.answer] else ""
 
 
-def cot_fault(draft: Draft, clip: Clip) -> str:
-    """What makes the chain of thought unusable, or ""; the question is not looked at."""
+def cot_fault(draft: Draft, clip: Clip, operations: Collection[str] = ()) -> str:
+    """What makes the chain of thought unusable, or ""; the question is not looked at.
+
+    operations: the ways to listen that it may use beside <seg>.
+    """
     cot = draft.cot
     if not cot or len(cot) > MAX_CHARACTERS:
         return "the chain of thought is empty" if not cot else "the chain of thought is too long"
@@ -66,7 +71,9 @@ def cot_fault(draft: Draft, clip: Clip) -> str:
         return "a label's identifier stands in the chain of thought"
     if LETTERED.search(cot):
         return "the chain of thought speaks of choices by letter or number, which change their places"
-    written = tags.parse(tags.write(cot, draft.answer))
+    written = tags.parse(tags.write(cot, draft.answer), ("seg", *operations))
+    if refused := [name for name in tags.OPERATIONS if name not in operations and f"</{name}>" in cot]:
+        return f"uses <{refused[0]}>, which was not offered"
     if not written.well_formed:
         return "a segment's tag cannot be read, or other tags stand in the chain of thought"
     if not 1 <= len(written.segments) <= MAX_SEGMENTS:
@@ -107,10 +114,10 @@ def covered(segment: Segment, event: Event) -> float:
 def spoken_of(cot: str, segment: Segment, labels: Collection[str]) -> set[str]:
     """The labels that the text names between a segment's tag and the end of its sentence, or the next tag."""
     found: set[str] = set()
-    for match in re.finditer(r"<seg>([^<]*)</seg>([^<]*)", cot):
-        if tags.parse_segment(match[1]) == segment:
+    for match in _TAGGED.finditer(cot):
+        if tags.parse_segment(match[2], match[1]) == segment:
             # In "</seg>. This is a dog." the clause begins after the full stop.
-            clause = re.split(r"(?<=\w)[.!?;](?:\s|$)", match[2].strip(" .:,"), maxsplit=1)[0]
+            clause = re.split(r"(?<=\w)[.!?;](?:\s|$)", match[3].strip(" .:,"), maxsplit=1)[0]
             found |= {label for label in labels if _mention(label).search(clause)}
     return found
 
@@ -131,7 +138,7 @@ def said(label: str) -> str:
 
 def sentences_end(text: str) -> int:
     """The index at which the last sentence begins."""
-    ends = [match.end() for match in re.finditer(r"[.!?](?:\s+)(?=\S)|</seg>", text)]
+    ends = [match.end() for match in re.finditer(rf"[.!?](?:\s+)(?=\S)|</(?:{_NAMES})>", text)]
     return ends[-1] if ends else 0
 
 
@@ -141,7 +148,7 @@ def _plain(text: str) -> str:
 
 def words(text: str) -> list[str]:
     """The words and numbers of a text in lower case, without segments' tags."""
-    return re.findall(r"\d+\.\d+|\w+", re.sub(r"<seg>[^<]*</seg>", " ", text).casefold())
+    return re.findall(r"\d+\.\d+|\w+", re.sub(rf"<({_NAMES})>[^<]*</\1>", " ", text).casefold())
 
 
 def alike(first: Iterable[str], second: Iterable[str]) -> float:

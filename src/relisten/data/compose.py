@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from relisten.data.messages import Messages, digest
+from relisten.engine.operations import WAYS
 from relisten.types import Clip
 
 SHIPPED = Path(__file__).parent / "prompts"
@@ -172,12 +173,18 @@ def survey(clips: Iterable[Clip]) -> Labels:
 
 
 def ask(
-    clip: Clip, prompts: TeacherPrompts, labels: Labels, rng: np.random.Generator, manner: str = ""
+    clip: Clip,
+    prompts: TeacherPrompts,
+    labels: Labels,
+    rng: np.random.Generator,
+    manner: str = "",
+    operations: Collection[str] = (),
 ) -> tuple[str, Messages]:
     """The name of the prompt, and messages that ask for one question about a clip.
 
     `manner` is the text of a manner (`find_manner`), or "" to draw one. `labels` come from `survey`: wrong choices are
-    drawn as often as they are right elsewhere, so that the choices alone give nothing away.
+    drawn as often as they are right elsewhere, so that the choices alone give nothing away. operations: the ways to
+    listen that a chain may use beside <seg>.
     """
     kind = str(rng.choice(list(SHARES), p=np.array(list(SHARES.values())) / sum(SHARES.values())))
     inside = {event.label for event in clip.events}
@@ -195,6 +202,8 @@ def ask(
         **({"other_words": _draw(rng, words, NUM_OTHERS)} if has_words else {}),
         "number": int(rng.integers(1 << 31)),
     }
+    if operations:
+        request["operations"] = {name: WAYS[name].tell.strip() for name in operations}
     names = sorted(prompts.compose)
     name = names[int(rng.integers(len(names)))]
     text = Template(prompts.compose[name]).substitute(

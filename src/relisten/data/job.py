@@ -45,12 +45,15 @@ class Plan:
     seed: int = 0
     manner: str = ""
     """How every chain of thought is to be written (`compose.find_manner`); if empty, one is drawn for each."""
+    operations: tuple[str, ...] = ()
+    """The ways to listen that chains of thought may use beside <seg>."""
 
     def identity(self) -> str:
         """A name for all of it: under another plan a clip comes out differently."""
         prompts = compose.hashes(self.prompts)
         names = [self.composer.name, self.judge.name, self.describer.name if self.describer else ""]
         rest = [prompts, self.labels, self.questions, self.repairs, self.seed, self.benchmarks.name, self.manner]
+        rest += [self.operations] if self.operations else []
         return digest([*names, *rest]).hex()
 
 
@@ -126,7 +129,7 @@ async def described(clip: Clip, plan: Plan, caller: Caller) -> Clip:
 
 
 async def _question(clip: Clip, plan: Plan, caller: Caller, rng: np.random.Generator) -> dict[str, Any]:
-    prompt, messages = compose.ask(clip, plan.prompts, plan.labels, rng, plan.manner)
+    prompt, messages = compose.ask(clip, plan.prompts, plan.labels, rng, plan.manner, plan.operations)
     draft, fault = await _composed(clip, plan, caller, messages)
     verdict = await _judged(clip, plan, caller, judge.ask_judge(clip, draft, plan.prompts, rng))
     asked = {
@@ -150,7 +153,7 @@ async def _composed(clip: Clip, plan: Plan, caller: Caller, messages: Messages) 
             draft = replace(read, **redact.each_text(redact.whole, asdict(read)))
             stage, reason = "check", checks.question_fault(draft)
             if not reason:
-                reason = checks.cot_fault(draft, clip)
+                reason = checks.cot_fault(draft, clip, plan.operations)
                 best = draft, reason
             if not reason:
                 return draft, ""

@@ -146,13 +146,22 @@ WAYS: Mapping[str, Way] = {
 
 def offered(names: Collection[str]) -> dict[str, Operation]:
     """The operations of these names, and `seg`. Raises ValueError for unknown ones and for missing packages."""
-    for name in names:
-        if name not in WAYS or name == "seg":
-            raise ValueError(f"operation {name!r} is not known; there are {', '.join(n for n in WAYS if n != 'seg')}")
+    for name in named(",".join(names)):
         if WAYS[name].needs and find_spec(WAYS[name].needs) is None:
             package = WAYS[name].needs.replace("_", "-")
             raise ValueError(f"the operation {name} needs {package}; install it with {install_hint('operations')}")
     return {"seg": crop} | {name: WAYS[name].operation for name in names}
+
+
+def named(chosen: str) -> list[str]:
+    """The operations that a text chooses: "all", "none", or names with commas. Raises ValueError for unknown ones."""
+    every = [name for name in WAYS if name != "seg"]
+    if chosen in ("all", "none"):
+        return every if chosen == "all" else []
+    names = list(dict.fromkeys(part.strip() for part in chosen.split(",") if part.strip()))
+    if unknown := [name for name in names if name not in every]:
+        raise ValueError(f"operation {unknown[0]!r} is not known; there are {', '.join(every)}")
+    return names
 
 
 def offering(model: AudioLM, chosen: str = "model") -> AudioLM:
@@ -162,9 +171,7 @@ def offering(model: AudioLM, chosen: str = "model") -> AudioLM:
     model's prompts do not name is explained to it in the prompt. Raises ValueError as `offered` does.
     """
     known = model.prompts.operations
-    names = [part.strip() for part in chosen.split(",") if part.strip()]
-    if chosen in ("model", "all", "none"):
-        names = {"model": [*known], "all": [name for name in WAYS if name != "seg"], "none": []}[chosen]
+    names = [*known] if chosen == "model" else named(chosen)
     offered(names)
     if [*known] == names:
         return model

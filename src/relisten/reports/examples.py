@@ -141,7 +141,7 @@ def _listens(record: Record) -> list[Listen]:
         name, *hertz = way.split() or ["seg"]
         known = len(hertz) == 2 and all(number.replace(".", "", 1).isdigit() for number in hertz)
         band = (float(hertz[0]), float(hertz[1])) if known else None
-        found.append(Listen(0, 0, Segment(*pair, band), name))
+        found.append(Listen(0, 0, Segment(pair[0], pair[1], band), name))
     return found
 
 

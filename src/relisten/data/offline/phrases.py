@@ -171,6 +171,16 @@ LEADS = {
     ),
 }  # fmt: skip
 
+WAYS: dict[str, tuple[str, ...]] = {
+    "slow": ("slowed down", "at half speed, because it goes by fast"),
+    "low": ("only the low part", "without what lies above it"),
+    "high": ("only the high part", "without the rumble below it"),
+    "band": ("only its own frequencies", "without what lies above and below"),
+    "loud": ("made louder, because it is faint", "with more volume"),
+    "clean": ("with the noise taken down", "without the noise around it"),
+}
+"""Why a segment is heard through an operation; said right before its tag."""
+
 HEARD = (
     ": {0}.", ", and that is {0}.", ": what I hear is {0}.", ", where {0} can be heard.", ": it is {0}, clearly.",
     ". This is {0}.", " and there it is, {0}.", ": yes, {0}.", ", which turns out to be {0}.", ": no doubt, {0}.",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,9 +18,9 @@ from relisten import tags
 from relisten.data.checks import MIN_SECONDS, covered, said, sentences_end, spoken_of
 from relisten.data.compose import HIDDEN, MANNERS, SHARES, SHORT, unblock
 from relisten.data.messages import Messages, digest
-from relisten.data.offline import short
+from relisten.data.offline import short, ways
 from relisten.data.offline.drawing import PLAIN, SENTENCES, draw, pick, shuffled
-from relisten.data.offline.phrases import CONCLUSIONS, GUESSED, HEARD, LEADS, OPENINGS, REASONS
+from relisten.data.offline.phrases import CONCLUSIONS, GUESSED, HEARD, LEADS, OPENINGS, REASONS, WAYS
 from relisten.data.offline.remarks import name, remarks, ruled_out, sentence
 from relisten.data.offline.timeline import SOLVERS, Asked, Step, Timeline, is_word, right
 from relisten.data.store import Call
@@ -87,19 +87,31 @@ def write(known: dict[str, Any], request: dict[str, Any], rng: np.random.Generat
     shares = [SHARES[kind] for kind in rest]
     # By their shares as well, or kinds that can always be asked would be asked too often.
     after = [rest[n] for n in rng.choice(len(rest), len(rest), replace=False, p=np.array(shares) / sum(shares))]
+    operations = tuple(request.get("operations") or ())
+    found: tuple[str, Asked] | None = None
     for kind in [request.get("kind"), *after]:
         asked = draw(kind, rng, timeline, PLAIN if manner == SHORT else SENTENCES) if kind in SOLVERS else None
-        if asked is not None:
-            choices = shuffled(rng, asked.choices)
-            return {
-                "kind": kind,
-                "question": asked.question,
-                "choices": choices,
-                "answer": asked.answer,
-                "think": chain(rng, kind, asked, timeline, manner, choices),
-                "about": list(asked.about),
-            }
-    return None
+        if asked is not None and (found is None or _needs(asked, timeline, operations)):
+            found = kind, asked
+        if found is not None and (not operations or _needs(found[1], timeline, operations)):
+            break
+    if found is None:
+        return None
+    kind, asked = found
+    choices = shuffled(rng, asked.choices)
+    return {
+        "kind": kind,
+        "question": asked.question,
+        "choices": choices,
+        "answer": asked.answer,
+        "think": chain(rng, kind, asked, timeline, manner, choices, operations),
+        "about": list(asked.about),
+    }
+
+
+def _needs(asked: Asked, timeline: Timeline, operations: Collection[str]) -> bool:
+    """Whether a listen of the question's chain needs an operation."""
+    return any(ways.way(step.event, timeline.events, operations) != ways.SEG for step in asked.steps)
 
 
 def _labels(request: dict[str, Any], key: str) -> tuple[str, ...]:
@@ -108,11 +120,20 @@ def _labels(request: dict[str, Any], key: str) -> tuple[str, ...]:
 
 
 def chain(
-    rng: np.random.Generator, kind: str, asked: Asked, timeline: Timeline, manner: str, choices: Sequence[str]
+    rng: np.random.Generator,
+    kind: str,
+    asked: Asked,
+    timeline: Timeline,
+    manner: str,
+    choices: Sequence[str],
+    operations: Collection[str] = (),
 ) -> str:
-    """A chain of thought: before each segment a reason, after it what is heard, at the end what follows."""
+    """A chain of thought: before each segment a reason, after it what is heard, at the end what follows.
+
+    operations: the ways to listen that it may use.
+    """
     if manner == SHORT:
-        return short.chain(rng, kind, asked, timeline, short.leads(rng, asked))
+        return short.chain(rng, kind, asked, timeline, short.leads(rng, asked), operations)
     style = STYLES.get(manner) or str(rng.choice(list(STYLES.values())))
     steps = list(asked.steps)
     if style == "sure":
@@ -127,7 +148,7 @@ def chain(
     for step in steps:
         lead = leads[step.lead].pop() if leads[step.lead] else "Again"
         num = int(rng.choice(REMARKED[style == "brief"]))
-        parts += [_listen(rng, step, timeline, lead), *remarks(rng, num, step.event, last, timeline, used)]
+        parts += [_listen(rng, step, timeline, lead, operations), *remarks(rng, num, step.event, last, timeline, used)]
         last = step.event
     parts.append(pick(rng, REASONS[kind]).format(*(*asked.about, "", "")[:2], str(len(asked.steps)), asked.answer))
     parts += ruled_out(
@@ -160,9 +181,11 @@ def _overview(timeline: Timeline, timed: bool) -> list[str]:
     return names if len(names) <= 6 else [*names[:5], "more"]
 
 
-def _listen(rng: np.random.Generator, step: Step, timeline: Timeline, lead: str) -> str:
-    written = tags.write_segment(short.segment(step.event, timeline.duration))
-    return f"{lead.format(step.event.label)} {written}{pick(rng, HEARD).format(tell(step.event))}"
+def _listen(rng: np.random.Generator, step: Step, timeline: Timeline, lead: str, operations: Collection[str]) -> str:
+    written = ways.write(short.segment(step.event, timeline.duration), step.event, timeline.events, operations)
+    name, _ = ways.way(step.event, timeline.events, operations)
+    why = f", {pick(rng, WAYS[name])}" if name in WAYS else ""
+    return f"{lead.format(step.event.label)}{why} {written}{pick(rng, HEARD).format(tell(step.event))}"
 
 
 def tell(event: Event) -> str:
@@ -206,7 +229,7 @@ def _question_fault(timeline: Timeline, candidate: dict[str, Any]) -> str:
 
 def _cot_fault(timeline: Timeline, candidate: dict[str, Any]) -> str:
     text = str(candidate.get("chain_of_thought"))
-    segments = tags.parse(text).segments
+    segments = tags.parse(text, tags.EVERY).segments
     if not segments:
         return "the chain of thought listens to nothing"
     for one in segments:

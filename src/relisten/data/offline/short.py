@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from relisten import tags
 from relisten.data.checks import sentences_end
+from relisten.data.offline import ways
 from relisten.data.offline.drawing import pick
 from relisten.data.offline.phrases import SHORT_HEARD, SHORT_LEADS
 from relisten.data.offline.timeline import Asked, Timeline, is_word
@@ -52,10 +52,18 @@ def leads(rng: np.random.Generator, asked: Asked) -> list[str]:
     return [pick(rng, SHORT_LEADS.get(key, SHORT_LEADS["find"])) for key in keys]
 
 
-def chain(rng: np.random.Generator, kind: str, asked: Asked, clip: Clip | Timeline, reasons: Sequence[str]) -> str:
+def chain(
+    rng: np.random.Generator,
+    kind: str,
+    asked: Asked,
+    clip: Clip | Timeline,
+    reasons: Sequence[str],
+    operations: Collection[str] = (),
+) -> str:
     """A grounded chain of thought: what a first hearing gives, sound by sound, and on the way the listens.
 
     The first hearing is rough, so the segments give what it leaves out. The chain stops where nothing more is needed.
+    operations: the ways to listen that it may use.
     """
     parts: list[str] = []
     told = 0
@@ -64,7 +72,7 @@ def chain(rng: np.random.Generator, kind: str, asked: Asked, clip: Clip | Timeli
         if upto > told:  # else the step goes back to what was told before
             lead = f"{caption(clip, told, upto)}: {lead}"
         told = max(told, upto)
-        parts.append(listen(rng, lead, step.event, clip.duration))
+        parts.append(listen(rng, lead, step.event, clip.duration, clip.events, operations))
     written = " ".join(parts)
     if kind == "count":  # to the end, because one more may come
         rest = caption(clip, clip.events.index(asked.steps[-1].event) + 1)
@@ -75,6 +83,14 @@ def chain(rng: np.random.Generator, kind: str, asked: Asked, clip: Clip | Timeli
     return written if re.search(rf"(?<!\w){re.escape(asked.answer)}s?(?!\w)", last) else f"{written} So {asked.answer}."
 
 
-def listen(rng: np.random.Generator, lead: str, event: Event, duration: float) -> str:
+def listen(
+    rng: np.random.Generator,
+    lead: str,
+    event: Event,
+    duration: float,
+    events: Sequence[Event] = (),
+    operations: Collection[str] = (),
+) -> str:
     """A reason, the event's segment in a recording of so many seconds, and what a close listen tells of it."""
-    return f"{lead} {tags.write_segment(segment(event, duration))}{pick(rng, SHORT_HEARD).format(heard(event))}"
+    written = ways.write(segment(event, duration), event, events, operations)
+    return f"{lead} {written}{pick(rng, SHORT_HEARD).format(heard(event))}"

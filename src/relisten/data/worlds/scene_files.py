@@ -14,6 +14,7 @@ from relisten import records
 from relisten.audio import save
 from relisten.data.offline.short import heard
 from relisten.data.worlds import microphone
+from relisten.data.worlds.hard import hard_scene
 from relisten.data.worlds.scene_questions import make_questions
 from relisten.data.worlds.scenes import MIN_GAP, Bank, SceneConfig, bank, fitted, make_scene
 from relisten.data.worlds.synth import Split
@@ -40,6 +41,7 @@ def write_scenes(
     world: Literal["mixed", "microphone", "words"] = "mixed",
     wordings: Literal["trained", "heldout"] = "trained",
     absent: float = 0.0,
+    hard: float = 0.0,
 ) -> Path:
     """Make recordings with sounds at exact times, and questions about them with grounded chains of thought.
 
@@ -83,6 +85,10 @@ def write_scenes(
     absent
         The share of questions at the microphone whose sound is not there. If it is above 0, every question also offers
         "cannot tell".
+    hard
+        The share of sounds in the mixed world that are hard to make out in the recording and can be heard after an
+        operation: quick, quiet, under a hum, under a hiss. events.jsonl says which operation each needs (`way`). See
+        docs/operations.md.
     """
     if num < 1 or questions < 0 or seed < 0:
         raise ValueError("num must be at least 1, and seed and questions must not be negative")
@@ -97,9 +103,11 @@ def write_scenes(
         raise ValueError(f"max_gap is {max_gap:g}; use {MIN_GAP:g} to {SECONDS[1]:g}")
     if not 0 <= absent <= 1:
         raise ValueError(f"absent is {absent:g}; it is a share of the questions, from 0 to 1")
+    if not 0 <= hard <= 1 or (hard and world != "mixed"):
+        raise ValueError(f"hard is {hard:g}; it is a share of the sounds in the world mixed, from 0 to 1")
     if world == "mixed":
         config = SceneConfig(shortest, max_seconds, min_events, max_events, max_gap)
-        make, ask = _mixed(config, bank(split, sounds))
+        make, ask = _mixed(config, bank(split, sounds), hard)
     else:
         make, ask = _at_microphone(world, split, sounds, (shortest, max_seconds), wordings, absent)
     asked, events = [], []
@@ -125,10 +133,14 @@ Make = Callable[[int, str], Clip]
 Ask = Callable[[int, Clip, int], list[Example]]
 
 
-def _mixed(config: SceneConfig, sounds: Bank) -> tuple[Make, Ask]:
+def _mixed(config: SceneConfig, sounds: Bank, hard: float) -> tuple[Make, Ask]:
     config = fitted(config, sounds)
+
+    def make(number: int, name: str) -> Clip:
+        return hard_scene(number, sounds, config, hard, name) if hard else make_scene(number, sounds, config, name)
+
     return (
-        lambda number, name: make_scene(number, sounds, config, name),
+        make,
         lambda number, clip, num: make_questions(number, clip, sounds, num),
     )
 

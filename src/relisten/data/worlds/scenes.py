@@ -69,6 +69,7 @@ class SceneConfig:
     this, `room` and `telephone` belong to the sounds and not to the noise."""
 
 
+Alter = Callable[[np.random.Generator, Samples, dict[str, object]], tuple[Samples, dict[str, object]]]
 Model = Callable[..., tuple[Samples, str]]
 """Computes a sound of a label and gives the value of its attribute, as `synth.make` does."""
 
@@ -148,8 +149,13 @@ def fitted(config: SceneConfig, bank: Bank) -> SceneConfig:
     return replace(config, min_seconds=max([config.min_seconds, *map(needed, sounds[:1])]))
 
 
-def make_scene(seed: int, bank: Bank, config: SceneConfig = SceneConfig(), id: str | None = None) -> Clip:
-    """One scene, the same for the same seed: its audio in memory and its events in order of onset."""
+def make_scene(
+    seed: int, bank: Bank, config: SceneConfig = SceneConfig(), id: str | None = None, alter: Alter | None = None
+) -> Clip:
+    """One scene, the same for the same seed: its audio in memory and its events in order of onset.
+
+    alter: changes a sound before it is mixed, and what is known of it.
+    """
     rng = np.random.default_rng([seed, 17])
     seconds = round(float(rng.uniform(config.min_seconds, config.max_seconds)), 1)
     mix = np.zeros(round(seconds * RATE), np.float32)
@@ -158,6 +164,8 @@ def make_scene(seed: int, bank: Bank, config: SceneConfig = SceneConfig(), id: s
     channel = draw_channel(rng, config.reverb, config.telephone) if config.stock else None
     for label in _labels(rng, bank, config):
         samples, event = _sound(rng, bank, label, config)
+        if alter is not None:
+            samples, event = alter(rng, samples, event)
         start = round(onset * RATE)
         if start + len(samples) > len(mix) - round(MARGIN * RATE):
             break

@@ -68,10 +68,13 @@ export class Player {
     wave.on("timeupdate", (now) => {
       $("now").textContent = now.toFixed(1);
       const on = this.#segments[this.#playing];
-      if (on && (now >= on.end || now < on.start - 0.3)) { this.#mark(-1); }
+      if (on && !this.#clip && (now >= on.end || now < on.start - 0.3)) { this.#mark(-1); }
     });
     wave.on("play", () => this.#button(true));
-    wave.on("pause", () => { this.#button(false); this.#mark(-1); });
+    wave.on("pause", () => {
+      this.#button(false);
+      if (!this.#clip) { this.#mark(-1); }
+    });
     await new Promise((resolve, reject) => {
       wave.on("error", reject);  // an element that cannot play the file says so here alone
       wave.loadBlob(blob, [samples], duration).then(resolve, reject);
@@ -126,9 +129,7 @@ export class Player {
     if (!segment) { return; }
     this.#silence();
     if (segment.heard && (segment.operation ?? "seg") !== "seg") {
-      this.#wave.pause();
-      this.#mark(number);
-      await this.#hearClip(segment);
+      await this.#hearClip(segment, number);
       return;
     }
     this.#wave.play(segment.start, Math.min(segment.end, this.duration));
@@ -136,24 +137,29 @@ export class Player {
   }
 
   // A segment plays as an operation made it: slower, louder, some of its frequencies.
-  async #hearClip(segment) {
+  async #hearClip(segment, number) {
     const key = JSON.stringify(segment), clip = new Audio();
     this.#clip = clip;
+    this.#wave.pause();
+    this.#wave.setTime(segment.start);
+    this.#mark(number);
     try {
       if (!this.#clips.has(key)) { this.#clips.set(key, URL.createObjectURL(await this.clipOf(segment))); }
       if (this.#clip !== clip) { return; }  // another one was asked for meanwhile
       clip.src = this.#clips.get(key);
-      clip.addEventListener("ended", () => this.#mark(-1));
+      clip.addEventListener("ended", () => this.#silence());
       await clip.play();
     } catch (error) {
-      this.#mark(-1);
+      this.#silence();
       if (error.name !== "AbortError") { this.onProblem(error); }
     }
   }
 
   #silence() {
-    this.#clip?.pause();
+    if (!this.#clip) { return; }
+    this.#clip.pause();
     this.#clip = null;
+    this.#mark(-1);
   }
 
   toggle() {
@@ -164,7 +170,6 @@ export class Player {
 
   pause() {
     this.#silence();
-    this.#mark(-1);
     this.#wave?.pause();
   }
 
