@@ -80,6 +80,7 @@ def test_the_table_has_every_tag_of_the_grammar() -> None:
 def test_the_length_depends_on_the_segment_alone(name: str, start: float, end: float) -> None:
     """Also for stretches of a few samples, and for silence. The recording itself stays as it is."""
     for recording in (noise(), Audio(np.zeros(4 * RATE, np.float32), RATE), tones(440, level=0.9)):
+        recording.samples.flags.writeable = False  # as what comes from a decoding process
         before = recording.samples.copy()
         cut = crop(recording, Segment(start, end))
         heard = WAYS[name].operation(recording, segment(name, start, end))

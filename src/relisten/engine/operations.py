@@ -53,7 +53,8 @@ def slow(audio: Audio, segment: Segment) -> Audio:
         stretcher: Any = Stretch()
         stretcher.preset(1, audio.rate)
         stretcher.setTimeFactor(0.5)
-        return np.asarray(stretcher.process(samples[None])[0])
+        # A copy, because it does not take an array that cannot be written to.
+        return np.asarray(stretcher.process(np.array(samples[None], np.float32))[0])
 
     return _around(audio, segment, stretch, factor=2)
 
