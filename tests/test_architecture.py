@@ -175,7 +175,10 @@ def test_what_is_imported_is_declared(module: str) -> None:
     core = declared() | WITH_TRANSFORMERS | set(sys.stdlib_module_names) | {"relisten"}
     own = set[str]().union(*map(declared, EXTRAS_OF.get(package(module), set())))
     shown = set[str]().union(
-        *map(declared, ("train", "data", "ears", "ray", "lora", "deepspeed", "tensorboard", "serve", "scores"))
+        *map(
+            declared,
+            ("train", "data", "ears", "ray", "lora", "deepspeed", "tensorboard", "serve", "scores", "operations"),
+        )
     )
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     top = {name.split(".")[0] for name in _imported(n for n in tree.body if not _is_typing(n))}
