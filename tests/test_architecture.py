@@ -174,12 +174,8 @@ def test_what_is_imported_is_declared(module: str) -> None:
     """At the top of a file: the core, or an extra of its package. In functions: any extra that people install."""
     core = declared() | WITH_TRANSFORMERS | set(sys.stdlib_module_names) | {"relisten"}
     own = set[str]().union(*map(declared, EXTRAS_OF.get(package(module), set())))
-    shown = set[str]().union(
-        *map(
-            declared,
-            ("train", "data", "ears", "ray", "lora", "deepspeed", "tensorboard", "serve", "scores", "operations"),
-        )
-    )
+    extras = ("train", "data", "ears", "ray", "lora", "deepspeed", "tensorboard", "serve", "scores", "operations")
+    shown = set[str]().union(*map(declared, extras))
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     top = {name.split(".")[0] for name in _imported(n for n in tree.body if not _is_typing(n))}
     lazy = {name.split(".")[0] for name in imports(MODULES[module])} - top

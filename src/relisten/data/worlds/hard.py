@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -53,10 +54,10 @@ def harden(rng: np.random.Generator, samples: Samples, way: str) -> Samples:
     if way == "slow":
         from python_stretch.Signalsmith import Stretch
 
-        stretcher = Stretch()
+        stretcher: Any = Stretch()
         stretcher.preset(1, RATE)
         stretcher.setTimeFactor(QUICK)
-        return np.asarray(stretcher.process(samples[None])[0], np.float32)  # type: ignore[index]
+        return np.asarray(stretcher.process(np.array(samples[None], np.float32))[0])
     cover = _hum(rng, len(samples)) if way == "high" else _hiss(rng, len(samples))
     level = COVER * np.sqrt(np.mean(samples**2)) / (np.sqrt(np.mean(cover**2)) + 1e-9)
     edge = np.minimum(1, np.minimum(np.arange(len(samples)), np.arange(len(samples))[::-1]) / (FADE * RATE))
