@@ -57,7 +57,8 @@ def harden(rng: np.random.Generator, samples: Samples, way: str) -> Samples:
         stretcher: Any = Stretch()
         stretcher.preset(1, RATE)
         stretcher.setTimeFactor(QUICK)
-        return np.asarray(stretcher.process(np.array(samples[None], np.float32))[0])
+        made: Samples = np.asarray(stretcher.process(np.array(samples[None], np.float32))[0])
+        return made
     cover = _hum(rng, len(samples)) if way == "high" else _hiss(rng, len(samples))
     level = COVER * np.sqrt(np.mean(samples**2)) / (np.sqrt(np.mean(cover**2)) + 1e-9)
     edge = np.minimum(1, np.minimum(np.arange(len(samples)), np.arange(len(samples))[::-1]) / (FADE * RATE))
