@@ -94,8 +94,8 @@ def test_a_control_knows_a_recording_for_as_long_as_the_engine_holds_it(small: Q
     assert isinstance(first, Audio)
     for example in asked[1:]:
         control.ready(example)
-    assert len(control.operation(first, Segment(0.1, 0.4)).samples) == 4800
-    remembered: Callable[[], int] = lambda: len(control.operation.__self__.places)  # type: ignore[attr-defined] # noqa: E731
+    assert len(control.operations()["seg"](first, Segment(0.1, 0.4)).samples) == 4800
+    remembered: Callable[[], int] = lambda: len(control.change.__self__.places)  # type: ignore[attr-defined] # noqa: E731
     assert remembered() == 1, "what the engine no longer holds is forgotten"
 
 

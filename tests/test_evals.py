@@ -144,7 +144,7 @@ def test_controls_change_what_is_heard_and_not_how_long_it_is(model: Qwen2_5Omni
     examples = [constant(n) for n in (3, 1, 4)]
     heard = hearing(hears, examples, model)
     for example, other in ((examples[1], examples[2]), (examples[2], examples[0])):
-        piece = heard.operation(heard.ready(example).audio, Segment(0.5, 0.9))
+        piece = heard.operations()["seg"](heard.ready(example).audio, Segment(0.5, 0.9))
         level = {"own": example.audio.samples[0], "other": other.audio.samples[0], "silence": 0.0}[hears]
         assert len(piece.samples) == 6400 and (piece.samples == level).all()
 
@@ -157,7 +157,7 @@ def ramp(seconds: float, gold: list[list[float]] | None = None, id: str = "ramp"
 
 def times(heard: Hearing, example: Example, segment: Segment) -> tuple[float, float]:
     """From when to when the recording is heard for a segment; `where` says the same."""
-    samples = heard.operation(heard.ready(example).audio, segment).samples
+    samples = heard.operations()["seg"](heard.ready(example).audio, segment).samples
     found = float(samples[0]) * 1e3, float(samples[-1]) * 1e3 + 1 / 16_000
     place = heard.where(example, segment, example.audio.duration)
     assert (place.start, place.end) == pytest.approx(found, abs=2e-4)
@@ -201,7 +201,7 @@ def test_the_prompt_may_hold_something_else_while_segments_are_the_recordings_ow
     heard = hearing("own", examples, model, recording=recording)
     ready = heard.ready(examples[0])
     assert len(ready.audio.samples) == 48_000 and ready.audio.samples == pytest.approx(level)
-    assert heard.operation(ready.audio, Segment(0.5, 0.9)).samples == pytest.approx(0.3)
+    assert heard.operations()["seg"](ready.audio, Segment(0.5, 0.9)).samples == pytest.approx(0.3)
 
 
 def test_questions_about_one_recording_have_one_stand_in_which_is_another_recording(
@@ -217,7 +217,7 @@ def test_questions_about_one_recording_have_one_stand_in_which_is_another_record
     examples = [Example(f"q{i}", r, "?") for i, r in enumerate(recordings)]
     heard = hearing("other", examples, model)
     asked = [heard.ready(e).audio for e in examples]
-    levels = [float(np.abs(heard.operation(a, Segment(0.4, 0.6)).samples).mean()) for a in asked]
+    levels = [float(np.abs(heard.operations()["seg"](a, Segment(0.4, 0.6)).samples).mean()) for a in asked]
     assert levels == pytest.approx([0.3, 0.4, 0.1, 0.2, 0.3, 0.1, 0.2], abs=1e-3)
     assert {a.rate for a in asked} == {model.rate}
     assert all(audible(model, a) is a for a in asked), "the engine hands operations a copy, which nothing can place"

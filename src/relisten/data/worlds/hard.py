@@ -62,7 +62,7 @@ def harden(rng: np.random.Generator, samples: Samples, way: str) -> Samples:
     cover = _hum(rng, len(samples)) if way == "high" else _hiss(rng, len(samples))
     level = COVER * np.sqrt(np.mean(samples**2)) / (np.sqrt(np.mean(cover**2)) + 1e-9)
     edge = np.minimum(1, np.minimum(np.arange(len(samples)), np.arange(len(samples))[::-1]) / (FADE * RATE))
-    return (samples + cover * level * edge).astype(np.float32)
+    return np.asarray(samples + cover * level * edge, np.float32)
 
 
 def _hum(rng: np.random.Generator, num: int) -> Samples:
