@@ -216,8 +216,8 @@ def _list() -> int:
     for benchmark in BENCHMARKS.values():
         if (about := benchmark.about) is not None:
             lines = [
-                f"{benchmark.name}: {about.title}, {about.num:,} questions, {about.licence}",
-                f"    {about.metric}",
+                f"{benchmark.name}: {about.title}, {about.num} questions, {about.licence}",
+                f"    counted by {about.metric}",
                 f"    get it from {about.where}",
                 f"    --data must hold {about.layout}",
             ]

@@ -142,7 +142,7 @@ def _percent(share: float | None, ends: Sequence[float] | None = None) -> str:
 def _note(benchmark: Benchmark | None, runs: Sequence[Run], questions: str, failed: Failed) -> str:
     what = _file(runs[0]) or "predictions"
     if benchmark is not None and benchmark.about is not None:
-        what = f"{benchmark.about.title} ({benchmark.about.metric})"
+        what = f"{benchmark.about.title} (by {benchmark.about.metric.partition(';')[0]})"
     lacking = "as wrong" if failed == "wrong" else "as the first choice, which gives points for nothing"
     hashed = f", SHA-256 of the questions {questions[:12]}…" if questions else ""
     return f"{what}, in percent{hashed}. Interval: Wilson, over questions. Answers that cannot be read count {lacking}."

@@ -15,7 +15,7 @@ from relisten.types import Example
 
 FILE = "dev.jsonl"
 ABOUT = About(
-    "ADQA development set", 1_607, "accuracy by choice", "Apache-2.0",
+    "ADQA development set", "1,607", "choice", "Apache-2.0",
     "huggingface.co/datasets/Harland/DCASE2026-Task5-DevSet",
     "dev.jsonl and dev_audios/",
 )  # fmt: skip

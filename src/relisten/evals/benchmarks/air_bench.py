@@ -17,7 +17,7 @@ from relisten.types import Example
 
 FILES = ("Foundation_meta.json", "Foundation/Foundation_meta.json")
 ABOUT = About(
-    "AIR-Bench Foundation", 19_000, "accuracy by choice", "CC BY-NC 4.0",
+    "AIR-Bench Foundation", "about 19,000", "choice", "CC BY-NC 4.0",
     "huggingface.co/datasets/qyang1021/AIR-Bench-Dataset",
     "Foundation/ with Foundation_meta.json and a folder for each task and corpus",
 )  # fmt: skip

@@ -17,7 +17,7 @@ from relisten.types import Example
 
 FILE = "metadata.jsonl"
 ABOUT = About(
-    "Big Bench Audio", 1_000, "accuracy by choice, counts by number; also by `relisten judge`", "MIT",
+    "Big Bench Audio", "1,000", "choice, or number; also by `relisten judge`", "MIT",
     "huggingface.co/datasets/ArtificialAnalysis/big_bench_audio",
     "metadata.jsonl and data/",
 )  # fmt: skip

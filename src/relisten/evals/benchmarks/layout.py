@@ -12,9 +12,10 @@ class About:
 
     title: str
     """Its name as in its paper."""
-    num: int
-    """How many questions its authors count."""
+    num: str
+    """How many questions its authors count, such as "about 19,000"."""
     metric: str
+    """By what answers are counted as right: words, choice, rules in code, or a judge."""
     licence: str
     """Licence of the questions and recordings, as their page declares it."""
     where: str

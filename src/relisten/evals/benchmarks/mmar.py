@@ -11,7 +11,7 @@ from relisten.types import Example
 FILES = ("MMAR-meta.jsonl", "MMAR-meta.json")
 """The name since February 2026, and the one before. The first that exists is taken."""
 ABOUT = About(
-    "MMAR", 1_000, "accuracy by words; MMAR-Rubrics by `relisten judge`", "CC BY-NC 4.0",
+    "MMAR", "1,000", "words; MMAR-Rubrics by `relisten judge`", "CC BY-NC 4.0",
     "github.com/ddlBoJack/MMAR, and the recordings from huggingface.co/datasets/BoJack/MMAR",
     "MMAR-meta.jsonl and audio/",
 )  # fmt: skip

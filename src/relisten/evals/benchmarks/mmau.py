@@ -14,12 +14,12 @@ from relisten.evals.benchmarks.layout import About, first_of
 from relisten.types import Example
 
 MINI = About(
-    "MMAU test-mini", 1_000, "accuracy by words", "CC BY-NC 4.0",
+    "MMAU test-mini", "1,000", "words", "CC BY-NC 4.0",
     "github.com/Sakshi113/MMAU, and the recordings from huggingface.co/datasets/gamma-lab-umd/MMAU-test-mini",
     "mmau-test-mini.json and test-mini-audios/",
 )  # fmt: skip
 TEST = About(
-    "MMAU test", 9_000, "none here: the answers are withheld", "MIT",
+    "MMAU test", "9,000", "nothing here: the answers are withheld", "MIT",
     "github.com/Sakshi113/MMAU, and the recordings from huggingface.co/datasets/gamma-lab-umd/MMAU-test",
     "mmau-test.json and test-audios/",
 )  # fmt: skip

@@ -23,12 +23,12 @@ from relisten.types import Example
 
 FILE = "test.parquet"
 ABOUT = About(
-    "MMAU-Pro, choices", 5_305, "accuracy by words", "CC BY-NC 4.0",
+    "MMAU-Pro, choices", "most of 5,305", "words", "CC BY-NC 4.0",
     "huggingface.co/datasets/gamma-lab-umd/MMAU-Pro",
     "test.parquet and data/ from data.zip",
 )  # fmt: skip
-OPEN = replace(ABOUT, title="MMAU-Pro, open answers", metric="score of a judge, by `relisten judge`")
-INSTRUCTIONS = replace(ABOUT, title="MMAU-Pro, instructions", metric="share of the instructions that are followed")
+OPEN = replace(ABOUT, title="MMAU-Pro, open answers", num="a part of 5,305", metric="a judge: `relisten judge`")
+INSTRUCTIONS = replace(ABOUT, title="MMAU-Pro, instructions", num="a part of 5,305", metric="rules in code")
 Part = Literal["choices", "open answers", "instructions"]
 CATEGORIES: dict[str, Part] = {"open": "open answers", "instruction following": "instructions"}
 """Categories that are not scored by choices."""

@@ -16,7 +16,7 @@ from relisten.types import Example
 
 FILES = ("question/mmsu.jsonl", "mmsu.jsonl")
 ABOUT = About(
-    "MMSU", 5_000, "accuracy by choice", "MIT",
+    "MMSU", "5,000", "choice", "MIT",
     "huggingface.co/datasets/ddwang2000/MMSU (revision 2568d7b)",
     "question/mmsu.jsonl and audio/",
 )  # fmt: skip
