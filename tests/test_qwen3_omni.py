@@ -205,6 +205,15 @@ def test_a_short_segment_is_encoded_alike_alone_and_beside_others(model: Qwen3Om
 # --- positions ------------------------------------------------------------------------------------------------------
 
 
+def test_segments_that_are_all_shorter_than_a_second_are_encoded_alike_alone_and_together(model: Qwen3OmniMoe) -> None:
+    """Two rows that paused together, each for 0.7 s, once had the second segment's tokens taken from wrong places."""
+    pieces = [model.features(make_audio(0.7, seed)) for seed in range(3)]
+    together = model.module.get_audio_features(*pad_features(pieces)).last_hidden_state.split(9)
+    for piece, found in zip(pieces, together, strict=True):
+        alone = model.module.get_audio_features(*pad_features([piece])).last_hidden_state
+        torch.testing.assert_close(found, alone, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 @torch.no_grad()
 def test_an_inserted_segment_has_the_positions_that_the_class_gives(model: Qwen3OmniMoe, implementation: str) -> None:

@@ -106,7 +106,10 @@ def whole_chunks(tower: nn.Module, args: tuple[Any, ...], named: dict[str, Any])
     chunks = [chunk for piece in mel.split(lengths.tolist(), dim=1) for chunk in piece.split(CHUNK, dim=1)]
     sizes = torch.tensor([chunk.shape[1] for chunk in chunks], device=mel.device)
     padded = torch.stack([nn.functional.pad(chunk, (0, CHUNK - chunk.shape[1])) for chunk in chunks])
-    return args, named | {"padded_feature": padded, "chunk_lengths": sizes}
+    # The class counts places by the longest chunk, so if all are shorter it would read others than those of a chunk.
+    own = torch.arange(CHUNK_TOKENS, device=mel.device)[None] < -(-sizes // 8)[:, None]
+    valid = own.flatten().nonzero().squeeze(-1)
+    return args, named | {"padded_feature": padded, "chunk_lengths": sizes, "valid_indices": valid}
 
 
 def _check(path: Path, config: Qwen3OmniMoeThinkerConfig) -> None:

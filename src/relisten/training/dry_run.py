@@ -130,6 +130,8 @@ def shape_of(name: str) -> tuple[Qwen2_5OmniThinkerConfig, int, Path | None, lis
         if name != SEVEN:
             raise
         return seven(), 2, None, [f"The settings of {name} cannot be fetched here; its shape is taken as known."]
+    if (kind := str(raw.get("model_type")).removesuffix("_thinker")) != "qwen2_5_omni":
+        raise ValueError(f"{folder}: a dry run knows the shapes of Qwen2.5-Omni only, and this is {kind[:60]}")
     shape = Qwen2_5OmniThinkerConfig.from_dict(raw.get("thinker_config", raw))
     stored = str(raw.get("dtype") or raw.get("torch_dtype") or shape.dtype)
     return shape, 2 if "16" in stored else 4, folder, []
