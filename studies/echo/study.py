@@ -107,13 +107,16 @@ def make_model(name: str, folder: Path, seed: int, config: StudyConfig) -> None:
         gate(folder, config, name)
 
 
-def train(stage: Stage, models: Path, name: str, settings: Mapping[str, Any], seed: int) -> Path:
-    """Train the model of a stage, unless that is done already; returns its folder."""
+def train(stage: Stage, models: Path, name: str, settings: Mapping[str, Any], seed: int, world: str = WORLD) -> Path:
+    """Train the model of a stage, unless that is done already; returns its folder.
+
+    world: the module with the functions that give the rows and the first model.
+    """
     model = models / name / "model"
     if (model / "prompts.json").is_file():  # written last
         return model
-    start = str(models / stage.start / "model") if stage.start else f"{WORLD}:new_model"
-    given = {"data": f"{WORLD}:{stage.data}", "model": start, "output": models / name, "seed": seed} | dict(settings)
+    start = str(models / stage.start / "model") if stage.start else f"{world}:new_model"
+    given = {"data": f"{world}:{stage.data}", "model": start, "output": models / name, "seed": seed} | dict(settings)
     if KINDS[stage.settings] is GrpoConfig:
         return train_grpo(GrpoConfig(format=stage.format, **_typed(GrpoConfig, given)))
     return train_sft(SftConfig(**_typed(SftConfig, given)))

@@ -7,6 +7,7 @@ the study measures.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import replace
 from functools import cache, partial
 
@@ -116,7 +117,7 @@ def _mid_text(index: int) -> SftExample:
     return Example(f"{clip.id}-mid", clip.audio, "Listen again.", (), heard(chosen[-1]), text), "interleaved"
 
 
-def one_hop(seed: int, clip: Clip, sounds: Bank, num: int) -> list[Example]:
+def one_hop(seed: int, clip: Clip, sounds: Bank, num: int, operations: Collection[str] = ()) -> list[Example]:
     """Up to `num` different questions that one place in the scene answers: a word that is spoken, an attribute.
 
     Harder kinds need a model to find its way among several places, which this one does not learn in the time.
@@ -131,7 +132,8 @@ def one_hop(seed: int, clip: Clip, sounds: Bank, num: int) -> list[Example]:
             continue
         reasons = leads(rng, asked)
         if asked.question not in made:
-            made[asked.question] = replace(as_example(rng, clip, kind, asked, reasons), id=f"{clip.id}-{len(made)}")
+            example = as_example(rng, clip, kind, asked, reasons, operations)
+            made[asked.question] = replace(example, id=f"{clip.id}-{len(made)}")
         if len(made) == num:
             break
     return list(made.values())

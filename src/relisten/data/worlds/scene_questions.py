@@ -6,7 +6,7 @@ alone gives chance. The same seed gives the same questions: nano was trained and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -34,8 +34,18 @@ def make_question(rng: np.random.Generator, clip: Clip, bank: Bank, kind: str | 
     return None if asked is None else as_example(rng, clip, drawn, asked, short.leads(rng, asked))
 
 
-def as_example(rng: np.random.Generator, clip: Clip, kind: str, asked: Asked, reasons: Sequence[str]) -> Example:
-    """A question with its choices in a drawn order, its chain with a reason for each listen, and the gold segments."""
+def as_example(
+    rng: np.random.Generator,
+    clip: Clip,
+    kind: str,
+    asked: Asked,
+    reasons: Sequence[str],
+    operations: Collection[str] = (),
+) -> Example:
+    """A question with its choices in a drawn order, its chain with a reason for each listen, and the gold segments.
+
+    operations: the ways to listen that the chain may use beside <seg>.
+    """
     choices = tuple(shuffled(rng, asked.choices))
     events = [step.event for step in asked.steps]
     gold = [short.segment(event, clip.duration) for event in events]
@@ -44,7 +54,7 @@ def as_example(rng: np.random.Generator, clip: Clip, kind: str, asked: Asked, re
         "segments": [[s.start, s.end] for s in gold],
         "events": [[e.label, round(e.start, 3), round(e.end, 3)] for e in events],
     }
-    cot = short.chain(rng, kind, asked, clip, reasons)
+    cot = short.chain(rng, kind, asked, clip, reasons, operations)
     return Example(clip.id, clip.audio, asked.question, choices, asked.answer, cot, labels)
 
 
