@@ -60,7 +60,7 @@ def _rows(results: dict[str, Result], runs: dict[str, list[Run]]) -> Section:
         lines.append([key, ROWS[key].title, f"{r.tally.num:,}", share(r.tally.accuracy), interval(r.tally.interval),
                       f"{share(min(seeds))} to {share(max(seeds))}", *by_kind])  # fmt: skip
     columns = ["row", "what it is", "n", "accuracy", "95 %", "seeds", *KINDS]
-    note = "plain, slow, ...: accuracy on questions about sounds that need nothing, or that operation. Chance is 0.25."
+    note = "plain, slow, ...: accuracy on questions about sounds that need nothing, or that operation."
     picture = chart("accuracy", "Accuracy over all questions.", charts.accuracy_figure, list(results.values()))
     return Section("Rows", "", [Table(columns, lines, note), picture])
 
