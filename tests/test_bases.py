@@ -16,6 +16,7 @@ from relisten.engine.operations import crop
 from relisten.engine.scripted import END, ScriptedEngine, script
 from relisten.remote import open_engine
 from relisten.training import dry_run
+from relisten.training.batch import encode
 from relisten.types import Audio, Example, Segment
 
 
@@ -114,6 +115,12 @@ def test_the_two_flamingos_keep_their_own_system_prompts_and_lengths(folders: di
     (folder / "chat_template.jinja").unlink()
     assert model.prompts.system == system and model.max_seconds == 1800.0
     assert models.load(folder, device="cpu").max_seconds == 1200.0
+
+
+def test_training_names_the_example_that_is_too_long() -> None:
+    example = Example("the-long-one", make_audio(WINDOW + 1.0), "What is it?", ("a", "b"), "a")
+    with pytest.raises(ValueError, match=r"^the-long-one: .* at most 6 s of audio at once, and this has 7\.0 s"):
+        encode(BASES["qwen2_audio"](), example, "grounded")
 
 
 def test_a_segment_that_becomes_too_long_is_refused() -> None:

@@ -6,6 +6,7 @@ From a shell: `python -m relisten.models.conformance FOLDER`.
 
 from __future__ import annotations
 
+import copy
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -110,6 +111,21 @@ def features_are_exact(model: AudioLM) -> None:
     assert np.array_equal(audio.samples, before), "features changed the recording"
 
 
+def data_is_prepared_without_weights(model: AudioLM) -> None:
+    """Without `module`, which processes that prepare training data do not have, prompts and features are the same."""
+    bare = copy.copy(model)
+    vars(bare).pop("module", None)
+    audio = noise(model, 1.0)
+    num_samples = len(audio.samples)
+    try:
+        made = bare.prompt(QUESTION, CHOICES, "interleaved", num_samples), bare.audio_tokens(num_samples)
+        mel = bare.features(audio)
+    except AttributeError as error:
+        raise AssertionError(f"only forward and save may use the module ({error})") from error
+    assert made == (model.prompt(QUESTION, CHOICES, "interleaved", num_samples), model.audio_tokens(num_samples))
+    assert torch.equal(mel, model.features(audio)), "without the module, features are others"
+
+
 @torch.no_grad()
 def audio_is_heard(model: AudioLM) -> None:
     """The logits depend on the recording, and on a segment that is inserted later."""
@@ -188,6 +204,7 @@ CHECKS: tuple[Callable[[AudioLM], None], ...] = (
     audio_takes_the_tokens_it_says,
     prompts_hold_the_recording,
     features_are_exact,
+    data_is_prepared_without_weights,
     audio_is_heard,
     chunks_equal_the_whole,
     neighbours_do_not_matter,

@@ -37,6 +37,11 @@ class Voxtral(WindowedAudioLM):
     """mistral-common refuses a system prompt beside audio for the tokenizers of Voxtral."""
     SCALED_TOGETHER = True
 
+    def __init__(self, module: Any, *others: Any, **named: Any) -> None:
+        super().__init__(module, *others, **named)
+        audio = module.config.audio_config
+        self._window_tokens = int(audio.max_source_positions) * int(audio.hidden_size) // int(audio.intermediate_size)
+
     def _audio_ids(self) -> tuple[int, int | None, int | None]:
         return int(self.module.config.audio_token_id), self._control_id("[BEGIN_AUDIO]"), None
 
@@ -47,9 +52,7 @@ class Voxtral(WindowedAudioLM):
 
     def num_audio_tokens(self, num_samples: int) -> int:
         """Number of audio tokens: the same for every window that is begun (375 for 30 s)."""
-        audio = self.module.config.audio_config
-        tokens = int(audio.max_source_positions) * int(audio.hidden_size) // int(audio.intermediate_size)
-        return self.num_windows(num_samples) * tokens
+        return self.num_windows(num_samples) * self._window_tokens
 
     def prompt(
         self, question: str, choices: Sequence[str], format: Format, num_samples: int | None

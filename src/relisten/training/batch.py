@@ -77,7 +77,10 @@ def encode(
     """
     given = example.audio if isinstance(example.audio, Audio) else load(example.audio, rate=model.rate)
     audio = audible(model, given)
-    prompt, at = model.prompt(example.question, example.choices, format, len(audio.samples))
+    try:
+        prompt, at = model.prompt(example.question, example.choices, format, len(audio.samples))
+    except ValueError as error:
+        raise ValueError(f"{example.id}: {error}") from None
     assert at is not None
     whole = Segment(0.0, given.duration)
     num_tokens = model.num_audio_tokens(len(audio.samples))
