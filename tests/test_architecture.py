@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {VALUES, "models", "engine", "evals"},
     "reports": {VALUES, "models", "engine", "evals", "training", "data"},
     "remote": {VALUES, "models", "engine", "data"},
+    "plugins": {VALUES, "models", "engine", "training", "remote"},
     "asking": {VALUES, "models", "engine", "reports", "remote"},
     "serving": {VALUES, "engine", "reports"},
     "commands": {VALUES, "models", "engine", "evals", "training", "data", "reports", "remote", "asking", "serving"},
@@ -152,11 +153,12 @@ def test_public_functions_are_typed_and_explained(path: Path) -> None:
 
 WITH_TRANSFORMERS = {"huggingface_hub", "packaging", "safetensors", "tokenizers", "tqdm"}
 """Imported here and there; transformers cannot be installed without them."""
-IMPORT_NAMES = {"pyyaml": "yaml"}
+IMPORT_NAMES = {"pyyaml": "yaml", "ms-swift": "swift"}
 EXTRAS_OF = {
     "training": {"train", "lora", "deepspeed", "tensorboard"},
     "data": {"data", "ears", "ray"},
     "serving": {"serve"},
+    "plugins": {"swift"},
 }
 """Extras that a package of the house may import anywhere. Others import an extra inside of a function, if at all."""
 

@@ -337,8 +337,9 @@ def test_exports_are_read_by_their_readers_and_stats_are_drawn(tmp_path: Path) -
     table = pyarrow.parquet.read_table(out / "sft.parquet").to_pylist()
     assert [row["id"] for row in table] == [e.id for e in sft] and table[0]["choices"] == list(sft[0].choices)
     swift = list(records.read(out / "swift_sft.jsonl"))
-    assert swift[0]["messages"][0]["content"].count("<audio>") == len(swift[0]["audios"]) == 1
-    assert swift[0]["messages"][1]["content"].endswith(f"<answer>{sft[0].answer}</answer>")
+    assert [message["role"] for message in swift[0]["messages"]] == ["system", "user", "assistant"]
+    assert swift[0]["messages"][1]["content"].count("<audio>") == len(swift[0]["audios"]) == 1
+    assert swift[0]["messages"][2]["content"].endswith(f"<answer>{sft[0].answer}</answer>")
     assert out / swift[0]["audios"][0] == sft[0].audio
     verl = pyarrow.parquet.read_table(export.to_verl(out_with_rl(out))[0]).to_pylist()
     assert verl[0]["reward_model"]["ground_truth"] == sft[0].answer

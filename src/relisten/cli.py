@@ -119,12 +119,18 @@ data.command("relisten.commands.data_sources:list_sources", name="sources", help
 data.command("relisten.commands.data_files:show", name="show", help="Show one example with its waveform.")
 data.command("relisten.commands.data_files:validate", name="validate", help="Name every bad line of a JSONL.")
 app.command(data)
-export = App(name="export", help="Write a model for another program.", default_parameter=lists)
+export = App(name="export", help="Write a model or a set for another program.", default_parameter=lists)
 export.command(
     "relisten.commands.export:vllm",
     name="vllm",
     usage="Usage: relisten export vllm MODEL OUT [OPTIONS]",
     help="Write a trained model in the layout that vLLM reads.",
+)
+export.command(
+    "relisten.commands.export:ms_swift",
+    name="ms-swift",
+    usage="Usage: relisten export ms-swift SET OUT [OPTIONS]",
+    help="Write a training set in the form that ms-swift reads.",
 )
 app.command(export)
 app.command(

@@ -1,10 +1,11 @@
-"""`relisten export`: write a model in the layout of another program."""
+"""`relisten export`: write a model or a training set in the layout of another program."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from relisten.reports.text import console, printable
+from relisten.types import Format
 
 
 def vllm(model: str, out: Path, /, *, max_seconds: int | None = None) -> int:
@@ -33,4 +34,28 @@ def vllm(model: str, out: Path, /, *, max_seconds: int | None = None) -> int:
         "and ask it with --engine http://HOST:8000 (audio: 9 is the recording and 8 segments).",
     )
     console().print("\n".join(map(printable, lines)), soft_wrap=True, markup=False, highlight=False)
+    return 0
+
+
+def ms_swift(set: Path, out: Path, /, *, model: str = "Qwen/Qwen2.5-Omni-7B", format: Format = "interleaved") -> int:
+    """Write a training set in the form that ms-swift reads, with the prompt that relisten itself would use.
+
+    Training then needs relisten's plug-in for ms-swift; the page "ms-swift" of the documentation has the commands.
+
+    Parameters
+    ----------
+    set
+        Examples as `relisten data build` writes them: sft.jsonl or rl.jsonl. Every example needs an answer.
+    out
+        The JSONL file to write. Recordings are named by their absolute paths.
+    model
+        The model that will be trained: its prompts are used (prompts.json in its folder, else the paper's).
+    format
+        How the model is to reason: conditioned, grounded or interleaved.
+    """
+    from relisten import models
+    from relisten.data.export import export_swift
+
+    num = export_swift(set, out, models.load_without_weights(model).prompts, format)
+    console().print(printable(f"{out}: {num} rows for ms-swift"), soft_wrap=True, markup=False, highlight=False)
     return 0

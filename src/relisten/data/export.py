@@ -16,13 +16,16 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from relisten import records, tags
 from relisten.data.route import Routed
 from relisten.extras import install_hint
 from relisten.files import make_folder, replacing
-from relisten.types import Example
+from relisten.types import Example, Format
+
+if TYPE_CHECKING:
+    from relisten.models.base import Prompts
 
 SETS = ("sft", "rl")
 ROWS = 10_000
@@ -173,12 +176,15 @@ def _columns(example: Example, out: Path) -> dict[str, Any]:
 
 
 def to_swift(out: Path) -> list[Path]:
-    """swift_sft.jsonl and swift_rl.jsonl in ms-swift's form: messages with <audio>, audios, and `solution` for RL."""
+    """swift_sft.jsonl and swift_rl.jsonl in ms-swift's form, with the paper's prompt: see `swift_row`."""
+    from relisten.models.base import Prompts
+
     written = []
     for name in SETS:
         path = out / f"swift_{name}.jsonl"
         with _appearing(path) as file:
-            file.writelines(_line(_swift(example, out)) for example in read_set(out / f"{name}.jsonl"))
+            examples = read_set(out / f"{name}.jsonl")
+            file.writelines(_line(swift_row(one, relative(_path(one), out), Prompts())) for one in examples)
         if path.stat().st_size:
             written.append(path)
         else:
@@ -186,13 +192,42 @@ def to_swift(out: Path) -> list[Path]:
     return written
 
 
-def _swift(example: Example, out: Path) -> dict[str, Any]:
-    messages = [{"role": "user", "content": "<audio>" + instruction(example)}]
-    audios = [relative(_path(example), out)]
-    if example.cot is None:
-        return {"messages": messages, "audios": audios, "solution": example.answer}
-    said = tags.write(example.cot, str(example.answer))
-    return {"messages": [*messages, {"role": "assistant", "content": said}], "audios": audios}
+SWIFT_TAGS = ("<image>", "<video>", "<audio>", "<bbox>", "<ref-object>", "<cot-process>", "<start-image>")
+"""Texts that ms-swift replaces wherever they stand in a message."""
+
+
+def swift_row(example: Example, audio: str, prompts: Prompts, format: Format = "interleaved") -> dict[str, Any]:
+    """An example as ms-swift reads it: `messages` with <audio>, `audios`, `solution`, and what rewards need.
+
+    The messages hold the prompt that our own engine and training use, and the response if there is a chain of thought.
+    Raises ValueError for an example that ms-swift would misread.
+    """
+    if example.answer is None:
+        raise ValueError(f"{example.id}: it has no answer to learn from; give it one")
+    asked = prompts.text(example.question, example.choices, format)
+    said = [] if example.cot is None else [tags.write(example.cot, example.answer)]
+    if found := [tag for tag in SWIFT_TAGS if tag in "".join((asked, *said))]:
+        raise ValueError(f"{example.id}: it says {found[0]}, which ms-swift would replace; write it in another way")
+    # Without a system message, ms-swift would add its own; an empty one means none.
+    messages = [{"role": "system", "content": prompts.system or ""}, {"role": "user", "content": "<audio>" + asked}]
+    segments = [[segment.start, segment.end] for segment in records.gold_segments(example)]
+    return {
+        "id": example.id, "messages": messages + [{"role": "assistant", "content": text} for text in said],
+        "audios": [audio], "question": example.question, "choices": list(example.choices),
+        "solution": example.answer, "segments": segments,
+    }  # fmt: skip
+
+
+def export_swift(path: Path, out: Path, prompts: Prompts, format: Format = "interleaved") -> int:
+    """Write a set (JSONL, JSON or Parquet) as one file in ms-swift's form. Returns the number of rows.
+
+    Recordings are named by their absolute paths, since ms-swift's server and its trainer may run in different folders.
+    Raises ValueError that names the line or the example.
+    """
+    examples = records.read_examples(path)
+    with _appearing(out) as file:
+        file.writelines(_line(swift_row(one, str(_path(one).resolve()), prompts, format)) for one in examples)
+    return len(examples)
 
 
 def to_verl(out: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -21,13 +21,12 @@ import soundfile
 
 from relisten.data.servers import CallFailed
 from relisten.engine.answering import Answering
-from relisten.engine.generation import GenerationConfig
 from relisten.engine.operations import Operation
 from relisten.engine.row import AnswerEvent, Question, Row, Words
 from relisten.models.base import AudioLM
 from relisten.remote.fleet import TRIES, Fleet, Machine, machines, tokens_of
 from relisten.remote.session import Asked, CannotBeAsked, RemoteSession
-from relisten.types import Audio
+from relisten.types import Audio, Trace
 
 PIECE = 256
 """Tokens that one request asks for at most. An answer that repeats itself is noticed between two requests."""
@@ -113,7 +112,7 @@ class VllmEngine(Answering):
         while not row.done:
             machine = await fleet.pick(machine)
             try:
-                body = self._body(machine, row, pieces, asked.config, whole)
+                body = self._body(machine, row, pieces, whole)
                 async with aclosing(fleet.generate(machine, body, self.live)) as replies:  # type: ignore[type-var]
                     async for reply in replies:
                         if self._push(machine, row, reply, asked):
@@ -148,22 +147,8 @@ class VllmEngine(Answering):
             raise CannotBeAsked(str(error)) from None
         return _Prepared(question, [as_piece(question.audio)] if question.listen.num_tokens else [])
 
-    def _body(
-        self, machine: Machine, row: Row, pieces: Sequence[Piece], config: GenerationConfig, whole: bool
-    ) -> dict[str, Any]:
+    def _body(self, machine: Machine, row: Row, pieces: Sequence[Piece], whole: bool) -> dict[str, Any]:
         """The request for the next tokens of a row. whole: send also the audio that the server may remember."""
-        sampling: dict[str, Any] = {
-            "temperature": config.temperature,
-            "max_tokens": max(1, min(PIECE, row.num_wanted)),
-            "logprobs": 0,
-            "logit_bias": {str(token_id): -100 for token_id in self._banned},
-            "stop_token_ids": sorted(self.model.end_token_ids),
-        }
-        if config.format != "conditioned":
-            sampling |= {"stop": [f"</{name}" for name in self.operations], "include_stop_str_in_output": True}
-        if config.temperature:
-            # Drawn from the row's own generator, so that an answer depends on its seed, its question and its number.
-            sampling |= {"seed": int(row.rng.integers(2**62)), "top_p": config.top_p, "top_k": config.top_k or -1}
         parts = [
             {"type": "audio_url", "uuid": piece.uuid}
             | ({} if piece.uuid in machine.sent and not whole else {"url": piece.url})
@@ -171,9 +156,9 @@ class VllmEngine(Answering):
         ]
         return {
             "model": machine.model,
-            "token_ids": shortened(row),
+            "token_ids": [row.trace.token_ids[index] for index in kept(row.trace)],
             "content_parts": parts,
-            "sampling_params": sampling,
+            "sampling_params": sampling_of(row, self.model, self.operations),
             "return_token_ids": True,
         }
 
@@ -189,14 +174,10 @@ class VllmEngine(Answering):
         asked.begun = True
         config = asked.config
         exact = machine.processed and config.top_p == 1 and not config.top_k
-        for token_id, logprob in zip(*tokens_of(reply), strict=True):
-            if token_id in self._banned:
-                raise ValueError(f"{machine.url} samples the token {token_id}, which is banned; is its model damaged?")
-            length = len(row.trace.token_ids)
-            row.push(token_id, logprob if exact else float("nan"))
-            if row.done or len(row.trace.token_ids) != length + 1:
-                return True
-        return False
+        token_ids, logprobs = tokens_of(reply)
+        if banned := self._banned & set(token_ids):
+            raise ValueError(f"{machine.url} samples the token {min(banned)}, which is banned; is its model damaged?")
+        return take(row, token_ids, logprobs if exact else [float("nan")] * len(token_ids))
 
     def _failed(self, fleet: Fleet, machine: Machine, failed: CallFailed, asked: Asked, tries: int) -> None:
         """Prepare to send a request again. Raises ValueError where that is of no use."""
@@ -242,14 +223,44 @@ def _taken(row: Row) -> list[AnswerEvent]:
     return events
 
 
-def shortened(row: Row) -> list[int]:
-    """The tokens of a row's trace with one placeholder for each piece of audio, as the server wants them."""
-    ids, done = [], 0
-    for listen in row.trace.listens:
+def sampling_of(row: Row, model: AudioLM, tags: Iterable[str]) -> dict[str, Any]:
+    """What vLLM's SamplingParams must say for the next tokens of a row. tags: the names of tags that make it pause."""
+    config = row.config
+    sampling: dict[str, Any] = {
+        "temperature": config.temperature,
+        "max_tokens": max(1, min(PIECE, row.num_wanted)),
+        "logprobs": 0,
+        "logit_bias": dict.fromkeys(model.banned_token_ids.tolist(), -100),
+        "stop_token_ids": sorted(model.end_token_ids),
+    }
+    if config.format != "conditioned":
+        sampling |= {"stop": [f"</{name}" for name in tags], "include_stop_str_in_output": True}
+    if config.temperature:
+        # Drawn from the row's own generator, so that an answer depends on its seed, its question and its number.
+        sampling |= {"seed": int(row.rng.integers(2**62)), "top_p": config.top_p, "top_k": config.top_k or -1}
+    return sampling
+
+
+def take(row: Row, token_ids: Sequence[int], logprobs: Sequence[float]) -> bool:
+    """Give sampled tokens to a row. Returns True if something was forced or heard, or if the answer is complete. The
+    tokens after that are dropped, because they were sampled without it."""
+    for token_id, logprob in zip(token_ids, logprobs, strict=True):
+        length = len(row.trace.token_ids)
+        row.push(token_id, logprob)
+        if row.done or len(row.trace.token_ids) != length + 1:
+            return True
+    return False
+
+
+def kept(trace: Trace) -> list[int]:
+    """Which tokens of a trace remain if one placeholder stands for each piece of audio, as vLLM reads it: their
+    indices."""
+    left, done = list[int](), 0
+    for listen in trace.listens:
         if listen.num_tokens:
-            ids += row.trace.token_ids[done : listen.at + 1]
+            left += range(done, listen.at + 1)
             done = listen.at + listen.num_tokens
-    return ids + row.trace.token_ids[done:]
+    return left + list(range(done, len(trace.token_ids)))
 
 
 def as_piece(audio: Audio) -> Piece:
