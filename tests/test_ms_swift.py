@@ -65,6 +65,7 @@ class Template:
 
     def __init__(self, model: AudioLM, format: str = "interleaved") -> None:
         self.model, self.format = model, format
+        self.template_meta = SimpleNamespace(template_type="qwen2_5_omni")
 
     def encode(self, request: Any) -> dict[str, Any]:
         assert request.messages[-1]["role"] == "user"
@@ -172,6 +173,10 @@ def test_what_cannot_work_is_said_in_one_line(
     with pytest.raises(ValueError, match="vllm_mode server"):
         asyncio.run(plugin.RelistenScheduler(engine).on_trajectory_start([request]))
     engine.max_model_len = 90
+    engine.template.template_meta.template_type = "qwen2_audio"
+    with pytest.raises(ValueError, match="the plug-in is for qwen2_5_omni"):
+        asyncio.run(plugin.RelistenScheduler(engine).run(request, swift_fakes.RequestConfig(max_tokens=9)))
+    engine.template.template_meta.template_type = "qwen2_5_omni"
     request = swift_fakes.RolloutInferRequest([{"role": "user", "content": "?"}], [str(recording)], "long")
     with pytest.raises(ValueError, match="does not fit: the server has room for 90"):
         asyncio.run(plugin.RelistenScheduler(engine).run(request, swift_fakes.RequestConfig(max_tokens=9)))

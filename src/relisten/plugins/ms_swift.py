@@ -40,6 +40,8 @@ from relisten.training.batch import encode
 from relisten.training.rewards import RewardFunction, TracedResponse
 from relisten.types import Audio, Example, Format, Listen, Segment, Trace
 
+BASE = "qwen2_5_omni"
+"""The template of ms-swift that the plug-in can train."""
 FORMAT = "RELISTEN_FORMAT"
 """The environment variable that chooses how the model reasons; without it, interleaved."""
 OPERATIONS: dict[str, Operation] = {"seg": crop}
@@ -148,8 +150,11 @@ def generation_config(request: Any, max_turns: int | None) -> GenerationConfig:
 def ask(model: AudioLM, template: Any, request: RolloutInferRequest, format: Format) -> Question:
     """The question of a request, with the prompt that ms-swift's template makes.
 
-    Raises ValueError if it does not have exactly one recording, or if that cannot be read.
+    Raises ValueError if it does not have exactly one recording, if that cannot be read, or for another base model, in
+    whose template the trainer would misread the answer.
     """
+    if template.template_meta.template_type != BASE:
+        raise ValueError(f"the template is {template.template_meta.template_type}; the plug-in is for {BASE} alone")
     if len(request.audios) != 1:
         raise ValueError(f"a question has {len(request.audios)} recordings in `audios`; relisten takes exactly one")
     recording = read(request.audios[0], model.rate)
@@ -341,4 +346,4 @@ def written(model: AudioLM, inputs: Any, said: str, longest: int) -> None:
     inputs.extra_kwargs["add_eos"] = False  # the response ends with its end token
 
 
-TEMPLATE_MAPPING["qwen2_5_omni"].template_cls = RelistenTemplate
+TEMPLATE_MAPPING[BASE].template_cls = RelistenTemplate
