@@ -12,8 +12,10 @@ import asyncio
 import dataclasses
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -41,17 +43,22 @@ def main(folder: Path) -> None:
     exec(page.partition("```py\n")[2].partition("```")[0], {})  # the reward of one's own, as the page shows it
     found: dict[str, Any] = {"template": type(template).__name__, "missing": missing_fields()}
     rows = {name: list(loaded(folder / f"{name}.jsonl")) for name in ("sft", "rl")}
+    found["unknown options"] = unknown_options(page)
     found["rows"] = rows["rl"]
     template.set_mode("train")
     found["sft"] = [described(template.encode(row)) for row in rows["sft"]]
     template.set_mode("vllm")
-    engine = scripted(model, folder, template, protocol, asked["says"])
-    outputs = rolled(plugin, engine, protocol, rows["rl"][0], asked["scripted"])
+    outputs = []
+    for text, one in zip(asked["says"], asked["scripted"], strict=True):
+        engine = scripted(model, folder, template, protocol, text)
+        outputs += rolled(plugin, engine, protocol, rows["rl"][0], [one])
     if importlib.util.find_spec("vllm") is not None:
         real = vllm_engine(folder, template)
         outputs += rolled(plugin, real, protocol, rows["rl"][0], asked["free"])
     template.set_mode("train")
-    found["rollouts"] = [trained(model.module, template, rows["rl"][0], output) for output in outputs]
+    template.dummy_model = SimpleNamespace(thinker=model.module)  # it counts positions
+    found["rollouts"] = [trained(model, template, rows["rl"][0], output) for output in outputs]
+    found["without us"] = without_us(processor, rows["rl"][0], outputs[0])
     (folder / "found.json").write_text(json.dumps(found))
 
 
@@ -59,6 +66,37 @@ def loaded(path: Path) -> Any:
     from swift.dataset import load_dataset
 
     return load_dataset(str(path), remove_unused_columns=False, num_proc=1)[0]
+
+
+def unknown_options(page: str) -> list[str]:
+    """Options of the page's commands that ms-swift does not have."""
+    from swift.arguments import RLHFArguments, RolloutArguments, SftArguments
+
+    classes = {"sft": SftArguments, "rlhf": RLHFArguments, "rollout": RolloutArguments}
+    commands = re.findall(r"swift (sft|rlhf|rollout) ((?:.*\\\n)*.*)", page)
+    assert {name for name, _ in commands} == set(classes)
+    known = {name: {field.name for field in dataclasses.fields(one)} for name, one in classes.items()}
+    return [option for name, text in commands for option in re.findall(r"--(\w+)", text) if option not in known[name]]
+
+
+def without_us(processor: Any, row: dict[str, Any], output: Any) -> list[int]:
+    """The tokens that the trainer would read of a rollout with ms-swift's own template; none if it fails."""
+    from swift.rl_core.data import GRPOSample
+    from swift.rlhf_trainers.utils import encode_sample
+    from swift.template import get_template
+    from swift.template.register import TEMPLATE_MAPPING
+    from swift.template.templates.qwen import Qwen2_5OmniTemplate
+
+    TEMPLATE_MAPPING["qwen2_5_omni"].template_cls = Qwen2_5OmniTemplate
+    template = get_template(processor)
+    template.set_mode("train")
+    sample = GRPOSample.from_row(row)
+    sample.apply_rollout_output(rollout_output=output)
+    try:
+        return list(encode_sample(sample, template)["input_ids"])
+    except Exception as error:
+        print("without our template:", error)
+        return []
 
 
 def missing_fields() -> list[str]:
@@ -83,13 +121,13 @@ def described(encoded: dict[str, Any]) -> dict[str, Any]:
     return {"input_ids": encoded["input_ids"], "learnt": labels, "frames": frames}
 
 
-def scripted(model: Any, folder: Path, template: Any, protocol: Any, says: list[str]) -> Any:
+def scripted(model: Any, folder: Path, template: Any, protocol: Any, text: str) -> Any:
     """The engine of the default tests, with ms-swift's own template and classes around it."""
     import swift_fakes
 
     def told(written: str) -> str | None:
-        fits = [text for text in says if text.startswith(written)]
-        return fits[0][len(written) :] if fits else None
+        ends = text.endswith("</answer>")
+        return text[len(written) :] if text.startswith(written) and (ends or written != text) else None
 
     return swift_fakes.ScriptedEngine(model, str(folder / "model"), template, told, protocol)
 
@@ -140,15 +178,17 @@ def trained(model: Any, template: Any, row: dict[str, Any], output: Any) -> dict
     described_here = described(sample.encoded)
     inputs, batch = collate_to_grpo_micro_batch([sample], template, device=torch.device("cpu"))
     names = ("input_ids", "attention_mask", "input_features", "feature_attention_mask", "position_ids")
-    logits = model(**{name: inputs[name] for name in names if inputs.get(name) is not None}).logits[0]
-    logprobs = logits.float().log_softmax(-1)
+    logits = model.module(**{name: inputs[name] for name in names if inputs.get(name) is not None}).logits[0].float()
+    ours = logits.index_fill(-1, model.banned_token_ids, float("-inf")).log_softmax(-1)
+    logprobs = logits.log_softmax(-1)
     ids, learnt = described_here["input_ids"], described_here["learnt"]
     # Only rows with labelled segments have `located`.
     names_of_rewards = [name for name in orms if name.startswith(("relisten_", "brief")) and name != "relisten_located"]
     functions = [orms[name]() for name in names_of_rewards]
-    rewards = compute_rewards_per_func([sample], functions, [], torch.device("cpu"))[0].tolist()
+    rewards = compute_rewards_per_func([sample], functions, None, torch.device("cpu"))[0].tolist()
     return described_here | {
         "logprobs": [float(logprobs[at - 1, ids[at]]) for at in range(1, len(ids)) if learnt[at]],
+        "logprobs without placeholders": [float(ours[at - 1, ids[at]]) for at in range(1, len(ids)) if learnt[at]],
         "rollout_logprobs": output.rollout_logprobs[0],
         "aligned": batch.rollout_per_token_logps is not None,
         "num_learnt": int(batch.completion_mask.sum()),

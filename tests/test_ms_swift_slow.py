@@ -26,6 +26,8 @@ from relisten.types import Example, Trace
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
+HOP = 320
+"""Samples in a mel frame of nano."""
 GOOD = "<think>a word <seg>0.5, 0.9</seg>, a flute <seg>4.2, 5.0</seg>.</think><answer>nine</answer>"
 BAD = "<think>a <seg>3, 2</seg>, <seg>0.1, 0.7</seg>, <seg>7, 8</seg> two.</think><answer>two</answer>"
 LONG = "<think>" + "a word <seg>0.5, 0.9</seg>. " * 2 + "<seg>4.2, 5.0</seg>"
@@ -81,13 +83,21 @@ def same(theirs: dict[str, Any], trace: Trace, model: AudioLM) -> None:
     """The trainer reads our tokens, learns what we learn, and hears what we hear."""
     assert theirs["input_ids"] == trace.token_ids
     assert theirs["learnt"] == trace.sampled
-    rate = model.rate
-    counts = [model.num_audio_tokens(frames * rate // 100) for frames in theirs["frames"]]
+    counts = [model.num_audio_tokens(frames * HOP) for frames in theirs["frames"]]
     assert counts == [listen.num_tokens for listen in trace.listens]
 
 
 def test_the_fakes_of_the_default_tests_are_as_the_real_classes(found: dict[str, Any]) -> None:
     assert found["missing"] == [] and found["template"] == "RelistenTemplate"
+
+
+def test_the_options_of_the_page_exist(found: dict[str, Any]) -> None:
+    assert found["unknown options"] == []
+
+
+def test_our_template_is_still_needed(found: dict[str, Any]) -> None:
+    """If ms-swift comes to read audio inside of a response, most of `RelistenTemplate` can go."""
+    assert found["without us"] != found["rollouts"][0]["input_ids"]
 
 
 def test_the_loader_keeps_what_rewards_need(found: dict[str, Any]) -> None:
@@ -121,9 +131,10 @@ def test_grpo_reads_our_rollouts_token_for_token(found: dict[str, Any], nano: Au
     for theirs, (trace, config) in zip(found["rollouts"], ours(nano), strict=False):
         same(theirs, trace, nano)
         assert theirs["aligned"] and theirs["num_learnt"] == sum(trace.sampled) == len(theirs["rollout_logprobs"])
-        # On-policy: the trainer's forward gives the log-probabilities of the rollout, so the ratio is 1. The trainer's
-        # softmax includes the banned placeholders, which have next to no probability.
-        np.testing.assert_allclose(theirs["logprobs"], theirs["rollout_logprobs"], atol=1e-3)
+        # On-policy: a forward over the trainer's batch gives the log-probabilities of the rollout, so the ratio is 1.
+        # The trainer's own softmax includes the banned placeholders as well.
+        np.testing.assert_allclose(theirs["logprobs without placeholders"], theirs["rollout_logprobs"], atol=1e-3)
+        np.testing.assert_allclose(theirs["logprobs"], theirs["rollout_logprobs"], atol=0.02)
         own = [p for p, sampled in zip(trace.logprobs, trace.sampled, strict=True) if sampled]
         np.testing.assert_allclose(theirs["rollout_logprobs"], own, atol=1e-3)
         assert theirs["truncated"] == (trace.finish in ("length", "context"))
@@ -136,5 +147,5 @@ def test_grpo_reads_our_rollouts_token_for_token(found: dict[str, Any], nano: Au
 
 
 def test_the_recording_is_the_one_that_was_given(found: dict[str, Any]) -> None:
-    frames = -(-round(audio.duration(questions().audio) * 16_000) // 160)  # type: ignore[arg-type]
+    frames = -(-round(audio.duration(questions().audio) * 16_000) // HOP)  # type: ignore[arg-type]
     assert all(theirs["frames"][0] == frames for theirs in [*found["rollouts"], *found["sft"]])

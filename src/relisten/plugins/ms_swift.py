@@ -294,13 +294,13 @@ class RelistenTemplate(Qwen2_5OmniTemplate):  # type: ignore[misc]
 
     ms-swift 4.6.0 gives a response as token ids from the rollout to the template, but then loads only the audio whose
     <audio> stands in the prompt, and adds an <audio> to the prompt for each segment. For SFT, the template writes a
-    response with <seg> tags as our engine would have generated it, with the audio of each segment after its tag.
+    response with a <think> block as our engine would have generated it, the audio of each segment after its tag.
     """
 
     def _preprocess_inputs(self, inputs: Any) -> None:
         super()._preprocess_inputs(inputs)
         said = inputs.messages[-1]["content"]
-        if self.is_training and isinstance(said, str) and "<seg>" in said:
+        if self.is_training and isinstance(said, str) and "<think>" in said:
             written(loaded(self.model_info.model_dir)[0], inputs, said, self.processor.feature_extractor.n_samples)
 
     @staticmethod
