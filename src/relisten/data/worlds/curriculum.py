@@ -35,6 +35,14 @@ TRAINING_SEED = 1_000_000
 """The number of the first scene of training. Held-out scenes are numbered from 0."""
 RL_SCENES = 5_000_000
 """The number of the first scene of RL, counted from the first of training."""
+SECONDS = ((3.0, 8.0), (8.0, 16.0), (16.0, 30.0), (30.0, 60.0))
+"""How long the scenes are that both worlds are taught with."""
+SHARES = (0.46, 0.3, 0.16, 0.08)
+"""How often scenes are so long."""
+AGAIN_AFTER = 128
+"""After so many scenes each of them comes once more, with other questions."""
+ANOTHER_STAGE = 1_024_000
+ANOTHER_TAKE = 50_000_000
 
 
 def nano_scene(index: int) -> tuple[Clip, Bank, np.random.Generator]:
@@ -95,16 +103,50 @@ def chain_rows(
     return [*rows, *((row, "conditioned") for row in kept)]
 
 
+def wide_clip_rows(index: int) -> list[SftExample]:
+    """One scene of either world, up to 16 s: six of its sounds on their own, and what they are."""
+    return wide_rows(index, (), 0, 6, SECONDS[index % 2])[2:]
+
+
+def wide_base_rows(index: int) -> list[SftExample]:
+    """As `base_rows`, with one of the two chains interleaved, about a scene of either world."""
+    return _again(index, ("grounded", "interleaved"), 0, 2)
+
+
+def wide_sft_rows(index: int) -> list[SftExample]:
+    """As `sft_rows`, about a scene of either world, which comes with other questions than in the stage before."""
+    return _again(index + ANOTHER_STAGE, ("interleaved", "interleaved", "grounded"), 1, 1)
+
+
+def _again(index: int, formats: Sequence[Format], num_asked: int, num_clips: int) -> list[SftExample]:
+    """The rows of an index. Each scene comes twice, with other questions, so that its sound is encoded once."""
+    block, place = divmod(index, 2 * AGAIN_AFTER)
+    take, place = divmod(place, AGAIN_AFTER)
+    number = block * AGAIN_AFTER + place
+    drawn = np.random.default_rng([number, 67]).choice(len(SECONDS), p=SHARES)
+    return wide_rows(number, formats, num_asked, num_clips, SECONDS[int(drawn)], take)
+
+
 def wide_rows(
-    index: int, formats: Sequence[Format], num_asked: int, num_clips: int, seconds: tuple[float, float] = (3.0, 60.0)
+    index: int,
+    formats: Sequence[Format],
+    num_asked: int,
+    num_clips: int,
+    seconds: tuple[float, float] = (3.0, 60.0),
+    take: int = 0,
 ) -> list[SftExample]:
-    """`chain_rows` about a scene of either world, of so many seconds: up to 16 s every second one is of the first."""
+    """`chain_rows` about a scene of either world, of so many seconds: up to 16 s every second one is of the first.
+
+    take: another number gives other rows about the same scene.
+    """
+    ask: Ask = make_questions
     if index % 2 or seconds[1] > 16.0:
-        sounds, seed = microphone_bank("train"), TRAINING_SEED + index
-        clip = microphone_scene(seed, sounds, seconds)
-        scene = clip, sounds, np.random.default_rng([seed, 41])
-        return chain_rows(index, lambda _: scene, formats, num_asked, num_clips, microphone_questions)
-    return chain_rows(index, partial(quick_scene, seconds=seconds), formats, num_asked, num_clips)
+        sounds, ask = microphone_bank("train"), microphone_questions
+        clip = microphone_scene(TRAINING_SEED + index, sounds, seconds)
+    else:
+        clip, sounds, _ = quick_scene(index, seconds)
+    scene = clip, sounds, np.random.default_rng([TRAINING_SEED + index, 41, take])
+    return chain_rows(index + take * ANOTHER_TAKE, lambda _: scene, formats, num_asked, num_clips, ask)
 
 
 def wide_rl_rows(index: int) -> list[Example]:
