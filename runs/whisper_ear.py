@@ -18,6 +18,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -133,6 +134,12 @@ def _embeddings(model: Qwen2_5Omni, old: Qwen2_5Omni) -> None:
             new_rows[index] = old_rows[known[token]]
 
 
+def tower_of(model: Qwen2_5Omni) -> Any:
+    """The audio tower, which has another place in newer versions of transformers."""
+    module: Any = model.module
+    return module.audio_tower if hasattr(module, "audio_tower") else module.model.audio_tower
+
+
 class FrozenEar(Qwen2_5Omni):
     """nano while its ear is not trained. Its `features` are the ear's states before the projection, so that processes
     which prepare data compute them, and the trained module only projects them."""
@@ -146,7 +153,7 @@ class FrozenEar(Qwen2_5Omni):
         seen = copy.copy(model)
         seen.__class__ = cls
         assert isinstance(seen, FrozenEar)
-        tower = model.module.audio_tower if hasattr(model.module, "audio_tower") else model.module.model.audio_tower
+        tower = tower_of(model)
         seen.ear = copy.deepcopy(tower).requires_grad_(False)
         seen.ear.proj = torch.nn.Identity()
         seen.known = OrderedDict[int, Tensor]()
@@ -182,7 +189,7 @@ def standardise(model: Qwen2_5Omni, pieces: Iterable[Audio]) -> None:
     heard = FrozenEar.of(copy.deepcopy(model))
     states = torch.cat([heard.features(piece) for piece in pieces], 1)
     mean, deviation = states.mean(1), states.std(1) + 1e-4
-    norm = (model.module.audio_tower if hasattr(model.module, "audio_tower") else model.module.model.audio_tower).ln_post
+    norm = tower_of(model).ln_post
     norm.weight.copy_(norm.weight / deviation)
     norm.bias.copy_((norm.bias - mean) / deviation)
 
