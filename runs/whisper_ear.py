@@ -15,7 +15,7 @@ import os
 import struct
 import sys
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,17 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from relisten.data.worlds import curriculum
+from relisten.data.worlds.microphone import microphone_bank
+from relisten.data.worlds.scenes import RATE
 from relisten.models import load, nano
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
-from relisten.types import Audio
+from relisten.types import Audio, Example
 
 DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 EAR = replace(
@@ -194,18 +199,81 @@ def standardise(model: Qwen2_5Omni, pieces: Iterable[Audio]) -> None:
     norm.bias.copy_((norm.bias - mean) / deviation)
 
 
+def align(model: Qwen2_5Omni, clips: Sequence[Example], steps: int = 3000) -> None:
+    """Let the projection begin as a linear classifier of sounds and words, whose classes are the tokens of their names.
+
+    The mean of a clip's projected states becomes near, by its cosine, to the embeddings of the words that tell what is
+    heard. Embeddings of words that the old nano knew stay; those of new words are trained too, for they are all alike.
+    """
+    heard, projection = FrozenEar.of(copy.deepcopy(model)), tower_of(model).proj
+    embeddings = model.module.get_input_embeddings().weight
+    vocab, known = model.tokenizer.get_vocab(), load("nano").tokenizer.get_vocab()
+    pieces = [example.audio for example in clips if isinstance(example.audio, Audio)]
+    states = torch.stack([heard.features(piece).mean(1) for piece in tqdm(pieces, desc="clips")])
+    targets = torch.zeros(len(clips), len(vocab))
+    for row, example in enumerate(clips):
+        words = [word for word in str(example.answer).split() if word not in ("a", "an", "saying")]
+        targets[row, [token for word in words for token in model.encode(" " + word)]] = 1.0
+    targets /= targets.sum(1, keepdim=True)
+    new = torch.tensor([[token not in known] for token in sorted(vocab, key=vocab.__getitem__)])
+    length = embeddings[: len(vocab)][~new.squeeze(1)].norm(dim=1).mean().detach()
+    classes = embeddings[: len(vocab)].detach().clone() + 0.3 * length * new * _directions(
+        len(vocab), embeddings.shape[1]
+    )
+    changed = (classes * new).requires_grad_()
+    optimizer = torch.optim.AdamW([*projection.parameters(), changed], lr=3e-3, weight_decay=1e-2)
+    generator = torch.Generator().manual_seed(0)
+    for step in (bar := tqdm(range(steps), desc="projection")):
+        optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / steps)
+        rows = torch.randint(len(states), (256,), generator=generator)
+        names = functional.normalize(torch.where(new, changed, classes), dim=1)
+        scores = 16 * functional.normalize(projection(states[rows]), dim=1) @ names.T
+        loss = -(targets[rows] * scores.log_softmax(1)).sum(1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        bar.set_postfix(loss=loss.item())
+    with torch.no_grad():
+        named = functional.normalize(changed, dim=1) * length
+        embeddings[: len(vocab)] = torch.where(new, named, embeddings[: len(vocab)])
+        share = length / projection(states).norm(dim=1).mean()
+        projection.weight *= share
+        projection.bias *= share
+
+
+def _directions(num: int, width: int) -> Tensor:
+    """[num, width] of length 1, at random."""
+    return functional.normalize(torch.randn(num, width, generator=torch.Generator().manual_seed(1)), dim=1)
+
+
+def taught_clips(num_scenes: int) -> list[Example]:
+    """Clips of the first stage of training, and every take of every word and sound of the wide bank as it is."""
+    sounds, rng = microphone_bank("train"), np.random.default_rng(5)
+    rows = [row for index in tqdm(range(num_scenes), desc="scenes") for row in curriculum.wide_clip_rows(index)]
+    found = [example for example, _ in rows]
+    for takes in sounds.sounds.values():
+        for take in takes:
+            edges = [round(RATE * float(rng.uniform(0, 0.15))) for _ in "ab"]
+            level = np.float32(10 ** rng.uniform(-1.2, 0))
+            noise = np.float32(1e-3 * 10 ** rng.uniform(-1, 0.5))
+            samples = np.pad(level * take.samples, edges)
+            samples = (samples + noise * rng.standard_normal(len(samples))).astype(np.float32)
+            answer = f"a voice saying {take.label}" if take.kind == "word" else f"a {take.label}"
+            found.append(Example(take.label, Audio(samples[: 3 * RATE], RATE), "What is it?", (), answer))
+    return found
+
+
 def main(what: str, given: str, out: Path) -> None:
     """Carry out a command of the usage."""
     if what == "extract":
         found = encoder(read_ctranslate2(Path(given)))
         save_file({name: value.half().contiguous() for name, value in found.items()}, out)
         return
-    from relisten.data.worlds.curriculum import vocabulary, wide_rows
-
-    model = graft(None if given == "own" else load_file(given), vocabulary(wide=True))
+    vocab = nano.tokenizer(curriculum.vocabulary(wide=True), 4096)
+    model, clips = graft(None if given == "own" else load_file(given), vocab), taught_clips(1000)
     if given != "own":
-        rows = [wide_rows(index, (), 0, 2, (3.0, 12.0)) for index in range(60)]
-        standardise(model, [example.audio for row in rows for example, _ in row[1:]])  # type: ignore[misc]
+        standardise(model, [clip.audio for clip in clips[::20] if isinstance(clip.audio, Audio)])
+    align(model, clips)
     model.save(out, dtype=torch.float32)
 
 

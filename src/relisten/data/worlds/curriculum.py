@@ -13,14 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
 from relisten.audio import crop
 from relisten.data.offline.short import caption, heard, name, segment
-from relisten.data.worlds.microphone import microphone_bank, microphone_questions, microphone_scene
+from relisten.data.worlds.microphone import microphone_bank, microphone_questions, microphone_scene, word_scene
 from relisten.data.worlds.scene_questions import make_questions
 from relisten.data.worlds.scenes import Bank, SceneConfig, bank, make_scene
+from relisten.data.worlds.sounds import Sound
 from relisten.data.worlds.wordings import WORDINGS
 from relisten.models import nano
 from relisten.models.base import AudioLM
@@ -103,8 +105,21 @@ def chain_rows(
 
 
 def wide_clip_rows(index: int) -> list[SftExample]:
-    """One scene of either world, up to 16 s: six of its sounds on their own, and what they are."""
-    return wide_rows(index, (), 0, 6, SECONDS[index % 2])[2:]
+    """One scene of either world, up to 16 s: six of its sounds on their own, and what they are; then six words."""
+    rows = wide_rows(index, (), 0, 6, SECONDS[index % 2])[2:]
+    sounds, rng = microphone_bank("train"), np.random.default_rng([TRAINING_SEED + index, 43])
+    for number in range(6 * index, 6 * index + 6):
+        clip = word_scene(TRAINING_SEED + number, sounds, spoken_words())
+        rows.append((close_listen(rng, clip), "conditioned"))
+    return rows
+
+
+@cache
+def spoken_words() -> tuple[Sound, ...]:
+    """All takes of all words that are trained, shuffled."""
+    sounds = microphone_bank("train")
+    found = [sound for word in sounds.words for sound in sounds.sounds[word]]
+    return tuple(found[int(n)] for n in np.random.default_rng(0).permutation(len(found)))
 
 
 def wide_base_rows(index: int) -> list[SftExample]:
