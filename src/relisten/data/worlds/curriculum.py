@@ -106,12 +106,15 @@ def chain_rows(
 
 def wide_clip_rows(index: int) -> list[SftExample]:
     """One scene of either world, up to 16 s: six of its sounds on their own, and what they are; then six words."""
-    rows = wide_rows(index, (), 0, 6, SECONDS[index % 2])[2:]
+    return [*wide_rows(index, (), 0, 6, SECONDS[index % 2])[2:], *_words(index, 6)]
+
+
+def _words(index: int, num: int) -> list[SftExample]:
+    """Words, each alone over a background, and which they are."""
     sounds, rng = microphone_bank("train"), np.random.default_rng([TRAINING_SEED + index, 43])
-    for number in range(6 * index, 6 * index + 6):
-        clip = word_scene(TRAINING_SEED + number, sounds, spoken_words())
-        rows.append((close_listen(rng, clip), "conditioned"))
-    return rows
+    numbers = range(TRAINING_SEED + num * index, TRAINING_SEED + num * index + num)
+    clips = (word_scene(number, sounds, spoken_words()) for number in numbers)
+    return [(close_listen(rng, clip), "conditioned") for clip in clips]
 
 
 @cache
@@ -123,13 +126,14 @@ def spoken_words() -> tuple[Sound, ...]:
 
 
 def wide_base_rows(index: int) -> list[SftExample]:
-    """As `base_rows`, with one of the two chains interleaved, about a scene of either world."""
-    return _again(index, ("grounded", "interleaved"), 0, 2)
+    """As `base_rows`, with one of the two chains interleaved, about a scene of either world; more clips, and words."""
+    return [*_again(index, ("grounded", "interleaved"), 0, 4), *_words(index, 4)]
 
 
 def wide_sft_rows(index: int) -> list[SftExample]:
     """As `sft_rows`, about a scene of either world, which comes with other questions than in the stage before."""
-    return _again(index + ANOTHER_STAGE, ("interleaved", "interleaved", "grounded"), 1, 1)
+    index += ANOTHER_STAGE
+    return [*_again(index, ("interleaved", "interleaved", "grounded"), 1, 2), *_words(index, 2)]
 
 
 def _again(index: int, formats: Sequence[Format], num_asked: int, num_clips: int) -> list[SftExample]:
