@@ -199,8 +199,10 @@ def standardise(model: Qwen2_5Omni, pieces: Iterable[Audio]) -> None:
     norm.bias.copy_((norm.bias - mean) / deviation)
 
 
-def align(model: Qwen2_5Omni, clips: Sequence[Example], steps: int = 3000) -> None:
+def align(model: Qwen2_5Omni, clips: Sequence[Example], new_ear: bool, steps: int = 3000) -> None:
     """Let the projection begin as a linear classifier of sounds and words, whose classes are the tokens of their names.
+
+    new_ear: whether the projection is trained. That of nano's own ear stays, and only new names are fitted to it.
 
     The mean of a clip's projected states becomes near, by its cosine, to the embeddings of the words that tell what is
     heard. Embeddings of words that the old nano knew stay; those of new words are trained too, for they are all alike.
@@ -221,7 +223,7 @@ def align(model: Qwen2_5Omni, clips: Sequence[Example], steps: int = 3000) -> No
         len(vocab), embeddings.shape[1]
     )
     changed = (classes * new).requires_grad_()
-    optimizer = torch.optim.AdamW([*projection.parameters(), changed], lr=3e-3, weight_decay=1e-2)
+    optimizer = torch.optim.AdamW([*projection.parameters()][: 2 * new_ear] + [changed], lr=3e-3, weight_decay=1e-2)
     generator = torch.Generator().manual_seed(0)
     for step in (bar := tqdm(range(steps), desc="projection")):
         optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / steps)
@@ -236,7 +238,7 @@ def align(model: Qwen2_5Omni, clips: Sequence[Example], steps: int = 3000) -> No
     with torch.no_grad():
         named = functional.normalize(changed, dim=1) * length
         embeddings[: len(vocab)] = torch.where(new, named, embeddings[: len(vocab)])
-        share = length / projection(states).norm(dim=1).mean()
+        share = length / projection(states).norm(dim=1).mean() if new_ear else 1.0
         projection.weight *= share
         projection.bias *= share
 
@@ -273,7 +275,7 @@ def main(what: str, given: str, out: Path) -> None:
     model, clips = graft(None if given == "own" else load_file(given), vocab), taught_clips(1000)
     if given != "own":
         standardise(model, [clip.audio for clip in clips[::20] if isinstance(clip.audio, Audio)])
-    align(model, clips)
+    align(model, clips, given != "own")
     model.save(out, dtype=torch.float32)
 
 
