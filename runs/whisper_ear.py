@@ -223,7 +223,8 @@ def align(model: Qwen2_5Omni, clips: Sequence[Example], new_ear: bool, steps: in
         len(vocab), embeddings.shape[1]
     )
     changed = (classes * new).requires_grad_()
-    optimizer = torch.optim.AdamW([*projection.parameters()][: 2 * new_ear] + [changed], lr=3e-3, weight_decay=1e-2)
+    learnt = [changed, *(projection.parameters() if new_ear else ())]
+    optimizer = torch.optim.AdamW(learnt, lr=3e-3, weight_decay=1e-2)
     generator = torch.Generator().manual_seed(0)
     for step in (bar := tqdm(range(steps), desc="projection")):
         optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / steps)
