@@ -170,3 +170,19 @@ def test_the_command_writes_scenes_words_and_absent_sounds(folder: Path, tmp_pat
         asked("wrong", world="microphone", absent=2.0)
     with pytest.raises(ValueError, match="make_bank"):
         write_scenes(tmp_path / "none", world="microphone", sounds=tmp_path / "nowhere")
+
+
+def test_each_scene_is_taught_twice_with_other_questions(sounds: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curriculum, "microphone_bank", lambda split: sounds)
+    curriculum.spoken_words.cache_clear()
+    first, again, other = (curriculum.wide_base_rows(index) for index in (1, 1 + curriculum.AGAIN_AFTER, 3))
+    recordings = [row[0][0].audio for row in (first, again, other)]
+    assert all(isinstance(audio, Audio) for audio in recordings)
+    assert np.array_equal(recordings[0].samples, recordings[1].samples)  # type: ignore[union-attr]
+    assert not np.array_equal(recordings[0].samples, recordings[2].samples)  # type: ignore[union-attr]
+    assert [e.question for e, _ in first[:2]] != [e.question for e, _ in again[:2]]
+    assert [str(e.answer) for e, _ in first] == [str(e.answer) for e, _ in curriculum.wide_base_rows(1)]
+    words = [example for example, _ in curriculum.wide_clip_rows(1)[-6:]]
+    assert all(str(example.answer).startswith("a voice saying ") for example in words)
+    assert len({str(example.answer) for example in words}) > 1
+    curriculum.spoken_words.cache_clear()

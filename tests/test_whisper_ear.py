@@ -17,7 +17,7 @@ from relisten.data.worlds.curriculum import sft_rows
 from relisten.models import load, nano
 from relisten.training.batch import encode, model_inputs, pack
 from relisten.training.trainer import token_logprobs_of
-from relisten.types import Audio
+from relisten.types import Audio, Example
 
 
 def test_a_frozen_ear_trains_the_same_model(tmp_path: Path) -> None:
@@ -104,3 +104,36 @@ def test_the_grafted_model_still_says_what_nano_said() -> None:
             logits.append(model.forward(tokens, torch.arange(len(ids))[None], [model.features(audio)], None))
     known = len(old.tokenizer)  # beyond it there are no tokens
     torch.testing.assert_close(logits[0][..., :known], logits[1][..., :known], atol=1e-4, rtol=1e-4)
+
+
+def test_the_projection_begins_as_a_classifier_whose_classes_are_names() -> None:
+    old = load("nano", "float32", "cpu")
+    words = ["five", "two", "garden", "banana"]  # two that nano knows, two that are new
+    new = whisper_ear.graft(None, nano.tokenizer([f" {word}" for word in words] * 9 + ["a voice saying"] * 9))
+    rng = np.random.default_rng(4)
+
+    def noisy(tone: np.ndarray) -> Audio:
+        return Audio((tone + 0.02 * rng.standard_normal(len(tone))).astype(np.float32), 16_000)
+
+    tones = {word: 0.3 * np.sin(np.arange(16_000) * f) for word, f in zip(words, (0.05, 0.2, 0.5, 0.9), strict=True)}
+    clips = [
+        Example(
+            word, Audio((tone + 0.02 * rng.standard_normal(16_000)).astype(np.float32), 16_000), "?", (), f"a {word}"
+        )
+        for word, tone in tones.items()
+        for _ in range(4)
+    ]
+    known = {word: new.module.get_input_embeddings().weight[new.encode(" " + word)[0]].clone() for word in words}
+    whisper_ear.align(new, clips, True, steps=60)
+    names = torch.stack([new.module.get_input_embeddings().weight[new.encode(" " + word)[0]] for word in words])
+    heard = whisper_ear.FrozenEar.of(new)
+    for clip in clips:
+        with torch.no_grad():
+            projected = whisper_ear.tower_of(new).proj(heard.features(clip.audio).mean(1))
+        scores = torch.nn.functional.cosine_similarity(projected[None], names)
+        assert words[int(scores.argmax())] == clip.id
+    kept = [word for word in words if " " + word in {old.tokenizer.decode([i]) for i in range(len(old.tokenizer))}]
+    assert kept == ["five", "two"]
+    for word in words:
+        now = new.module.get_input_embeddings().weight[new.encode(" " + word)[0]]
+        assert torch.allclose(known[word], now, atol=1e-6) == (word in kept)
