@@ -105,7 +105,9 @@ if name == "zero":  # the same for DeepSpeed, which itself trains on CPUs as wel
     PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
     PartialState.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
     training_args.is_torch_bf16_gpu_available = lambda: True
+    from deepspeed.comm import torch as backend
     from deepspeed.runtime.zero import GatheredParameters
+    backend.build_shm_op = lambda: None  # a faster exchange, which it would compile, and wait for a lock to do so
 whole = training.train
 def watched(trainer, *more):
     folder = whole(trainer, *more)
