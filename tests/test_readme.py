@@ -94,5 +94,8 @@ def test_constraints_pin_every_dependency() -> None:
     pins = [line for line in lines if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9a-z.]*", pin) for pin in pins)
     pinned = {re.sub(r"[-_.]+", "-", pin.split("==")[0]).lower() for pin in pins}
-    wanted = re.findall(r'"([A-Za-z0-9_-]+)>=', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    # ms-swift has an environment of its own, because it wants an older transformers than the one that is pinned.
+    project = re.sub(r"^swift = .*$", "", project, flags=re.MULTILINE)
+    wanted = re.findall(r'"([A-Za-z0-9_-]+)>=', project)
     assert {re.sub(r"[-_.]+", "-", name).lower() for name in wanted} <= pinned

@@ -127,7 +127,8 @@ class Decoder:
         needs = [(row.question, row.num_own + NARROW) for row in self.rows]
         if len(needs) < 2 or self.fits(needs):
             return False
-        for stem in set(self._stems) - {row.question.stem for row in self.rows}:
+        used = {row.question.stem for row in self.rows}
+        for stem in [stem for stem in self._stems if stem not in used]:
             self.forget(stem)
         return not self.fits(needs)
 
