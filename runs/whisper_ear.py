@@ -30,7 +30,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from relisten.data.worlds import curriculum
-from relisten.data.worlds.microphone import microphone_bank
+from relisten.data.worlds.microphone import microphone_bank, word_scene
 from relisten.data.worlds.scenes import RATE
 from relisten.models import load, nano
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
@@ -266,6 +266,24 @@ def taught_clips(num_scenes: int) -> list[Example]:
     return found
 
 
+@torch.no_grad()
+def told_words(model: Qwen2_5Omni, num: int = 300) -> float:
+    """The share of words by held-out voices, each alone over a background, whose name is nearest to the projection."""
+    names, sounds = microphone_bank("train").words, microphone_bank("heldout")
+    takes = [take for word in sounds.words for take in sounds.sounds[word]]
+    takes = [takes[int(n)] for n in np.random.default_rng(1).permutation(len(takes))]
+    heard, projection = FrozenEar.of(copy.deepcopy(model)), tower_of(model).proj
+    rows = model.module.get_input_embeddings().weight[[model.encode(" " + name)[0] for name in names]]
+    rng, right = np.random.default_rng(2), 0
+    for number in range(88_000_000, 88_000_000 + num):
+        clip = word_scene(number, sounds, takes)
+        piece = curriculum.close_listen(rng, clip).audio
+        assert isinstance(piece, Audio)
+        scores = functional.cosine_similarity(projection(heard.features(piece).mean(1))[None], rows)
+        right += names[int(scores.argmax())] == clip.events[0].label
+    return right / num
+
+
 def main(what: str, given: str, out: Path) -> None:
     """Carry out a command of the usage."""
     if what == "extract":
@@ -277,6 +295,7 @@ def main(what: str, given: str, out: Path) -> None:
     if given != "own":
         standardise(model, [clip.audio for clip in clips[::20] if isinstance(clip.audio, Audio)])
     align(model, clips, given != "own")
+    print(f"by the projection alone, {told_words(model):.3f} of 300 words by held-out voices are told")
     model.save(out, dtype=torch.float32)
 
 
