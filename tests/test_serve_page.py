@@ -83,7 +83,7 @@ def ask(page: Any, question: str = "How many bells?", choices: str = "") -> None
 def test_a_file_is_asked_about_and_its_answer_is_that_of_ask(visit: Callable[..., Any], nano: str) -> None:
     example = QUESTIONS[1]
     page = visit(nano)
-    assert "It knows only" in page.locator("#about").inner_text()
+    page.locator("#about", has_text="It knows only").wait_for()
     upload(page)
     assert page.locator("#length").inner_text() == "6.6"
     ask(page, example.question, "\n".join(example.choices))
