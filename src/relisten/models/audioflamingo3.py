@@ -56,18 +56,6 @@ KIND = loading.Kind(
 )
 
 
-def load(
-    folder: Path, dtype: str = "auto", device: str = "auto", device_map: Any = None, weights: bool = True
-) -> AudioFlamingo3:
-    """Load a checkpoint from a folder. Raises ValueError, in one line, when it is not one.
-
-    Without `weights`, the module lies on the meta device: it has shapes and settings, and cannot run.
-    """
-    model: AudioFlamingo3 = loading.load(KIND, AudioFlamingo3, folder, dtype, device, device_map, weights)
-    model.max_seconds = longest(folder, model.max_seconds)
-    return model
-
-
 def longest(folder: Path, otherwise: float | None) -> float | None:
     """Seconds of the longest recording that a folder's processor takes. Raises ValueError where it is not a number."""
     path = folder / PROCESSOR
@@ -75,3 +63,10 @@ def longest(folder: Path, otherwise: float | None) -> float | None:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e6:
         raise ValueError(f"{path}: max_audio_len is {str(value)[:60]}; it must be a number of seconds")
     return float(value)
+
+
+def _finish(model: AudioFlamingo3, folder: Path) -> None:
+    model.max_seconds = longest(folder, model.max_seconds)
+
+
+load = loading.loader(KIND, AudioFlamingo3, _finish)

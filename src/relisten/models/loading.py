@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, WhisperFeatureExtractor
 
 from relisten.models import SAFELY
-from relisten.models.base import AudioLM, Prompts, lay_out_for_cpu, read_prompts
+from relisten.models.base import Prompts, lay_out_for_cpu, read_prompts
 from relisten.models.folder import Shapes, check_layers, check_plausible, checked, foreign, read_json
-from relisten.models.scope import Scope, read_scope
+from relisten.models.scope import read_scope
 from relisten.models.trial import check_tokenizer, try_out
 
 MEL = {
@@ -27,18 +27,12 @@ MEL = {
 MEL_DEFAULTS = {"sampling_rate": 16_000, "hop_length": 160, "n_fft": 400, "chunk_length": 30}
 
 
-class Make(Protocol):
-    """A class of models: what `CausalAudioLM.__init__` takes."""
-
-    def __call__(
-        self,
-        module: Any,
-        tokenizer: PreTrainedTokenizerBase,
-        feature_extractor: WhisperFeatureExtractor,
-        prompts: Prompts | None,
-        name: str,
-        scope: Scope | None,
-    ) -> AudioLM: ...
+THINKER_LAYERS = {
+    "text_config": ("num_hidden_layers", r"layers\.(\d+)\."),
+    "audio_config": ("encoder_layers", r"audio_tower\.layers\.(\d+)\."),
+    "vision_config": ("depth", r"visual\.blocks\.(\d+)\."),
+}
+"""`Kind.layers` of the Thinkers of Qwen's Omni models."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +53,41 @@ class Kind:
     """How its tokenizer is read; None: as `AutoTokenizer` does."""
 
 
-def load(kind: Kind, make: Make, folder: Path, dtype: str, device: str, device_map: Any, weights: bool) -> Any:
-    """The model of a folder. Raises ValueError, in one line, if the folder holds no such model.
+M = TypeVar("M")
+M_co = TypeVar("M_co", covariant=True)
 
-    Without `weights`, the module lies on the meta device: it has shapes and settings, and cannot run.
+
+class Load(Protocol[M_co]):
+    """The `load` of a base's file. `models/__init__.py` calls it."""
+
+    def __call__(
+        self, folder: Path, dtype: str = "auto", device: str = "auto", device_map: Any = None, weights: bool = True
+    ) -> M_co:
+        """The model of a folder; see `load` of this file."""
+
+
+def loader(
+    kind: Kind, make: Callable[..., M], finish: Callable[[M, Path], None] = lambda model, folder: None
+) -> Load[M]:
+    """The `load` of a base's file. finish: sets what only the folder tells."""
+
+    def load_base(
+        folder: Path, dtype: str = "auto", device: str = "auto", device_map: Any = None, weights: bool = True
+    ) -> M:
+        model: M = load(kind, make, folder, dtype, device, device_map, weights)
+        finish(model, folder)
+        return model
+
+    return load_base
+
+
+def load(
+    kind: Kind, make: Callable[..., Any], folder: Path, dtype: str, device: str, device_map: Any, weights: bool
+) -> Any:
+    """The model of a folder. make: a class of models, such as `Qwen2Audio`.
+
+    Raises ValueError, in one line, if the folder holds no such model. Without `weights`, the module lies on the meta
+    device: it has shapes and settings, and cannot run.
     """
     where = pick_device(device)
     prompts = read_prompts(folder, getattr(make, "PROMPTS", Prompts()))

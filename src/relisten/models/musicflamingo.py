@@ -47,20 +47,6 @@ KIND = loading.Kind(
 )
 
 
-def load(
-    folder: Path, dtype: str = "auto", device: str = "auto", device_map: Any = None, weights: bool = True
-) -> MusicFlamingo:
-    """Load a checkpoint from a folder. Raises ValueError, in one line, when it is not one.
-
-    Without `weights`, the module lies on the meta device: it has shapes and settings, and cannot run.
-    """
-    model: MusicFlamingo = loading.load(KIND, MusicFlamingo, folder, dtype, device, device_map, weights)
-    model.max_seconds = longest(folder, model.max_seconds)
-    if not (folder / "prompts.json").exists() and (system := published_system(folder)):
-        model.prompts = replace(model.prompts, system=system)
-    return model
-
-
 def published_system(folder: Path) -> str | None:
     """The system prompt that a folder's chat template writes if none is given: the two models have different ones.
 
@@ -70,3 +56,12 @@ def published_system(folder: Path) -> str | None:
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     found = re.search(r"<\|im_start\|>system(?:\n|\\n)([^<{}]{1,2000})<\|im_end\|>", text)
     return found[1] if found else None
+
+
+def _finish(model: MusicFlamingo, folder: Path) -> None:
+    model.max_seconds = longest(folder, model.max_seconds)
+    if not (folder / "prompts.json").exists() and (system := published_system(folder)):
+        model.prompts = replace(model.prompts, system=system)
+
+
+load = loading.loader(KIND, MusicFlamingo, _finish)

@@ -86,25 +86,13 @@ KIND = loading.Kind(
     published="Qwen2.5-Omni",
     config=Qwen2_5OmniThinkerConfig,
     module=Qwen2_5OmniThinkerForConditionalGeneration,
-    layers={
-        "text_config": ("num_hidden_layers", r"layers\.(\d+)\."),
-        "audio_config": ("encoder_layers", r"audio_tower\.layers\.(\d+)\."),
-        "vision_config": ("depth", r"visual\.blocks\.(\d+)\."),
-    },
+    layers=loading.THINKER_LAYERS,
     check=_check,
     own="thinker_config",
 )
 
 
-def load(
-    folder: Path, dtype: str = "auto", device: str = "auto", device_map: Any = None, weights: bool = True
-) -> Qwen2_5Omni:
-    """Load a full or a Thinker-only checkpoint from a folder. Raises ValueError, in one line, when it is not one.
-
-    Without `weights`, the module lies on the meta device: it has shapes and settings, and cannot run.
-    """
-    model: Qwen2_5Omni = loading.load(KIND, Qwen2_5Omni, folder, dtype, device, device_map, weights)
-    return model
+load = loading.loader(KIND, Qwen2_5Omni)
 
 
 logging.getLogger("transformers.modeling_rope_utils").setLevel(logging.ERROR)  # mrope keys it does not know: harmless

@@ -14,15 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
-    PreTrainedTokenizerBase,
     Qwen2AudioConfig,
     Qwen2AudioForConditionalGeneration,
-    WhisperFeatureExtractor,
 )
 
 from relisten.models import loading, windows
-from relisten.models.base import Prompts
-from relisten.models.scope import Scope
 from relisten.models.windows import WindowedAudioLM
 
 
@@ -32,17 +28,9 @@ class Qwen2Audio(WindowedAudioLM):
     PUBLISHED = "Qwen2-Audio"
     AROUND = ("Audio 1: ", "\n")
 
-    def __init__(
-        self,
-        module: Qwen2AudioForConditionalGeneration,
-        tokenizer: PreTrainedTokenizerBase,
-        feature_extractor: WhisperFeatureExtractor,
-        prompts: Prompts | None = None,
-        name: str = "",
-        scope: Scope | None = None,
-    ) -> None:
-        super().__init__(module, tokenizer, feature_extractor, prompts, name, scope)
-        self.max_seconds = float(feature_extractor.chunk_length)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.max_seconds = float(self.feature_extractor.chunk_length)
 
     def _audio_ids(self) -> tuple[int, int | None, int | None]:
         # Only the processor names begin and end; the configuration has the placeholder alone.
@@ -75,12 +63,4 @@ KIND = loading.Kind(
 )
 
 
-def load(
-    folder: Path, dtype: str = "auto", device: str = "auto", device_map: Any = None, weights: bool = True
-) -> Qwen2Audio:
-    """Load a checkpoint from a folder. Raises ValueError, in one line, when it is not one.
-
-    Without `weights`, the module lies on the meta device: it has shapes and settings, and cannot run.
-    """
-    model: Qwen2Audio = loading.load(KIND, Qwen2Audio, folder, dtype, device, device_map, weights)
-    return model
+load = loading.loader(KIND, Qwen2Audio)

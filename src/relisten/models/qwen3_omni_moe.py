@@ -127,22 +127,10 @@ KIND = loading.Kind(
     published="Qwen3-Omni",
     config=Qwen3OmniMoeThinkerConfig,
     module=Qwen3OmniMoeThinkerForConditionalGeneration,
-    layers={
-        "text_config": ("num_hidden_layers", r"layers\.(\d+)\."),
-        "audio_config": ("encoder_layers", r"audio_tower\.layers\.(\d+)\."),
-        "vision_config": ("depth", r"visual\.blocks\.(\d+)\."),
-    },
+    layers=loading.THINKER_LAYERS,
     check=_check,
     own="thinker_config",
 )
 
 
-def load(
-    folder: Path, dtype: str = "auto", device: str = "auto", device_map: Any = None, weights: bool = True
-) -> Qwen3OmniMoe:
-    """Load a full or a Thinker-only checkpoint from a folder. Raises ValueError, in one line, when it is not one.
-
-    Without `weights`, the module lies on the meta device: it has shapes and settings, and cannot run.
-    """
-    model: Qwen3OmniMoe = loading.load(KIND, Qwen3OmniMoe, folder, dtype, device, device_map, weights)
-    return model
+load = loading.loader(KIND, Qwen3OmniMoe)

@@ -100,12 +100,4 @@ KIND = loading.Kind(
 )
 
 
-def load(
-    folder: Path, dtype: str = "auto", device: str = "auto", device_map: Any = None, weights: bool = True
-) -> Voxtral:
-    """Load a checkpoint from a folder. Raises ValueError, in one line, when it is not one.
-
-    Without `weights`, the module lies on the meta device: it has shapes and settings, and cannot run.
-    """
-    model: Voxtral = loading.load(KIND, Voxtral, folder, dtype, device, device_map, weights)
-    return model
+load = loading.loader(KIND, Voxtral)
