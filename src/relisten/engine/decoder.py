@@ -17,7 +17,7 @@ from torch import Tensor
 from relisten.engine.cache import ROUND, Prefix, Slab, Window, least_cells, window
 from relisten.engine.graphs import Capture, Graphs
 from relisten.engine.memory import Usage
-from relisten.engine.row import Question, Row, Stem
+from relisten.engine.row import PromptPrefix, Question, Row
 from relisten.models.base import AudioLM
 
 NARROW = 4
@@ -52,7 +52,7 @@ class Decoder:
         self.usage = Usage(max_cache_tokens=max_cells)
         self._model, self._choose = model, choose
         self._device = model.module.device
-        self._stems: dict[Stem, tuple[int, Tensor]] = {}  # place in the slab, and logits [V] after it
+        self._prefixes: dict[PromptPrefix, tuple[int, Tensor]] = {}  # place in the slab, and logits [V] after it
         self._slab: Slab | None = None
         self._capture = capture
         self._graphs: Graphs | None = None
@@ -60,25 +60,25 @@ class Decoder:
     # --- rows ---------------------------------------------------------------------------------------------------
 
     def start(self, rows: Sequence[Row]) -> None:
-        """Let rows join: forward the stems that are not in memory, and choose each row's first token.
+        """Let rows join: forward the prefixes that are not in memory, and choose each row's first token.
 
-        A row that was live before reads everything after its stem again in the next steps.
+        A row that was live before reads everything after its prefix again in the next steps.
         """
-        started = perf_counter()
-        self._prefill(list({row.question.stem: row.question for row in rows}.values()))
+        started, first = perf_counter(), len(self.rows)
+        self._prefill(list({row.question.prefix: row.question for row in rows}.values()))
         for row in rows:
             assert self._slab is not None
-            self._slab.add(self._stems[row.question.stem][0])
+            self._slab.add(self._prefixes[row.question.prefix][0])
             if row.num_own:
                 row.resume()
             self.rows.append(row)
         fresh = [row for row in rows if not row.chunk and not row.done]
         if fresh:
-            self._push(fresh, torch.stack([self._stems[row.question.stem][1] for row in fresh]))
+            self._push(fresh, torch.stack([self._prefixes[row.question.prefix][1] for row in fresh]))
         self._note()
         self.seconds["prefill"] += perf_counter() - started
-        asking = [i for i, row in enumerate(self.rows) if row in rows and row.chunk and not row.num_sampled]
-        for indices in self._together(asking):  # the rest of the prompts, where a stem is the recording alone
+        rests = [first + i for i, row in enumerate(rows) if row.chunk and not row.num_sampled]
+        for indices in self._together(rests):  # the rest of each prompt, where the prefix ends with the recording
             self._read("prefill", indices, [self.rows[index] for index in indices])
 
     def remove(self, index: int) -> None:
@@ -95,30 +95,30 @@ class Decoder:
         self.remove(self.rows.index(row))
         return row
 
-    def forget(self, stem: Stem) -> None:
-        """Free a stem when its live rows have left. Rows that start later forward it again."""
-        if stem in self._stems:
+    def forget(self, prefix: PromptPrefix) -> None:
+        """Free a prefix when its live rows have left. Rows that start later forward it again."""
+        if prefix in self._prefixes:
             assert self._slab is not None
-            self._slab.release(self._stems.pop(stem)[0])
+            self._slab.release(self._prefixes.pop(prefix)[0])
 
     def clear(self) -> None:
         """Free the whole cache. The rows are gone; they may start again."""
         self.rows, self._slab, self._graphs = [], None, None
-        self._stems.clear()
+        self._prefixes.clear()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
     # --- memory -------------------------------------------------------------------------------------------------
 
     def fits(self, needs: Sequence[tuple[Question, int]], joining: Collection[Question] = ()) -> bool:
-        """Whether rows with these questions and numbers of tokens after their stems fit into memory.
+        """Whether rows with these questions and numbers of tokens after their prefixes fit into memory.
 
-        Every row takes as much as the longest. joining: questions whose stems are needed as well.
+        Every row takes as much as the longest. joining: questions whose prefixes are needed as well.
         """
         if self.max_cells is None:
             return True
         kept = [] if self._slab is None else self._slab.prompt_lengths
-        new = {question.stem for question in joining} - set(self._stems)
+        new = {question.prefix for question in joining} - set(self._prefixes)
         longest = max(own for _, own in needs)
         return least_cells(kept, [length for _, length in new], len(needs), longest) <= self.max_cells
 
@@ -127,9 +127,9 @@ class Decoder:
         needs = [(row.question, row.num_own + NARROW) for row in self.rows]
         if len(needs) < 2 or self.fits(needs):
             return False
-        used = {row.question.stem for row in self.rows}
-        for stem in [stem for stem in self._stems if stem not in used]:
-            self.forget(stem)
+        used = {row.question.prefix for row in self.rows}
+        for prefix in [prefix for prefix in self._prefixes if prefix not in used]:
+            self.forget(prefix)
         return not self.fits(needs)
 
     def _note(self) -> None:
@@ -176,21 +176,23 @@ class Decoder:
             yield sorted(batch)
 
     def _prefill(self, questions: Sequence[Question]) -> None:
-        """Forward the stems that are not in memory; stems of similar length go together."""
-        new = sorted((q for q in questions if q.stem not in self._stems), key=lambda q: q.stem[1])
+        """Forward the prefixes that are not in memory; prefixes of similar length go together."""
+        new = sorted((q for q in questions if q.prefix not in self._prefixes), key=lambda q: q.prefix.length)
         while new:
-            longest, batch = new[-1].stem[1], [new.pop()]
-            while new and (len(batch) + 1) * longest <= MAX_CHUNK and new[-1].stem[1] >= 0.75 * longest:
+            longest, batch = new[-1].prefix.length, [new.pop()]
+            while new and (len(batch) + 1) * longest <= MAX_CHUNK and new[-1].prefix.length >= 0.75 * longest:
                 batch.append(new.pop())
             prefix = Prefix()
             self.usage.forwards["prefill"] += 1
             features = [feature for question in batch for feature in question.features(self._model)]
-            logits = self._forward([question.token_ids[: question.stem[1]] for question in batch], features, prefix)
+            logits = self._forward(
+                [question.token_ids[: question.prefix.length] for question in batch], features, prefix
+            )
             if self._slab is None:
                 self._slab = Slab(prefix, self.context, self.max_cells)
                 self._graphs = Graphs(self._model, self._slab, self._capture) if self._capture else None
             for i, question in enumerate(batch):
-                self._stems[question.stem] = self._slab.keep(prefix, i, question.stem[1]), logits[i]
+                self._prefixes[question.prefix] = self._slab.keep(prefix, i, question.prefix.length), logits[i]
 
     def _read(self, name: str, indices: Sequence[int], reading: Sequence[Row]) -> None:
         """Forward the chunks of the rows `reading`, which are among rows number `indices`. Choose their next tokens."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from relisten import tags
 from relisten.audio import crop, sample_at
 from relisten.extras import install_hint
 from relisten.types import Audio, Segment
@@ -147,7 +148,7 @@ WAYS: Mapping[str, Way] = {
 
 def offered(names: Collection[str]) -> dict[str, Operation]:
     """The operations of these names, and `seg`. Raises ValueError for unknown ones and for missing packages."""
-    for name in named(",".join(names)):
+    for name in _known(names):
         if WAYS[name].needs and find_spec(WAYS[name].needs) is None:
             package = WAYS[name].needs.replace("_", "-")
             raise ValueError(f"the operation {name} needs {package}; install it with {install_hint('operations')}")
@@ -156,13 +157,15 @@ def offered(names: Collection[str]) -> dict[str, Operation]:
 
 def named(chosen: str) -> list[str]:
     """The operations that a text chooses: "all", "none", or names with commas. Raises ValueError for unknown ones."""
-    every = [name for name in WAYS if name != "seg"]
     if chosen in ("all", "none"):
-        return every if chosen == "all" else []
-    names = list(dict.fromkeys(part.strip() for part in chosen.split(",") if part.strip()))
-    if unknown := [name for name in names if name not in every]:
-        raise ValueError(f"operation {unknown[0]!r} is not known; there are {', '.join(every)}")
-    return names
+        return [*tags.OPERATIONS] if chosen == "all" else []
+    return _known(list(dict.fromkeys(part.strip() for part in chosen.split(",") if part.strip())))
+
+
+def _known(names: Collection[str]) -> list[str]:
+    if unknown := [name for name in names if name not in tags.OPERATIONS]:
+        raise ValueError(f"operation {unknown[0]!r} is not known; there are {', '.join(tags.OPERATIONS)}")
+    return [*names]
 
 
 def offering(model: AudioLM, chosen: str = "model") -> AudioLM:

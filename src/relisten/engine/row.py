@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import soxr
@@ -111,8 +111,13 @@ def _check(example: Example, audio: Audio) -> None:
             raise ValueError(f"{text!r} contains half a character (a lone surrogate); write it again") from None
 
 
-Stem = tuple[int, int]
-"""Tokens at the start of prompts that are stored once: the number of a question, and how many of its first tokens."""
+class PromptPrefix(NamedTuple):
+    """Tokens at the start of prompts whose keys and values are stored once."""
+
+    question: int
+    """Number of the question whose prompt it was taken from."""
+    length: int
+    """Tokens."""
 
 
 class Question:
@@ -136,19 +141,21 @@ class Question:
         # In an ablation the prompt may leave the recording out. Its segments can still be heard.
         num_tokens = 0 if at is None else model.num_audio_tokens(len(self.audio.samples))
         self.listen = Listen(at or 0, num_tokens, Segment(0.0, self.duration))
-        self.stem: Stem = index, len(self.token_ids)
+        self.prefix = PromptPrefix(index, len(self.token_ids))
         """What its rows start from. By default it is the whole prompt."""
 
     def share(self, sibling: Question | None = None) -> None:
-        """Start from the end of the recording, so that other questions about it may start from there too.
+        """Let its rows start from the end of the recording, so that other questions about it may start from there too.
 
-        sibling: one of these, if there is one. A prompt that begins differently is not shared.
+        sibling: one of these, if there is one. Nothing is shared by a prompt that begins differently or has no audio.
         """
         length = self.listen.at + self.listen.num_tokens
-        if self.listen.num_tokens and sibling is None:
-            self.stem = self.index, length
-        elif sibling is not None and self.token_ids[:length] == sibling.token_ids[: sibling.stem[1]]:
-            self.stem = sibling.stem
+        if not self.listen.num_tokens:
+            return
+        if sibling is None:
+            self.prefix = PromptPrefix(self.index, length)
+        elif self.token_ids[:length] == sibling.token_ids[: sibling.prefix.length]:
+            self.prefix = sibling.prefix
 
     def features(self, model: AudioLM) -> list[Tensor]:
         """The log-mel of the recording; none if the prompt leaves the recording out.
@@ -227,8 +234,8 @@ class Row:
 
     @property
     def num_own(self) -> int:
-        """Tokens after its stem: the rest of its prompt, and what is written, forced and heard."""
-        return len(self.trace.token_ids) - self.question.stem[1]
+        """Tokens after its prefix: the rest of its prompt, and what is written, forced and heard."""
+        return len(self.trace.token_ids) - self.question.prefix.length
 
     def draw(self) -> float:
         """The number in 0 .. 1 that decides the next token. It stays the same until the token is pushed."""
@@ -237,8 +244,8 @@ class Row:
         return self._drawn
 
     def resume(self) -> None:
-        """Let the model read everything after the stem: at the start, or because keys and values were given up."""
-        self.chunk = self.trace.token_ids[self.question.stem[1] :]
+        """Let the model read everything after the prefix: at the start, or because keys and values were given up."""
+        self.chunk = self.trace.token_ids[self.question.prefix.length :]
         pieces = (self._operations[x.operation](self.question.audio, x.segment) for x in self.trace.listens[1:])
         self.pieces = list(pieces)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import dataclass
 from itertools import islice
-from os import PathLike
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,8 +17,8 @@ from relisten.engine.answering import Failed, Update
 from relisten.engine.decoder import NARROW, Decoder
 from relisten.engine.generation import GenerationConfig
 from relisten.engine.memory import GROWTH, Usage, max_tokens
-from relisten.engine.row import Finished, Question, Row, Stem, most_tokens
-from relisten.types import Example
+from relisten.engine.row import Finished, PromptPrefix, Question, Row, most_tokens
+from relisten.types import Audio, Example
 
 if TYPE_CHECKING:
     from relisten.engine.engine import Engine
@@ -55,7 +54,7 @@ class Session:
         self._longest = 1 if engine.operations.keys() == {"seg"} else 2  # a slow segment is twice as long
         self._num_submitted = 0
         self._asked: dict[int, _Asked] = {}
-        self._stems = Counter[Stem]()  # how many questions start from each
+        self._prefixes = Counter[PromptPrefix]()  # how many questions start from each
         self._waiting: deque[tuple[int, int]] = deque()  # places (question, sample), oldest first
         self._away: dict[tuple[int, int], Row] = {}  # rows that were put back and wait again
         self._joining: list[Row] = []  # rows that are being started
@@ -169,8 +168,8 @@ class Session:
         return rows
 
     def _need(self, question: Question, config: GenerationConfig, own: int) -> tuple[Question, int]:
-        """How many tokens after its stem an answer is likely to get that has `own` of them now."""
-        rest = len(question.token_ids) - question.stem[1]
+        """How many tokens after its prefix an answer is likely to get that has `own` of them now."""
+        rest = len(question.token_ids) - question.prefix.length
         most = most_tokens(question, config, self._longest)
         likely = min(max(own - rest + GROWTH, self._engine.lengths.likely), most)
         return question, max(own, rest + likely) + NARROW
@@ -188,24 +187,19 @@ class Session:
                     f"{question.id}: {question.duration:.1f} s of audio and the question take {length} tokens,"
                     f" {what} has room for {most}; {too_long}"
                 )
-            sharing = [other for other in near if other is None or other.stem[1] < len(other.token_ids)]
+            sharing = [other for other in near if other is None or other.prefix.length < len(other.token_ids)]
             if sharing:
                 question.share(next((other for other in sharing if other is not None), None))
-            self._stems[question.stem] += 1
+            self._prefixes[question.prefix] += 1
             asked.question = question
         return asked.question
 
     def _near(self, example: Example, number: int) -> list[Question | None]:
         """Other questions about the same recording whose answers are decoded now or soon; None if not prepared yet."""
+        live = {row.question.index for row in self._decoder.rows}
         soon = {place[0] for place in islice(self._waiting, 2 * self._engine.max_rows)}
-        others = {row.question.index for row in self._decoder.rows} | soon - {number}
-        same = (self._asked[other] for other in sorted(others))
-        return [
-            asked.question
-            for asked in same
-            if asked.example.audio is example.audio
-            or (isinstance(example.audio, str | PathLike) and asked.example.audio == example.audio)
-        ]
+        others = (self._asked[other] for other in sorted((live | soon) - {number}))
+        return [asked.question for asked in others if _same_recording(asked.example, example)]
 
     def _new_row(self, question: Question, sample: int, config: GenerationConfig) -> Row:
         engine = self._engine
@@ -259,14 +253,21 @@ class Session:
                 self._end(row.question.index)
 
     def _end(self, number: int) -> None:
-        """One answer of a question has ended. Its recording and its stem are kept until all have."""
+        """One answer of a question has ended. Its recording and its prefix are kept until all have."""
         asked = self._asked[number]
         asked.unfinished -= 1
         if not asked.unfinished:
             del self._asked[number]
             if asked.question is not None:
-                stem = asked.question.stem
-                self._stems[stem] -= 1
-                if not self._stems[stem]:
-                    del self._stems[stem]
-                    self._decoder.forget(stem)
+                prefix = asked.question.prefix
+                self._prefixes[prefix] -= 1
+                if not self._prefixes[prefix]:
+                    del self._prefixes[prefix]
+                    self._decoder.forget(prefix)
+
+
+def _same_recording(one: Example, other: Example) -> bool:
+    """Whether two examples are about one file, or one recording in memory."""
+    if isinstance(one.audio, Audio) or isinstance(other.audio, Audio):
+        return one.audio is other.audio  # samples are not compared
+    return one.audio == other.audio

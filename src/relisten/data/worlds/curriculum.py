@@ -43,7 +43,9 @@ SHARES = (0.46, 0.3, 0.16, 0.08)
 AGAIN_AFTER = 128
 """After so many scenes each of them comes once more, with other questions."""
 ANOTHER_STAGE = 1_024_000
+"""The index of the first scene of the stage `sft` of both worlds, so that no earlier stage has its questions."""
 ANOTHER_TAKE = 50_000_000
+"""What the seed of a scene's questions grows by when the scene comes again."""
 
 
 def nano_scene(index: int) -> tuple[Clip, Bank, np.random.Generator]:
