@@ -17,6 +17,7 @@ from relisten.engine import decoder
 from relisten.engine.decoder import LONGEST_WAIT, PATIENCE
 from relisten.engine.engine import Engine, Failed, Finished, Heard, Session, Text, Update
 from relisten.engine.naive import Script, naive
+from relisten.engine.row import Question
 from relisten.engine.scripted import END, ScriptedEngine, script
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
 from relisten.types import Audio, Example, Trace
@@ -250,3 +251,11 @@ def test_a_file_that_several_questions_are_about_is_read_once(
     monkeypatch.setattr(audio_files, "load", lambda file, rate: (reads.append(file), read(file, rate))[1])
     ScriptedEngine(model, ragged(model)).generate(asked, CONFIG)
     assert reads == [path]
+
+
+def test_a_prompt_that_is_replaced_is_stored_whole(model: Qwen2_5Omni) -> None:
+    question = Question(model, make_example(2.0), 4, "interleaved")
+    question.token_ids = [*question.token_ids, 1, 2, 3]  # as the plug-in for ms-swift does
+    assert question.prefix == (4, len(question.token_ids))
+    question.share()
+    assert question.prefix == (4, question.listen.at + question.listen.num_tokens)

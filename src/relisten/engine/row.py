@@ -141,8 +141,12 @@ class Question:
         # In an ablation the prompt may leave the recording out. Its segments can still be heard.
         num_tokens = 0 if at is None else model.num_audio_tokens(len(self.audio.samples))
         self.listen = Listen(at or 0, num_tokens, Segment(0.0, self.duration))
-        self.prefix = PromptPrefix(index, len(self.token_ids))
-        """What its rows start from. By default it is the whole prompt."""
+        self._shared: PromptPrefix | None = None
+
+    @property
+    def prefix(self) -> PromptPrefix:
+        """What its rows start from: the whole prompt, if nothing is shared with other questions."""
+        return self._shared or PromptPrefix(self.index, len(self.token_ids))
 
     def share(self, sibling: Question | None = None) -> None:
         """Let its rows start from the end of the recording, so that other questions about it may start from there too.
@@ -153,9 +157,9 @@ class Question:
         if not self.listen.num_tokens:
             return
         if sibling is None:
-            self.prefix = PromptPrefix(self.index, length)
+            self._shared = PromptPrefix(self.index, length)
         elif self.token_ids[:length] == sibling.token_ids[: sibling.prefix.length]:
-            self.prefix = sibling.prefix
+            self._shared = sibling.prefix
 
     def features(self, model: AudioLM) -> list[Tensor]:
         """The log-mel of the recording; none if the prompt leaves the recording out.
