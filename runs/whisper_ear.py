@@ -149,8 +149,8 @@ class FrozenEar(Qwen2_5Omni):
     """nano while its ear is not trained. Its `features` are the ear's states before the projection, so that processes
     which prepare data compute them, and the trained module only projects them."""
 
-    REMEMBERED = 512
-    """How many pieces of audio are remembered, because the curriculum asks about each scene more than once."""
+    REMEMBERED = 16 * curriculum.AGAIN_AFTER
+    """How many pieces of audio are remembered: those of all scenes, about a dozen each, until a scene comes again."""
 
     @classmethod
     def of(cls, model: Qwen2_5Omni) -> FrozenEar:

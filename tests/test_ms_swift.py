@@ -240,3 +240,11 @@ def test_a_set_is_exported_with_the_model_s_own_prompt(
         made.write_text(json.dumps(line | bad) + "\n", encoding="utf-8")
         assert cli.run(["export", "ms-swift", str(made), str(out), "--model", "nano"]) == 2
         assert reason in capsys.readouterr().err
+
+
+def test_a_set_that_is_not_there_is_named_before_a_model_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["export", "ms-swift", str(tmp_path / "no.jsonl"), str(tmp_path / "out.jsonl")]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "no.jsonl" in line and "hub" not in line

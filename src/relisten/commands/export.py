@@ -53,9 +53,12 @@ def ms_swift(set: Path, out: Path, /, *, model: str = "Qwen/Qwen2.5-Omni-7B", fo
     format
         How the model is to reason: conditioned, grounded or interleaved.
     """
-    from relisten import models
+    from relisten import models, records
     from relisten.data.export import export_swift
 
-    num = export_swift(set, out, models.load_without_weights(model).prompts, format)
-    console().print(printable(f"{out}: {num} rows for ms-swift"), soft_wrap=True, markup=False, highlight=False)
+    examples = records.read_examples(set)
+    export_swift(examples, out, models.load_without_weights(model).prompts, format)
+    console().print(
+        printable(f"{out}: {len(examples)} rows for ms-swift"), soft_wrap=True, markup=False, highlight=False
+    )
     return 0

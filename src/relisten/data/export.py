@@ -10,7 +10,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -218,16 +218,14 @@ def swift_row(example: Example, audio: str, prompts: Prompts, format: Format = "
     }  # fmt: skip
 
 
-def export_swift(path: Path, out: Path, prompts: Prompts, format: Format = "interleaved") -> int:
-    """Write a set (JSONL, JSON or Parquet) as one file in ms-swift's form. Returns the number of rows.
+def export_swift(examples: Sequence[Example], out: Path, prompts: Prompts, format: Format = "interleaved") -> None:
+    """Write examples as one file in ms-swift's form.
 
     Recordings are named by their absolute paths, since ms-swift's server and its trainer may run in different folders.
-    Raises ValueError that names the line or the example.
+    Raises ValueError that names the example.
     """
-    examples = records.read_examples(path)
     with _appearing(out) as file:
         file.writelines(_line(swift_row(one, str(_path(one).resolve()), prompts, format)) for one in examples)
-    return len(examples)
 
 
 def to_verl(out: Path) -> list[Path]:
