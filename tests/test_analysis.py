@@ -15,9 +15,10 @@ from relisten.evals import analysis
 from relisten.evals.analysis import analyse, attention_curve, overlap_rate
 from relisten.evals.comparison import compare
 from relisten.evals.predictions import read_runs
-from relisten.evals.runs import Run, read_run
+from relisten.evals.runs import Run, checked, read_run
+from relisten.evals.scoring import wilson
 from relisten.plotting import svg
-from relisten.reports.tables import dynamics_table
+from relisten.reports.tables import dynamics_table, uses_table
 from relisten.training.plots import Series, dynamics_figure, panels, read_metrics
 from relisten.types import Segment
 
@@ -82,6 +83,47 @@ def test_every_figure_of_a_small_run_is_what_the_hand_gives() -> None:
     assert found.refusals == {"too short": 1} and found.finishes == {"stop": 2, "length": 1}
     assert [(name, t.num, t.right) for name, t in found.by_iou.items()] == [("0", 1, 0), ("0.75 to 1", 1, 1)]
     json.dumps(analysis.to_json(found), allow_nan=False)
+
+
+def test_operations_are_counted_and_answers_with_and_without_them_compared() -> None:
+    """Answers with <slow> and the like were counted as if every segment had been heard as it is."""
+    ways = ["slow", "seg"], ["band 300 3400"], ["slow", "slow"], []
+    answers = [
+        answer(f"q{n}", n != 2, heard=[[0, k + 1] for k in range(len(names))], operations=names)
+        for n, names in enumerate(map(list, ways))
+    ]
+    found = analyse(make_run(answers))
+    assert list(found.uses) == ["seg", "slow", "band"]
+    slow, band = found.uses["slow"], found.uses["band"]
+    assert (slow.num, slow.seconds) == (3, pytest.approx(4 / 3)) and (band.num, band.seconds) == (1, 1.0)
+    assert slow.used is not None and slow.others is not None
+    assert [(t.num, t.right, t.interval) for t in (slow.used, slow.others)] == [
+        (2, 1, wilson(1, 2)),
+        (2, 2, wilson(2, 2)),
+    ]
+    assert uses_table([found]).rows[1] == ["slow", "0.500 (0.09–0.91; 2)", "1.000 (0.34–1.00; 2)", "3", "1.33"]
+    [_, written, _] = json.loads(json.dumps(analysis.to_json(found)))["uses"]
+    assert written["segments"] == 3 and written["others"] == {"n": 2, "accuracy": 1.0, "interval": [0.3424, 1.0]}
+    alone = analyse(make_run([answer("a", heard=[[0, 1]], operations=["slow"])])).uses["slow"]
+    assert alone.others is None
+    assert analyse(make_run([answer("a", heard=[[0, 1]], operations=["seg"]), answer("b", heard=[[0, 1]])])).uses == {}
+
+
+def test_groups_whose_accuracy_is_not_known_are_left_out() -> None:
+    """A run whose right answers are withheld had accuracies of 0.000 by length, and a group that a model judges too."""
+    withheld = [answer("a") | {"answer": None}, answer("b", heard=[[0, 1]], operations=["slow"]) | {"answer": None}]
+    found = analyse(make_run(withheld))
+    assert found.by_seconds == {} and found.uses["slow"].used is None
+    judged = answer("a", kind="open", rule="judge")
+    assert list(analysis.by([judged, answer("b")], "kind")) == ["after"]
+
+
+@pytest.mark.parametrize(
+    "ways", [["slow"], ["slow", "band"], ["slow", "band x y"], ["slow", ""], ["slow 1 2", "seg"], ["slow", 3]]
+)
+def test_operations_that_do_not_belong_to_what_was_heard_are_refused(ways: list[Any]) -> None:
+    with pytest.raises(ValueError, match="line 1: 'operations' must"):
+        checked("line 1", answer("a", heard=[[0, 1], [2, 3]], operations=ways))
 
 
 def test_grounded_answers_refer_to_what_they_name_within_the_recording() -> None:

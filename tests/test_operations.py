@@ -24,10 +24,10 @@ from relisten.engine.operations import AROUND, WAYS, band, clean, crop, high, lo
 from relisten.engine.scripted import END, ScriptedEngine, script
 from relisten.evals import runner
 from relisten.evals.hearing import Hears, hearing
-from relisten.evals.runs import checked
+from relisten.evals.runs import checked, listens
 from relisten.models import nano
 from relisten.models.base import AudioLM
-from relisten.reports import answer_json, examples
+from relisten.reports import answer_json
 from relisten.training import rewards
 from relisten.training.batch import encode, replay
 from relisten.types import Audio, Segment
@@ -284,9 +284,7 @@ def test_a_use_is_rewarded_and_recorded_as_a_listen_is() -> None:
     assert (record["operations"], record["well_formed"]) == (["slow", "band 300 3400"], True)
     assert record["heard"] == record["named"] == [[0.5, 1.0], [0.0, 1.0]]
     checked("a line", record)
-    assert [(x.segment, x.operation) for x in examples._listens(record)] == [
-        (x.segment, x.operation) for x in trace.listens[1:]
-    ]
+    assert [(x.segment, x.operation) for x in listens(record)] == [(x.segment, x.operation) for x in trace.listens[1:]]
     shown = answer_json.as_json(answered(trace, example.choices, {}))["segments"]
     assert [(s["operation"], s.get("band")) for s in shown] == [("slow", None), ("band", [300.0, 3400.0])]
 

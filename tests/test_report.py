@@ -12,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from matplotlib.figure import Figure
 from rich.console import Console
 from test_analysis import answer
 
 from relisten import records
-from relisten.audio import save
+from relisten.audio import load, save
 from relisten.cli import run as relisten
+from relisten.engine import operations
 from relisten.evals.predictions import read_runs
 from relisten.plotting import svg
 from relisten.reports import charts
@@ -27,7 +29,7 @@ from relisten.reports.page import Chart, html_page
 from relisten.reports.runs_page import build
 from relisten.reports.table import Table, csv_table, html_table, markdown_table, terminal_table
 from relisten.reports.tables import PAPER, result, results_table
-from relisten.types import Audio
+from relisten.types import Audio, Segment
 
 EVIL = "<script>alert(1)</script> | `x`"
 
@@ -140,6 +142,40 @@ def test_examples_are_of_each_class_and_what_was_heard_can_be_played(folders: li
     buttons = [a for a in parsed.all("button") if a.get("data-sound")]
     assert {a["data-sound"] for a in buttons} == sounds and len(sounds) <= 2
     assert ("0.500", "1.000") in {(a["data-start"], a["data-end"]) for a in buttons}
+
+
+def test_a_segment_plays_as_its_operation_made_it(
+    folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page played the plain stretch for <slow> and the like, so one heard something else than the model had."""
+    text = "<think>a <slow>0.5, 1.0</slow> b <seg>0, 1</seg> c <band>1, 2, 300, 900</band></think><answer>cow</answer>"
+    heard = {"heard": [[0.5, 1.0], [0, 1], [1, 2]], "operations": ["slow", "seg", "band 300 900"]}
+    records.append(tmp_path / "ways" / "answers.jsonl", answer("q0", False, response=text, **heard))
+    records.write_atomic(tmp_path / "ways" / "config.json", (folders[0] / "config.json").read_text())
+
+    def buttons() -> tuple[str, list[tuple[str, str, float]]]:
+        html = html_page(build(read_runs([tmp_path / "ways"]), "t"))
+        parsed = Parsed(html)
+        sources = {a["id"]: str(a["src"]) for a in parsed.all("audio")}
+        found = [
+            (str(a["aria-label"]), sources[a["data-sound"]], float(str(a["data-end"])))
+            for a in parsed.all("button") if "seg " in str(a["class"])
+        ]  # fmt: skip
+        return html, found
+
+    html, [(slowed, sound, end), (plain, whole, _), (_, banded, _)] = buttons()
+    assert "at half speed" in slowed and slowed.startswith("Play segment 1") and "speed" not in plain
+    assert "<i>from 300 to 900 Hz</i>" in html and len({sound, whole, banded}) == 3
+    played, rate = soundfile.read(io.BytesIO(base64.b64decode(sound.partition(",")[2])), dtype="float32")
+    recording = load(folders[0].parent / "0.wav")
+    expected = operations.slow(recording, Segment(0.5, 1.0)).samples
+    assert len(played) / rate == end == 1.0 and np.allclose(played, expected, atol=1e-4)
+    monkeypatch.setattr(operations, "find_spec", lambda name: None)
+    html, [(_, sound, end), *_] = buttons()
+    assert (sound, end) == (whole, 1.0) and "Segment 1 plays unchanged: the operation slow needs python-stretch" in html
+    monkeypatch.setattr(report_examples, "MAX_BYTES", len(base64.b64decode(whole.partition(",")[2])))
+    html, found = buttons()
+    assert len(found) == 2 and "Segment 3 is without sound: the page would grow too large" in html
 
 
 def test_sound_is_bounded_and_a_page_without_recordings_says_so(

@@ -13,7 +13,7 @@ from relisten.evals.analysis import analyse as analyse_run
 from relisten.evals.predictions import read_runs
 from relisten.evals.runs import Run
 from relisten.reports.table import Table, terminal_table
-from relisten.reports.tables import attention_table, bins_table, dynamics_table, listening_table
+from relisten.reports.tables import attention_table, bins_table, dynamics_table, listening_table, uses_table
 from relisten.reports.text import console
 from relisten.training.plots import Series, read_metrics
 
@@ -74,6 +74,8 @@ def _tables(analyses: Sequence[Analysis], curves: Sequence[AttentionCurve]) -> d
     for which, title in (("by_iou", "accuracy by overlap with the events"), ("by_seconds", "accuracy by length")):
         if any(getattr(a, which) for a in analyses):
             tables[title] = bins_table(analyses, which)
+    if any(a.uses for a in analyses):
+        tables["accuracy by operation"] = uses_table(analyses)
     return tables | ({"attention": attention_table(curves)} if curves else {})
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from relisten import records
+from relisten import records, tags
 from relisten.evals.figures import GROUPS, Record, Tally, gold_overlaps, mean, tally
-from relisten.evals.runs import Run, is_number
+from relisten.evals.runs import Run, is_number, listens
 from relisten.segments import best_iou
 from relisten.types import Segment
 
@@ -57,6 +57,20 @@ class Spread:
 
 
 @dataclass(frozen=True)
+class Use:
+    """How often one operation was used, and how right the answers were that used it."""
+
+    num: int
+    """Segments that were heard with it."""
+    seconds: float
+    """Mean duration of these segments in the recording, before the operation."""
+    used: Tally | None
+    """The answers that used it at least once; None if their accuracy is not known."""
+    others: Tally | None
+    """The answers that did not; None if all did, or if their accuracy is not known."""
+
+
+@dataclass(frozen=True)
 class Analysis:
     """How one run listened. Shares are 0 to 1; None where no answer gives the figure."""
 
@@ -91,6 +105,8 @@ class Analysis:
     by_iou: dict[str, Tally]
     by_seconds: dict[str, Tally]
     """By the recording's length."""
+    uses: dict[str, Use]
+    """By operation, plain crops (`seg`) first; {} where no answer used another operation than that."""
     words: Spread | None
     latency: Spread | None
     """Seconds for an answer, where the run has them."""
@@ -217,6 +233,7 @@ def analyse(run: Run) -> Analysis:
         precision=mean(precise),
         by_iou=by_iou(run),
         by_seconds=by_seconds(run),
+        uses=uses(answers),
         words=_spread([float(num_words(r)) for r in answers]),
         latency=_spread([seconds for r in answers if (seconds := latency(r)) is not None]),
         refusals=dict(Counter(reason for r in answers for _, reason in r["refusals"]).most_common()),
@@ -250,6 +267,26 @@ def by_seconds(run: Run) -> dict[str, Tally]:
     return tallies(run.answered, name, SECONDS_NAMES)
 
 
+def uses(answers: Sequence[Record]) -> dict[str, Use]:
+    """How each operation was used, `seg` first; {} where no segment was heard otherwise than as it is."""
+    heard = [listens(record) for record in answers]
+    seconds: dict[str, list[float]] = {}
+    for listen in (listen for found in heard for listen in found):
+        seconds.setdefault(listen.operation, []).append(listen.segment.duration)
+    if seconds.keys() <= {"seg"}:
+        return {}
+    known = [name for name in ("seg", *tags.OPERATIONS) if name in seconds]
+    using = [{listen.operation for listen in found} for found in heard]
+    found = {}
+    for name in [*known, *sorted(seconds.keys() - set(known))]:
+        used, others = (
+            _known_tally([r for r, names in zip(answers, using, strict=True) if (name in names) == whether])
+            for whether in (True, False)
+        )
+        found[name] = Use(len(seconds[name]), float(np.mean(seconds[name])), used, others)
+    return found
+
+
 def by(answers: Sequence[Record], dimension: str) -> dict[str, Tally]:
     """Accuracy by a field of the records (one of `DIMENSIONS`), sorted by name; {} where no record has the field."""
     return tallies(
@@ -258,25 +295,45 @@ def by(answers: Sequence[Record], dimension: str) -> dict[str, Tally]:
 
 
 def tallies(answers: Iterable[Record], name: Callable[[Record], str | None], order: Sequence[str]) -> dict[str, Tally]:
-    """Answers counted by what `name` calls them, in `order`. Groups without answers and the name None are left out."""
+    """Answers counted by what `name` calls them, in `order`; those that it calls None are left out.
+
+    So are groups whose accuracy is not known, because the right answers are withheld or a model judges the answers.
+    """
     groups: dict[str, list[Record]] = {}
     for record in answers:
         if (key := name(record)) is not None:
             groups.setdefault(key, []).append(record)
-    return {key: tally(groups[key]) for key in order if key in groups}
+    counted = {key: _known_tally(groups.get(key, ())) for key in order}
+    return {key: counts for key, counts in counted.items() if counts is not None}
+
+
+def _known_tally(answers: Sequence[Record]) -> Tally | None:
+    counts = tally(answers)
+    return counts if counts.known else None
 
 
 def to_json(analysis: Analysis) -> dict[str, Any]:
     """For a file: groups with their accuracies and intervals."""
-    listed = {which: _listed(getattr(analysis, which)) for which in ("by_iou", "by_seconds")}
-    return asdict(analysis) | listed
-
-
-def _listed(groups: Mapping[str, Tally]) -> list[dict[str, Any]]:
-    return [
-        {"name": name, "n": t.num, "accuracy": round(t.accuracy, 4), "interval": [round(x, 4) for x in t.interval]}
-        for name, t in groups.items()
+    listed = {
+        which: [{"name": name} | _counted(counts) for name, counts in getattr(analysis, which).items()]
+        for which in ("by_iou", "by_seconds")
+    }
+    operations = [
+        {
+            "name": name,
+            "segments": use.num,
+            "seconds": round(use.seconds, 4),
+            "used": use.used and _counted(use.used),
+            "others": use.others and _counted(use.others),
+        }
+        for name, use in analysis.uses.items()
     ]
+    return {**asdict(analysis), **listed, "uses": operations}
+
+
+def _counted(counts: Tally) -> dict[str, Any]:
+    ends = [round(x, 4) for x in counts.interval]
+    return {"n": counts.num, "accuracy": round(counts.accuracy, 4), "interval": ends}
 
 
 def _timeline(pairs: Iterable[tuple[Record, Sequence[Segment]]]) -> list[float] | None:

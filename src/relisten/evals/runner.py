@@ -21,9 +21,10 @@ from relisten.engine.sampling import row_generator
 from relisten.evals.figures import groups, ruled
 from relisten.evals.hearing import Hearing, Hears, PromptAudio, asked_as, check_hearing, hearing
 from relisten.evals.reading import status
+from relisten.evals.runs import way
 from relisten.files import check_size, size_of
 from relisten.models.base import AudioLM
-from relisten.types import Example, Listen, Trace
+from relisten.types import Example, Trace
 
 _TAG = re.compile(r"</?\w+>")
 _LETTER = re.compile(r"\w")
@@ -197,11 +198,6 @@ def record(example: Example, trace: Trace, shown: Sequence[str] | None = None) -
         **ruled(labels, response.answer, example.question),
         **({} if trace.operations == ("seg",) else {"operations": [way(listen) for listen in trace.listens[1:]]}),
     }
-
-
-def way(listen: Listen) -> str:
-    """How a segment was heard, as a record says it: "seg", "slow", "band 300 3400"."""
-    return " ".join([listen.operation, *(f"{hertz:g}" for hertz in listen.segment.band or ())])
 
 
 def num_words(text: str) -> int:

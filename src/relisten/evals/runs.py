@@ -14,10 +14,13 @@ from relisten import records
 from relisten.evals.benchmarks import BENCHMARKS, Benchmark, belonging
 from relisten.evals.figures import GROUPS, Record, Rule, status_of
 from relisten.evals.reading import Status
-from relisten.types import Example, Format
+from relisten.types import Example, Format, Listen, Segment
 
 ANSWERS, CONFIG, ORIGIN = "answers.jsonl", "config.json", "run.json"
 _SHARD = re.compile(r"(\d{1,9})/([1-9]\d{0,8})")
+_HERTZ = r"[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]{1,2})?"
+_WAY = re.compile(rf"(?!band\b)\w+|band {_HERTZ} {_HERTZ}")
+"""An operation in a record: its name, and for a band its two frequencies in Hz."""
 _REQUIRED = ("id", "choices", "answer", "answer_prediction", "response", "named", "heard", "refusals", "finish")
 _FREE = {"shard", "num_answers"}
 """Settings in which the shards of one run differ."""
@@ -210,10 +213,28 @@ def checked(place: str, row: Mapping[str, Any]) -> Record:
                 raise ValueError(f"{place}: {name!r} must be {what}, not {row[name]!r:.60}; correct that line")
     if row.get("rule") == "instruction" and "followed" not in row:
         raise ValueError(f"{place}: has no 'followed'; name a folder that `relisten eval` wrote")
+    if len(row.get("operations", row["heard"])) != len(row["heard"]):
+        raise ValueError(f"{place}: 'operations' must have an entry for each of 'heard'; correct that line")
     order = row.get("order")
     if order is not None and sorted(order) != list(range(len(row["choices"]))):
         raise ValueError(f"{place}: 'order' must hold the places of the choices, each once; correct that line")
     return dict(row)
+
+
+def way(listen: Listen) -> str:
+    """How a segment was heard, as a record says it in `operations`: "seg", "slow", "band 300 3400"."""
+    return " ".join([listen.operation, *(f"{hertz:g}" for hertz in listen.segment.band or ())])
+
+
+def listens(record: Record) -> list[Listen]:
+    """What a record says was heard, and how; plain crops if it says nothing of operations. Their tokens are unknown."""
+    heard = record.get("heard", ())
+    found = []
+    for (start, end), written in zip(heard, record.get("operations") or ["seg"] * len(heard), strict=True):
+        name, *hertz = written.split()
+        band = (float(hertz[0]), float(hertz[1])) if hertz else None
+        found.append(Listen(0, 0, Segment(start, end, band), name))
+    return found
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -237,6 +258,11 @@ def _is_spans(value: object) -> bool:
     )
 
 
+def _is_way(value: object) -> bool:
+    """What `way` writes."""
+    return isinstance(value, str) and _WAY.fullmatch(value) is not None
+
+
 def _list_of(right: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: isinstance(value, list) and all(map(right, value))
 
@@ -245,7 +271,8 @@ _FIELDS: tuple[tuple[tuple[str, Callable[[Any], bool]], tuple[str, ...]], ...] =
     (("a text that is not empty", lambda v: _is_text(v) and bool(v)), ("id",)),
     (("a text", _is_text), ("question", "response", "finish", "error", "kind", *GROUPS)),
     (("a text or null", lambda v: v is None or _is_text(v)), ("answer", "answer_prediction", "choice")),
-    (("a list of texts", _list_of(_is_text)), ("choices", "operations")),
+    (("a list of texts", _list_of(_is_text)), ("choices",)),
+    (("a list of operations, such as 'slow' or 'band 300 3400'", _list_of(_is_way)), ("operations",)),
     (("a list of [start, end] in seconds", _is_spans), ("named", "heard", "given", "gold")),
     (("a list of [text, reason]", _list_of(lambda v: _list_of(_is_text)(v) and len(v) == 2)), ("refusals",)),  # type: ignore[arg-type]
     (("a number of seconds", lambda v: is_number(v) and v >= 0), ("seconds",)),

@@ -21,7 +21,7 @@ import numpy as np
 from relisten import __version__, records, tags
 from relisten.audio import encoded
 from relisten.engine.listener import MAX_QUOTED
-from relisten.engine.operations import WAYS, offered, phrase
+from relisten.engine.operations import offered, phrase
 from relisten.reports.page import WEB, template
 from relisten.reports.strip import levels
 from relisten.reports.text import FINISHES, named_seconds, safe
@@ -164,13 +164,34 @@ def _target(number: int, mark: Mark) -> str:
     return f's{number % NUM_COLOURS}{kind}" data-n="{number}'
 
 
+def label(number: int, mark: Mark) -> str:
+    """What the button of a segment does, for screen readers. number: counted from 0."""
+    assert mark.segment is not None
+    start, end = mark.segment.start, mark.segment.end
+    return f"Play segment {number + 1}, {start:.1f} to {end:.1f} seconds{mark.way and ', ' + mark.way}"
+
+
+def as_heard(mark: Mark, audio: Audio) -> Audio | None:
+    """The sound that an operation made of a segment; None for a plain crop, which the recording itself holds.
+
+    Raises ValueError if the operation is not known here, or if its package is not installed.
+    """
+    if not mark.way or mark.segment is None:
+        return None
+    return offered([mark.operation])[mark.operation](audio, mark.segment)
+
+
+def unchanged(number: int, error: ValueError) -> str:
+    """A note on a segment that `as_heard` could not make, so that its button plays the recording itself (HTML)."""
+    return f'<p class="note">Segment {number + 1} plays unchanged: {safe(str(error))}.</p>'
+
+
 def _button_data(number: int, mark: Mark) -> str:
     segment = mark.segment
     assert segment is not None
-    label = f"Play segment {number + 1}, {segment.start:.1f} to {segment.end:.1f} seconds{mark.way and ', ' + mark.way}"
     clip = f' data-clip="clip-sound{number}"' if mark.way else ""
     data = f'data-start="{segment.start:.3f}" data-end="{segment.end:.3f}"{clip}'
-    return f'type="button" {data} aria-label="{safe(label)}"'
+    return f'type="button" {data} aria-label="{safe(label(number, mark))}"'
 
 
 def _lanes(marks: Sequence[Mark], duration: float) -> list[int]:
@@ -311,13 +332,13 @@ def _details(answer: Answer, name: str, model: str, command: str) -> str:
 
 
 def _clip(number: int, mark: Mark, audio: Audio) -> str:
-    """The sound of a segment as an operation made it; "" for a plain crop, which the recording itself holds."""
-    if not mark.way or mark.segment is None or mark.operation not in WAYS:
-        return ""
+    """The sound of a segment as an operation made it; "" for a plain crop."""
     try:
-        made = offered([mark.operation])[mark.operation](audio, mark.segment)
-    except ValueError as error:  # its package is not installed: what was answered elsewhere is still shown
-        return f'<p class="note">Segment {number + 1} plays unchanged: {safe(str(error))}.</p>'
+        made = as_heard(mark, audio)
+    except ValueError as error:  # what was answered elsewhere is still shown
+        return unchanged(number, error)
+    if made is None:
+        return ""
     return f'<audio id="clip-sound{number}" preload="auto" controls src="{_audio_address(made)}"></audio>'
 
 

@@ -13,17 +13,18 @@ import numpy as np
 from relisten import tags
 from relisten.audio import encoded, load
 from relisten.evals.figures import Record, right, status_of
-from relisten.evals.runs import Run, questions_of
-from relisten.reports.answer_page import NUM_COLOURS, Mark, annotate, reasoning
+from relisten.evals.runs import Run, listens, questions_of
+from relisten.reports.answer_page import NUM_COLOURS, Mark, annotate, as_heard, label, reasoning, unchanged
 from relisten.reports.strip import levels
 from relisten.reports.text import safe
-from relisten.types import Audio, Example, Listen, Refusal, Segment
+from relisten.types import Audio, Example, Refusal, Segment
 
 CLASSES = ("right", "wrong", "unparsed")
 MAX_BYTES = 6_000_000
 """The most sound in one page, before it is written as text, which adds a third. Later recordings have no sound."""
 RATE = 16_000
 """Samples per second (Hz) of the sound in the page."""
+TOO_LARGE = "the page would grow too large"
 NUM_BARS = 160
 HEIGHT = 64
 
@@ -34,8 +35,8 @@ def examples_of(runs: Sequence[Run], num: int) -> tuple[str, str]:
         return "", ""
     html = (
         "<section><h2>Examples</h2><p>Drawn by lot, by the question's id alone. A filled number was heard again, an"
-        " outlined one only named; the line under a waveform is the labelled event. Sounds are those of the recording"
-        " itself, whatever a control put in their place.</p>"
+        " outlined one only named; the line under a waveform is the labelled event. A segment plays as its operation"
+        " made it. Sounds are those of the recording itself, whatever a control put in their place.</p>"
     )
     sounds = Sounds({})
     for place, run in enumerate(runs):
@@ -73,6 +74,18 @@ def _lot(record: Record) -> str:
     return blake2b(str(record["id"]).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
+@dataclass(frozen=True)
+class Play:
+    """What a button plays."""
+
+    sound: str
+    """The id of an <audio>; "" where there is none."""
+    part: Segment
+    """Which part of that sound, in seconds."""
+    note: str = ""
+    """HTML: why it is not what the model heard; "" where it is."""
+
+
 @dataclass
 class Sounds:
     """The recordings in a page: each once, up to `MAX_BYTES` in all."""
@@ -80,7 +93,7 @@ class Sounds:
     examples: Mapping[str, Example]
     """The questions by id; empty where their file is gone."""
     names: dict[str, str] = field(default_factory=dict)
-    """Recording -> the id of its <audio>; "" where it did not fit."""
+    """A recording, or a segment of it and its operation -> the id of its <audio>; "" where it did not fit."""
     elements: list[str] = field(default_factory=list)
     num_bytes: int = 0
 
@@ -94,9 +107,27 @@ class Sounds:
         except (ValueError, OSError):
             return None, ""
         key = str(example.audio) if not isinstance(example.audio, Audio) else str(id(example.audio))
+        return audio, self._name(key, audio)
+
+    def play(self, number: int, mark: Mark, audio: Audio | None, sound: str) -> Play:
+        """What the button of a segment plays. audio, sound: its recording, as `get` returns them."""
+        assert mark.segment is not None
+        if audio is None or not sound:
+            return Play("", mark.segment)
+        try:
+            made = as_heard(mark, audio)
+        except ValueError as error:
+            return Play(sound, mark.segment, unchanged(number, error))
+        if made is None:
+            return Play(sound, mark.segment)
+        name = self._name(f"{sound} {mark.operation} {mark.segment}", made)
+        note = "" if name else f'<p class="note">Segment {number + 1} is without sound: {TOO_LARGE}.</p>'
+        return Play(name, Segment(0.0, made.duration), note)
+
+    def _name(self, key: str, audio: Audio) -> str:
         if key not in self.names:
             self.names[key] = self._embed(audio)
-        return audio, self.names[key]
+        return self.names[key]
 
     def _embed(self, audio: Audio) -> str:
         content = encoded(np.clip(audio.samples, -1, 1), audio.rate, "FLAC")
@@ -113,36 +144,26 @@ def example_html(record: Record, sounds: Sounds) -> str:
     """One answer: question, choices, waveform with what was named and what is labelled, reasoning, answer."""
     audio, sound = sounds.get(str(record["id"]))
     duration = audio.duration if audio else float(record.get("duration") or 0.0)
-    listens = _listens(record)
     written = record.get("response", record["answer_prediction"]) or ""  # of anybody's predictions the second
     names = tags.EVERY if "operations" in record else ("seg",)
     parsed = tags.parse(written, names)
     shown = parsed.think if parsed.well_formed and parsed.think is not None else written
-    pieces = annotate(shown, listens, [Refusal(*pair) for pair in record.get("refusals", ())], duration, names)
+    pieces = annotate(shown, listens(record), [Refusal(*pair) for pair in record.get("refusals", ())], duration, names)
     marks = [p for p in pieces if isinstance(p, Mark) and p.segment is not None]
+    plays = [sounds.play(number, mark, audio, sound) for number, mark in enumerate(marks)]
     gold = [Segment(*pair) for pair in record.get("gold") or []]
     drawn = _wave(audio, marks, gold) if audio else "<p class='caption'>The recording is not at hand.</p>"
     kind = verdict(record)
-    play = _button(sound, 0.0, duration, "▶ whole recording", "whole") if sound else ""
+    notes = "".join(play.note for play in plays)
+    whole = Play(sound, Segment(0.0, duration))
+    play = _button(whole, "▶ whole recording", "whole", "Play the whole recording") if sound else ""
     return (
         f'<article class="example {kind}"><p class="tag">{kind}</p><h4>{safe(record["question"])}</h4>'
         f"{_choices(record)}<div class='wave2'>{drawn}</div>"
         f'<p class="row">{play}<span class="caption">{safe(str(record["id"]))} · {duration:.1f} s'
-        f"{' · without sound: the page would grow too large' if audio and not sound else ''}</span></p>"
-        f'<p class="reasoning">{reasoning(pieces, partial(_segment, sound))}</p></article>'
+        f"{' · without sound: ' + TOO_LARGE if audio and not sound else ''}</span></p>"
+        f'<p class="reasoning">{reasoning(pieces, partial(_segment, plays))}</p>{notes}</article>'
     )
-
-
-def _listens(record: Record) -> list[Listen]:
-    """What a record says was heard, and how: "seg", "slow", "band 300 3400"."""
-    heard = record.get("heard", ())
-    found = []
-    for pair, way in zip(heard, record.get("operations") or ["seg"] * len(heard), strict=False):
-        name, *hertz = way.split() or ["seg"]
-        known = len(hertz) == 2 and all(number.replace(".", "", 1).isdigit() for number in hertz)
-        band = (float(hertz[0]), float(hertz[1])) if known else None
-        found.append(Listen(0, 0, Segment(pair[0], pair[1], band), name))
-    return found
 
 
 def _choices(record: Record) -> str:
@@ -178,19 +199,18 @@ def _wave(audio: Audio, marks: Sequence[Mark], gold: Sequence[Segment]) -> str:
     )
 
 
-def _segment(sound: str, number: int, mark: Mark) -> str:
+def _segment(plays: Sequence[Play], number: int, mark: Mark) -> str:
     """A segment in the reasoning, as a button where there is sound."""
     assert mark.segment is not None
-    start, end = mark.segment.start, mark.segment.end
     kind = f"seg s{number % NUM_COLOURS}{'' if mark.heard else ' named'}"
     way = f"<i>{safe(mark.way)}</i>" if mark.way else ""
-    return _button(sound, start, end, f"<b>{number + 1}</b>{start:.1f}–{end:.1f} s{way}", kind)
+    text = f"<b>{number + 1}</b>{mark.segment.start:.1f}–{mark.segment.end:.1f} s{way}"
+    return _button(plays[number], text, kind, label(number, mark))
 
 
-def _button(sound: str, start: float, end: float, text: str, kind: str) -> str:
-    """A button that plays a stretch of a sound; without sound only its text (HTML)."""
-    if not sound:
+def _button(play: Play, text: str, kind: str, told: str) -> str:
+    """A button that plays a part of a sound; without sound only its text (HTML). told: for screen readers."""
+    if not play.sound:
         return f'<span class="{kind}">{text}</span>'
-    data = f'data-sound="{sound}" data-start="{start:.3f}" data-end="{end:.3f}"'
-    label = f"Play {start:.1f} to {end:.1f} seconds"
-    return f'<button type="button" class="{kind}" {data} aria-label="{label}">{text}</button>'
+    data = f'data-sound="{play.sound}" data-start="{play.part.start:.3f}" data-end="{play.part.end:.3f}"'
+    return f'<button type="button" class="{kind}" {data} aria-label="{safe(told)}">{text}</button>'

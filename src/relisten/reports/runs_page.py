@@ -24,6 +24,7 @@ from relisten.reports.tables import (
     paper_table,
     result,
     results_table,
+    uses_table,
 )
 
 
@@ -42,7 +43,8 @@ def build(
     sections.append(Section("The paper's figures", "For orientation, as published.", [paper_table()]))
     num = sorted({r.tally.num for r in results})
     counted = f"{num[0]:,}" if len(num) == 1 else f"{num[0]:,} to {num[-1]:,}"
-    lead = f"{len(runs)} run{'s' * (len(runs) > 1)}, {counted} answers each. Intervals are 95\u00a0%."
+    lead = f"{len(runs)} runs, {counted} answers each." if len(runs) > 1 else f"1 run, {counted} answers."
+    lead += " Intervals are 95\u00a0%."
     lead += "".join(f" Note: {note}." for run in runs for note in run.notes)
     examples, sounds = examples_of(runs, num_examples)
     made = {run.name: origin(run) for run in runs}
@@ -98,6 +100,9 @@ def _listening(analyses: Sequence[Analysis]) -> list[Section]:
         if len({name for a in analyses for name in getattr(a, which)}) > 1:
             picture = chart(which.replace("_", "-"), caption, charts.bins_figure, analyses, which)
             found.append(Section(title, "", [bins_table(analyses, which), picture]))
+    if any(a.uses for a in analyses):
+        text = "Accuracy of the answers that used an operation on a segment, and of the others."
+        found.append(Section("By operation", text, [uses_table(analyses)]))
     return found
 
 

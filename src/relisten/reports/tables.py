@@ -201,6 +201,27 @@ def listening_table(analyses: Sequence[Analysis]) -> Table:
     return Table(["", *(a.name for a in analyses), "Echo (paper)"], kept, note)
 
 
+def uses_table(analyses: Sequence[Analysis]) -> Table:
+    """Accuracy by operation, an operation to a row; of several runs, an operation of a run to a row."""
+    several = len(analyses) > 1
+    rows = [
+        [
+            f"{a.name}: {name}" if several else name, _accuracy(use.used, True), _accuracy(use.others, True),
+            f"{use.num:,}", number(use.seconds),
+        ]
+        for a in analyses
+        for name, use in a.uses.items()
+    ]  # fmt: skip
+    note = (
+        "with it: accuracy of the answers that used the operation at least once; in brackets the 95 % interval (Wilson)"
+        " and the number of answers. mean s: mean duration of its segments in the recording, before the operation. A"
+        " model chooses its operations, so a difference need not be their effect."
+    )
+    return Table(
+        ["run: operation" if several else "operation", "with it", "without it", "segments", "mean s"], rows, note
+    )
+
+
 def attention_table(curves: Sequence[AttentionCurve]) -> Table:
     """Shares of attention on audio early and late, and what the rest falls on."""
     found = []
