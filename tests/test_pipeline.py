@@ -346,6 +346,7 @@ def test_exports_are_read_by_their_readers_and_stats_are_drawn(tmp_path: Path) -
     found = stats.read(out)
     stats.write_page(out / "report.html", found)
     page = (out / "report.html").read_text()
+    assert "<mark>" in page
     assert page.count("<figure>") == len(stats.PICTURES) - 1 and "<script" not in page
     assert found.sets["sft"].num == len(sft) and found.sets["sft"].distinct(2) > 0
 
@@ -498,3 +499,11 @@ def test_two_kills_change_nothing(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
     killed_and_resumed(tmp_path, kills=20, num=120)
+
+
+def test_the_page_marks_a_segment_with_its_operation() -> None:
+    """Only <seg> was marked, and a <slow> stood there as a tag."""
+    shown = stats._TAG.sub(
+        stats._marked, "a &lt;slow&gt;1.0, 2.5&lt;/slow&gt; b &lt;seg&gt;x&lt;/seg&gt; &lt;seg&gt;1, 2&lt;/seg&gt;"
+    )
+    assert shown == "a <mark>1–2.5 s, at half speed</mark> b &lt;seg&gt;x&lt;/seg&gt; <mark>1–2 s</mark>"

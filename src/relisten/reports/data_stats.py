@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import numpy as np
 from relisten import plotting, records, tags
 from relisten.data import export
 from relisten.data.checks import words
+from relisten.engine.operations import phrase
 from relisten.evals.runs import is_number
 from relisten.reports.page import Chart, Page, Section, chart, html_page
 from relisten.reports.table import Table
@@ -209,6 +211,18 @@ def _about(stats: Stats) -> str:
     return f"Source {config.get('source')}, teacher {config.get('teacher')}{judge}; {guessed}."
 
 
+_TAG = re.compile(rf"&lt;({'|'.join(tags.EVERY)})&gt;([^&<>]{{1,80}})&lt;/\1&gt;")
+"""A segment in a text that is HTML already."""
+
+
+def _marked(tag: re.Match[str]) -> str:
+    segment = tags.parse_segment(tag[2], tag[1])
+    if segment is None:
+        return tag[0]
+    way = phrase(tag[1], segment)
+    return f"<mark>{segment.start:g}–{segment.end:g} s{', ' + way if way else ''}</mark>"
+
+
 def _shown(folder: Path, name: str) -> str:
     """The first three questions of a set, as they are."""
     parts = []
@@ -217,7 +231,7 @@ def _shown(folder: Path, name: str) -> str:
             f'<li class="gold">{safe(choice)} ✓</li>' if choice == example.answer else f"<li>{safe(choice)}</li>"
             for choice in example.choices
         )
-        cot = safe(example.cot or "").replace("&lt;seg&gt;", "<mark>").replace("&lt;/seg&gt;", " s</mark>")
+        cot = _TAG.sub(_marked, safe(example.cot or ""))
         parts.append(
             f'<article class="example right"><p class="tag">{safe(name)}</p><h4>{safe(example.question)}</h4>'
             f'<ul class="choices2">{choices}</ul><p class="reasoning">{cot}</p>'
