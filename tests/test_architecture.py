@@ -8,9 +8,12 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+import relisten
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "relisten"
@@ -47,6 +50,11 @@ def package(module: str) -> str:
     return parts[1] if len(parts) > 1 and parts[1] in MAY_IMPORT else VALUES
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def _is_typing(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
@@ -56,10 +64,8 @@ def imports(path: Path, typing: bool = True) -> Iterator[str]:
 
     Without `typing`, those under `if TYPE_CHECKING:` are left out.
     """
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    if not typing:
-        tree.body = [node for node in tree.body if not _is_typing(node)]
-    yield from _imported(ast.walk(tree), path)
+    body = [node for node in parsed(path).body if typing or not _is_typing(node)]
+    yield from _imported((inner for node in body for inner in ast.walk(node)), path)
 
 
 def _imported(nodes: Iterable[ast.AST], path: Path = ROOT) -> Iterator[str]:
@@ -84,7 +90,7 @@ def functions(path: Path) -> Iterator[tuple[ast.FunctionDef | ast.AsyncFunctionD
             elif isinstance(node, ast.ClassDef):
                 yield from walk(node.body, public and not node.name.startswith("_"))
 
-    return walk(ast.parse(path.read_text(encoding="utf-8")).body, True)
+    return walk(parsed(path).body, True)
 
 
 def test_every_package_is_known() -> None:
@@ -138,9 +144,7 @@ def test_files_and_functions_stay_short(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted([*PACKAGE.rglob("*.py")]), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_public_functions_are_typed_and_explained(path: Path) -> None:
-    assert (
-        ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or not path.read_text(encoding="utf-8").strip()
-    )
+    assert ast.get_docstring(parsed(path)) or not parsed(path).body
     for function, public in functions(path):
         if not public:
             continue
@@ -163,6 +167,7 @@ EXTRAS_OF = {
 """Extras that a package of the house may import anywhere. Others import an extra inside of a function, if at all."""
 
 
+@cache
 def declared(extra: str | None = None) -> set[str]:
     """Import names of what the core needs, or of what an extra adds."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -178,26 +183,20 @@ def test_what_is_imported_is_declared(module: str) -> None:
     own = set[str]().union(*map(declared, EXTRAS_OF.get(package(module), set())))
     extras = ("train", "data", "ears", "ray", "lora", "deepspeed", "tensorboard", "serve", "scores", "operations")
     shown = set[str]().union(*map(declared, extras))
-    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    tree = parsed(MODULES[module])
     top = {name.split(".")[0] for name in _imported(n for n in tree.body if not _is_typing(n))}
     lazy = {name.split(".")[0] for name in imports(MODULES[module])} - top
     assert top <= core | own, f"{module} needs {sorted(top - core - own)} at its top: declare it, or import it later"
     assert lazy <= core | shown, f"{module} imports {sorted(lazy - core - shown)}: declare it in pyproject.toml"
 
 
-def test_importing_relisten_imports_nothing_heavy_and_names_are_there() -> None:
-    lines = (
-        "import sys, relisten\n"
-        f"assert not {HEAVY!r} & set(sys.modules), 'import relisten'\n"
-        "relisten.Segment, relisten.Audio\n"
-        f"assert not {HEAVY!r} & set(sys.modules), 'values'\n"
-        "missing = [name for name in relisten.__all__ if getattr(relisten, name, None) is None]\n"
-        "assert not missing, missing\n"
-    )
-    subprocess.run([sys.executable, "-c", lines], check=True)
+def test_importing_relisten_or_its_values_imports_nothing_heavy() -> None:
+    values = ("types", "audio", "tags", "records", "reports.strip")
+    lines = ["import sys, relisten", "relisten.Segment, relisten.Audio", *(f"import relisten.{v}" for v in values)]
+    check = f"assert not {HEAVY!r} & set(sys.modules), %r\n"
+    subprocess.run([sys.executable, "-c", "".join(f"{line}\n{check % line}" for line in lines)], check=True)
 
 
-def test_values_need_no_model() -> None:
-    for module in ("relisten.types", "relisten.audio", "relisten.tags", "relisten.records", "relisten.reports.strip"):
-        lines = f"import sys, {module}\nassert not {HEAVY!r} & set(sys.modules)"
-        subprocess.run([sys.executable, "-c", lines], check=True)
+def test_every_public_name_is_there() -> None:
+    missing = [name for name in relisten.__all__ if getattr(relisten, name, None) is None]
+    assert not missing

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
+import runpy
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 import torch
@@ -43,10 +42,10 @@ def test_a_model_that_breaks_it_is_told_where(build_model: object, monkeypatch: 
     assert wrong["features_are_exact"] == "features must be the same every time"
 
 
-def test_the_command_tells_of_each_check() -> None:
-    folder = Path(models.find("nano"))
-    done = subprocess.run(
-        [sys.executable, "-m", "relisten.models.conformance", str(folder)], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("✓") == len(conformance.CHECKS)
+def test_the_command_tells_of_each_check(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["conformance", str(models.find("nano"))])
+    monkeypatch.delitem(sys.modules, conformance.__name__)  # it runs anew, as with python -m
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(conformance.__name__, run_name="__main__")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.count("✓") == len(conformance.CHECKS)
