@@ -117,7 +117,8 @@ def test_what_stays_in_memory_is_what_a_gpu_held() -> None:
     assert held / 2**30 == pytest.approx(17.48, rel=0.02)
 
 
-def test_more_gpus_need_less_each_and_settings_decide() -> None:
+def test_more_gpus_need_less_each_and_settings_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "activations", lambda _1, _2, _3, _4, recompute, _5: 2.0 if recompute else 7.0)
     shape, forward = nano.create([TEXT] * 2, TINY).module.config, memory.Forward(2, 200, 100)
     settings = GrpoConfig(data="none", output=Path("none"), bf16=True)
     two, four = ({need.way: need for need in memory.needs(settings, shape, 2, forward, n)} for n in (2, 4))
@@ -125,7 +126,7 @@ def test_more_gpus_need_less_each_and_settings_decide() -> None:
         half, quarter = two[f"full, {way} on 2"], four[f"full, {way} on 4"]
         for part in ("weights", "gradients", "optimizer", "reference"):
             assert getattr(half, part) == 2 * getattr(quarter, part) > 0
-        assert half.whole == quarter.whole and half.activations < half.other_activations * 10
+        assert half.whole == quarter.whole and (half.activations, half.other_activations) == (7.0, 2.0)
     assert two["full, DDP"].gradients == four["full, DDP"].gradients
     [lora, full] = memory.needs(replace(settings, kl=0.0, lora=8), shape, 2, forward, 1)
     assert (lora.way, full.way) == ("LoRA, rank 8", "full, one GPU")
@@ -151,14 +152,14 @@ def test_a_dry_run_needs_no_weights_and_writes_nothing(
 
 def test_what_does_not_fit_is_told(work: Path, tmp_path: Path) -> None:
     settings = SftConfig(data=str(work / "scenes" / "questions.jsonl"), output=tmp_path, model=str(work / "tiny"))
-    plan = planned(settings, weights=False)
-    assert not any(map(small.fits, small.needs)) if (small := dry_run.reckoned(plan, 2, 1.5)) else False
-    large = dry_run.reckoned(plan, 2, 8.0)
-    assert all(map(large.fits, large.needs))
+    small = dry_run.reckoned(planned(settings, weights=False), 2, 1.5)
+    large = replace(small, memory=8e9)
+    assert len(small.needs) == 4 and not any(map(small.fits, small.needs)) and all(map(large.fits, large.needs))
 
 
-def test_tokens_are_counted_as_they_are_trained(work: Path, tmp_path: Path) -> None:
+def test_tokens_are_counted_as_they_are_trained(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan's figure for its examples is that of the traces that are really made of them."""
+    monkeypatch.setattr(dry_run, "needs", lambda *_: [])  # the memory, which takes longest, is another question
     shutil.copytree(work, tmp_path / "here")
     model = nano.create([TEXT] * 2, TINY)
     model.save(tmp_path / "here" / "tiny")

@@ -180,7 +180,7 @@ def test_a_row_that_hears_much_leaves_the_others_their_place(model: Qwen2_5Omni)
     talked = script(model, "<think>", 25, "</think><answer>a dog</answer>", END)
     config = GenerationConfig(max_new_tokens=60, max_listens=3)
     whole = ScriptedEngine(model, lambda i, s: talked if i else heard).generate(asked, config)
-    for cells in range(2000, 6000, 250):
+    for cells in range(2000, 6000, 500):
         engine = ScriptedEngine(model, lambda i, s: talked if i else heard, max_cache_bytes=cells * 2 * 4 * 2 * 32 * 4)
         for [trace], [other] in zip(engine.generate(asked, config), whole, strict=True):
             same(trace, other)

@@ -114,7 +114,6 @@ def needs(
         return (found[0], found[1]) if config.gradient_checkpointing else (found[1], found[0])
 
     frozen = torch.bfloat16 if own_bytes == 2 and config.bf16 else torch.float32
-    split = held(torch.bfloat16 if config.bf16 else torch.float32, 0)
     gathered = 2.0 * half * n.root + (2 * half + half + GRADIENT) * n.layer
     found = [
         Need(
@@ -132,6 +131,7 @@ def needs(
         )
     )  # fmt: skip
     if gpus > 1:
+        split = held(torch.bfloat16 if config.bf16 else torch.float32, 0)
         for way, weights in (("FSDP2", MASTER * n.total), ("ZeRO-3", half * n.total + MASTER * n.trained)):
             reference = (MASTER if way == "FSDP2" else half) * n.total * refers
             found.append(
