@@ -33,9 +33,9 @@ from relisten import audio, records
 from relisten.cli import main, standalone
 from relisten.data.worlds.scene_files import write_scenes
 from relisten.engine.answer import answer_each
-from relisten.engine.engine import Engine, Text, audible
+from relisten.engine.engine import Engine, Text
 from relisten.engine.generation import GenerationConfig
-from relisten.models.scope import notice
+from relisten.models.scope import notice_of
 from relisten.reports.table import Table
 from relisten.types import Example
 
@@ -126,20 +126,18 @@ def offline(
     """The texts of `relisten eval`'s loop, and its seconds of wall time and CPU, reading the files included.
 
     notices: as in `relisten ask QUESTIONS.jsonl`, also tell whether each question lies outside of what the model knows.
-    For that the audio tower encodes each recording a second time, in the server too.
     """
     wall, cpu = perf_counter(), process_time()
     texts: dict[str, str] = {}
 
     def ready(example: Example) -> Example:
         assert isinstance(example.audio, Path)
-        heard = audio.load(example.audio, engine.model.rate)
-        if notices:
-            notice(engine.model, audible(engine.model, heard), example.question, example.choices)
-        return replace(example, audio=heard)
+        return replace(example, audio=audio.load(example.audio, engine.model.rate))
 
     for index, _, trace in answer_each(engine, examples, GenerationConfig(), ready):
         assert not isinstance(trace, str), trace
+        if notices:
+            notice_of(engine.model, trace, examples[index].question, examples[index].choices)
         texts[examples[index].id] = trace.text
     return texts, {"wall": perf_counter() - wall, "cpu": process_time() - cpu}
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import httpx2
@@ -146,7 +146,7 @@ def test_a_trace_comes_whole_and_becomes_the_page_of_ask(
     asked = request(example) | own(example, trace=True)
     told = client.chat.completions.create(**request(example), extra_body=own(example, trace=True))
     told = told.choices[0].message.model_extra["relisten"]
-    assert told["trace"] == json.loads(json.dumps(asdict(answer.trace)))
+    assert told["trace"] | {"sound": None} == json.loads(json.dumps(asdict(replace(answer.trace, sound=None))))
     page = httpx2.post(f"{address}/v1/relisten/page", json={"request": asked, "answer": told}, timeout=60)
     assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
 

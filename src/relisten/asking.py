@@ -15,9 +15,8 @@ from relisten.engine.answer import Answer, answer_each, answered
 from relisten.engine.answering import Answering
 from relisten.engine.generation import GenerationConfig
 from relisten.engine.operations import offering
-from relisten.engine.row import audible
 from relisten.models.base import AudioLM
-from relisten.models.scope import notice
+from relisten.models.scope import notice_of
 from relisten.remote import open_engine
 from relisten.reports.answer_page import page, write_page
 from relisten.types import Audio, Example
@@ -134,7 +133,7 @@ def ask(
     answering = make(loaded, max_rows=1)
     [[trace]] = answering.generate([replace(example, audio=heard)], config)
     seconds = {"load": ready - started, **answering.seconds, "total": perf_counter() - started}
-    told = notice(loaded, audible(loaded, heard), question, choices)
+    told = notice_of(loaded, trace, question, choices)
     return _shown(loaded, replace(example, audio=heard), answered(trace, example.choices, seconds, told))
 
 
@@ -143,18 +142,16 @@ def _ask_all(
 ) -> list[ShownAnswer]:
     """Answers of a whole list, in its order; an example that cannot be asked raises ValueError with its id."""
     found: dict[int, ShownAnswer] = {}
-    notices: dict[int, str | None] = {}
 
     def ready(example: Example) -> Example:
-        heard = _loaded(model, example)
-        notices[id(example)] = notice(model, audible(model, heard), example.question, example.choices)
-        return replace(example, audio=heard)
+        return replace(example, audio=_loaded(model, example))
 
     for index, _, trace in answer_each(engine, examples, config, ready):
         example = examples[index]
         if isinstance(trace, str):
             raise ValueError(f"{example.id}: {trace}")
-        found[index] = _shown(model, example, answered(trace, example.choices, {}, notices[id(example)]))
+        told = notice_of(model, trace, example.question, example.choices)
+        found[index] = _shown(model, example, answered(trace, example.choices, {}, told))
     return [found[index] for index in range(len(examples))]
 
 

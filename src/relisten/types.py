@@ -110,6 +110,9 @@ class Trace:
     """What the model wrote (forced text included, audio left out), decoded."""
     operations: tuple[str, ...] = ("seg",)
     """The tags that the model could use, by name. Any other tag in the text is plain text."""
+    sound: tuple[float, ...] | None = field(default=None, compare=False, repr=False)
+    """[D] the mean of what the audio tower made of the recording. Only the engine in this process tells it, and only of
+    a model with a scope, for its notice."""
 
     @property
     def text_alone(self) -> bool:

@@ -18,9 +18,8 @@ from relisten.commands.options import ModelOptions, keeping, kept_answers
 from relisten.engine.answer import answer_each, answered
 from relisten.engine.answering import Answering
 from relisten.engine.generation import GenerationConfig
-from relisten.engine.row import audible
 from relisten.files import check_size, resolved, size_of
-from relisten.models.scope import notice
+from relisten.models.scope import notice_of
 from relisten.reports.answer_json import as_json
 from relisten.reports.text import console
 from relisten.types import Example
@@ -109,21 +108,18 @@ def _lines(
 ) -> Iterator[Line]:
     """Yield lines as answers finish, in no fixed order. A question that cannot be asked gives a line with `error`."""
 
-    notices: dict[str, str | None] = {}
-
     def ready(example: Example) -> Example:
         assert isinstance(example.audio, Path)
-        recording = audio.load(example.audio, engine.model.rate, max_seconds)
-        heard = audible(engine.model, recording)
-        notices[example.id] = notice(engine.model, heard, example.question, example.choices)
-        return replace(example, audio=recording)
+        return replace(example, audio=audio.load(example.audio, engine.model.rate, max_seconds))
 
     for index, _, trace in answer_each(engine, waiting, config, ready):
         question = _question(waiting[index], folder)
         if isinstance(trace, str):
             yield {**question, "answer_prediction": None, "error": trace}
             continue
-        answer = answered(trace, waiting[index].choices, {}, notices[waiting[index].id])
+        example = waiting[index]
+        told = notice_of(engine.model, trace, example.question, example.choices)
+        answer = answered(trace, example.choices, {}, told)
         everything = as_json(answer)
         del everything["seconds"]  # rows share every step, so an answer has no time of its own
         yield {

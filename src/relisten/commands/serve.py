@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -148,18 +149,12 @@ def _examples(path: Path | None) -> Sequence[Example]:
 
 def served(options: ModelOptions, max_rows: int) -> Served:
     """The model and the engine that `options` name."""
-    from relisten.engine.engine import audible
-    from relisten.models import scope
+    from relisten.models.scope import notice_of
     from relisten.serving.service import Served
-    from relisten.types import Audio
 
     model, make = options.open(live=True)
     engine = make(model, max_rows=max_rows)
-
-    def notice(audio: Audio, question: str, choices: Sequence[str]) -> str | None:
-        return scope.notice(model, audible(model, audio), question, choices)
-
     about = None if model.scope is None else model.scope.about
     # Where a model lies on this machine is nobody's business.
     name = Path(options.name).name if Path(options.name).exists() else options.name
-    return Served(name, model.rate, engine.session, notice, about, engine.operations)
+    return Served(name, model.rate, engine.session, partial(notice_of, model), about, engine.operations)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from time import perf_counter
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from relisten.engine.graphs import Capture, Graphs
 from relisten.engine.memory import Usage
 from relisten.engine.row import PromptPrefix, Question, Row
 from relisten.models.base import AudioLM
+from relisten.models.scope import sounds, tapped
 
 NARROW = 4
 """Chunks of up to this many tokens are forwarded together with single tokens. Wider chunks get a forward of their own,
@@ -34,6 +36,17 @@ LONGEST_WAIT = 8
 
 Choose = Callable[[Sequence[Row], Tensor], list[tuple[int, float]]]
 """Rows and the logits [rows, V] after them -> a token and its log-probability for each row."""
+
+
+class _Kept(NamedTuple):
+    """A prefix whose keys and values are stored."""
+
+    place: int
+    """In the slab."""
+    logits: Tensor
+    """[V] after its last token."""
+    sound: tuple[float, ...] | None
+    """See `Trace.sound`."""
 
 
 class Decoder:
@@ -52,7 +65,7 @@ class Decoder:
         self.usage = Usage(max_cache_tokens=max_cells)
         self._model, self._choose = model, choose
         self._device = model.module.device
-        self._prefixes: dict[PromptPrefix, tuple[int, Tensor]] = {}  # place in the slab, and logits [V] after it
+        self._prefixes: dict[PromptPrefix, _Kept] = {}
         self._slab: Slab | None = None
         self._capture = capture
         self._graphs: Graphs | None = None
@@ -68,13 +81,15 @@ class Decoder:
         self._prefill(list({row.question.prefix: row.question for row in rows}.values()))
         for row in rows:
             assert self._slab is not None
-            self._slab.add(self._prefixes[row.question.prefix][0])
+            kept = self._prefixes[row.question.prefix]
+            self._slab.add(kept.place)
+            row.trace.sound = kept.sound
             if row.num_own:
                 row.resume()
             self.rows.append(row)
         fresh = [row for row in rows if not row.chunk and not row.done]
         if fresh:
-            self._push(fresh, torch.stack([self._prefixes[row.question.prefix][1] for row in fresh]))
+            self._push(fresh, torch.stack([self._prefixes[row.question.prefix].logits for row in fresh]))
         self._note()
         self.seconds["prefill"] += perf_counter() - started
         rests = [first + i for i, row in enumerate(rows) if row.chunk and not row.num_sampled]
@@ -99,7 +114,7 @@ class Decoder:
         """Free a prefix when its live rows have left. Rows that start later forward it again."""
         if prefix in self._prefixes:
             assert self._slab is not None
-            self._slab.release(self._prefixes.pop(prefix)[0])
+            self._slab.release(self._prefixes.pop(prefix).place)
 
     def clear(self) -> None:
         """Free the whole cache. The rows are gone; they may start again."""
@@ -185,14 +200,17 @@ class Decoder:
             prefix = Prefix()
             self.usage.forwards["prefill"] += 1
             features = [feature for question in batch for feature in question.features(self._model)]
-            logits = self._forward(
-                [question.token_ids[: question.prefix.length] for question in batch], features, prefix
-            )
+            with tapped(self._model) as encoded:
+                logits = self._forward(
+                    [question.token_ids[: question.prefix.length] for question in batch], features, prefix
+                )
+            heard = sounds(encoded, [question.listen.num_tokens for question in batch])
             if self._slab is None:
                 self._slab = Slab(prefix, self.context, self.max_cells)
                 self._graphs = Graphs(self._model, self._slab, self._capture) if self._capture else None
             for i, question in enumerate(batch):
-                self._prefixes[question.prefix] = self._slab.keep(prefix, i, question.prefix.length), logits[i]
+                place = self._slab.keep(prefix, i, question.prefix.length)
+                self._prefixes[question.prefix] = _Kept(place, logits[i], heard[i])
 
     def _read(self, name: str, indices: Sequence[int], reading: Sequence[Row]) -> None:
         """Forward the chunks of the rows `reading`, which are among rows number `indices`. Choose their next tokens."""

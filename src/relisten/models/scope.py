@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from relisten.models.base import AudioLM
-from relisten.types import Audio
+from relisten.types import Audio, Trace
 
 LARGER = "--model Qwen/Qwen2.5-Omni-7B"
 """What to use for recordings that a small model does not know."""
@@ -47,8 +48,11 @@ class Scope:
         """Mahalanobis distance of a pooled embedding [D] from the centre."""
         return float((self.whitening @ (embedding - self.centre)).norm())
 
-    def reasons(self, model: AudioLM, audio: Audio, question: str, choices: Sequence[str]) -> list[str]:
-        """Why a question lies outside, as clauses for people; empty where nothing speaks against it."""
+    def reasons(self, seconds: float, sound: Tensor | None, question: str, choices: Sequence[str]) -> list[str]:
+        """Why a question lies outside, as clauses for people; empty where nothing speaks against it.
+
+        seconds: length of the recording. sound: [D], `pooled` of it; None if that is not known, then it is not judged.
+        """
         found: list[str] = []
         if not choices:
             found.append("this question offers no choices")
@@ -58,9 +62,9 @@ class Scope:
         asked = _words(question)
         if not asked or sum(word not in self.words for word in asked) > MOST_NEW_WORDS * len(asked):
             found.append("this question is worded unlike those that it knows")
-        if audio.duration > self.max_seconds + 0.05:
-            found.append(f"this recording lasts {audio.duration:.0f} s")
-        elif model.module.device.type != "meta" and self.distance(pooled(model, audio)) > self.threshold:
+        if seconds > self.max_seconds + 0.05:
+            found.append(f"this recording lasts {seconds:.0f} s")
+        elif sound is not None and self.distance(sound) > self.threshold:
             found.append("this recording sounds unlike those that it knows")
         return found
 
@@ -68,10 +72,21 @@ class Scope:
 def notice(model: AudioLM, audio: Audio, question: str, choices: Sequence[str]) -> str | None:
     """One sentence for people if a question lies outside the model's scope; None if it does not, or there is no scope.
 
-    audio: as the model takes it (`engine.row.audible`).
+    audio: as the model takes it (`engine.row.audible`). The audio tower encodes it; `notice_of` needs no encoding.
     """
+    heard = model.scope is not None and model.module.device.type != "meta"
+    return _notice(model, audio.duration, pooled(model, audio) if heard else None, question, choices)
+
+
+def notice_of(model: AudioLM, trace: Trace, question: str, choices: Sequence[str]) -> str | None:
+    """The same once there is an answer, from what the engine has told of the recording."""
+    sound = None if trace.sound is None else torch.tensor(trace.sound)
+    return _notice(model, trace.listens[0].segment.end, sound, question, choices)
+
+
+def _notice(model: AudioLM, seconds: float, sound: Tensor | None, question: str, choices: Sequence[str]) -> str | None:
     scope = model.scope
-    reasons = scope.reasons(model, audio, question, choices) if scope else []
+    reasons = scope.reasons(seconds, sound, question, choices) if scope else []
     if scope is None or not reasons:
         return None
     listed = reasons[0] if len(reasons) == 1 else ", ".join(reasons[:-1]) + " and " + reasons[-1]
@@ -90,6 +105,35 @@ def pooled(model: AudioLM, audio: Audio) -> Tensor:
     tokens = getattr(found, "last_hidden_state", found)
     mean: Tensor = tokens.reshape(-1, tokens.shape[-1]).float().mean(0)
     return mean.cpu()
+
+
+@contextmanager
+def tapped(model: AudioLM) -> Iterator[list[Tensor]]:
+    """Inside this, a list collects what the audio tower makes: [tokens, D] for each forward, of all recordings in it.
+
+    It stays empty for a model without a scope.
+    """
+    found: list[Tensor] = []
+    if model.scope is None:
+        yield found
+        return
+    tower = getattr(model.module, "audio_tower", None) or model.module.model.audio_tower
+    handle = tower.register_forward_hook(lambda *given: found.append(given[-1].last_hidden_state))
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+def sounds(found: Sequence[Tensor], counts: Sequence[int]) -> list[tuple[float, ...] | None]:
+    """`pooled` of each recording in a forward inside `tapped`; None for one that has no tokens, or without a scope.
+
+    counts: how many audio tokens each has, in the forward's order.
+    """
+    if not found:
+        return [None] * len(counts)
+    parts = found[0].split(list(counts))
+    return [tuple(part.float().mean(0).tolist()) if len(part) else None for part in parts]
 
 
 def fit(

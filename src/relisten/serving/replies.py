@@ -131,6 +131,7 @@ def whole(answer: Answer, warnings: Sequence[str], trace: bool) -> Json:
         # A vLLM server may not be able to say what a token's log-probability was; JSON has no NaN.
         known = [None if isnan(logprob) else logprob for logprob in answer.trace.logprobs]
         told["trace"] = asdict(answer.trace) | {"logprobs": known}
+        del told["trace"]["sound"]
     return told
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -25,7 +24,7 @@ from relisten.serving.desk import Desk, Event
 from relisten.serving.fetch import fetch
 from relisten.serving.limits import Limits
 from relisten.serving.metrics import Metrics
-from relisten.types import Audio, Example, Segment
+from relisten.types import Audio, Example, Segment, Trace
 
 IDLE_SECONDS = 10.0
 """Seconds that a client may pause while it sends its request."""
@@ -44,8 +43,8 @@ class Served:
     """Samples a second (Hz) of the recordings that it takes."""
     session: Callable[[], AbstractContextManager[AnswerSession]]
     """Opens a batch, in the thread that runs it."""
-    notice: Callable[[Audio, str, Sequence[str]], str | None]
-    """One sentence if a question lies outside of what the model knows. Runs in any thread."""
+    notice: Callable[[Trace, str, Sequence[str]], str | None]
+    """One sentence if a question lies outside of what the model knows, from its answer. Takes no time."""
     about: str | None = None
     """What a small model was trained for: a noun phrase."""
     operations: Mapping[str, Operation] = field(default_factory=lambda: offered(()))
@@ -63,7 +62,6 @@ class Service:
         self.desk = Desk(served.session, limits.max_rows, limits.max_rows + limits.max_waiting)
         self.decoders = Decoders(limits.num_decoders, limits.upload_seconds)
         self._uploads = asyncio.Semaphore(limits.max_uploads)
-        self._notices = ThreadPoolExecutor(1, "notice")  # more of them would take the engine's time
         self.metrics = Metrics(
             {
                 "rows": ("Answers that are generated now", lambda: self.desk.num_running),
@@ -76,7 +74,6 @@ class Service:
     async def close(self) -> None:
         """End the engine's thread and the decoding processes."""
         await self.desk.close()
-        self._notices.shutdown(wait=False, cancel_futures=True)
         await self.decoders.close()
 
     @asynccontextmanager
@@ -159,8 +156,6 @@ class Service:
     async def events(self, asked: Chat, heard: Audio, started: float) -> AsyncIterator[tuple[int, Event | Answer]]:
         """Yield (number of the answer, event), with an `Answer` in place of Finished. Raises RequestError."""
         example = Example(asked.name, heard, asked.question, asked.choices)
-        given = (heard, asked.question, asked.choices)
-        notice = asyncio.get_running_loop().run_in_executor(self._notices, self.served.notice, *given)
         self.metrics.audio.inc(heard.duration)
         events = self.desk.ask(example, asked.config, asked.num_answers, asked.stream)
         seconds: dict[str, float] = {}
@@ -174,12 +169,12 @@ class Service:
                 if isinstance(event, Finished):
                     self.metrics.answered(event.trace)
                     took = seconds | {"total": time.perf_counter() - started}
-                    yield sample, answered(event.trace, asked.choices, took, await notice)
+                    notice = self.served.notice(event.trace, asked.question, asked.choices)
+                    yield sample, answered(event.trace, asked.choices, took, notice)
                 else:
                     yield sample, event
             self.metrics.total.observe(time.perf_counter() - started)
         finally:
-            notice.cancel()
             await events.aclose()  # type: ignore[attr-defined]
 
 
