@@ -24,59 +24,6 @@ USAGE_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 HELP = {"--help", "-h"}
 
-app = App(
-    name="relisten",
-    help="Ask questions about recordings, of a model that hears segments again while it reasons.",
-    help_epilogue="Exit codes: 0 done, 1 no usable result, 2 wrong input. --debug shows where an error came from.",
-    version=__version__,
-    default_parameter=Parameter(negative_iterable=()),
-    suppress_keyboard_interrupt=False,
-    help_format="markdown",
-)
-app.command(
-    "relisten.commands.ask:ask",
-    name="ask",
-    usage="Usage: relisten ask AUDIO QUESTION [OPTIONS]\n       relisten ask QUESTIONS.jsonl [OPTIONS]",
-    help="Ask a question about a recording (or many, from a JSONL).",
-)
-app.command(
-    "relisten.data.worlds.scene_files:write_scenes",
-    name="scenes",
-    help="Mix scenes of sounds at exact times, with questions.",
-)
-app.command(
-    "relisten.commands.eval:eval_file",
-    name="eval",
-    usage="Usage: relisten eval QUESTIONS.jsonl|BENCHMARK OUT [OPTIONS]\n       relisten eval --list",
-    help="Answer a benchmark, or questions whose answers are known, and score.",
-)
-app.command("relisten.commands.score:score", name="score", help="Score anybody's predictions, or a run's shards.")
-app.command(
-    "relisten.commands.judge:judge",
-    name="judge",
-    usage="Usage: relisten judge RUN... --judge MODEL [OPTIONS]",
-    help="Have a language model score a run's answers or reasoning.",
-)
-app.command(
-    "relisten.commands.analyse:analyse",
-    name="analyse",
-    usage="Usage: relisten analyse RUN... [OPTIONS]",
-    help="Say how runs listened, and what their accuracy depends on.",
-)
-app.command("relisten.commands.compare:compare", name="compare", help="Compare two runs on the same questions.")
-app.command(
-    "relisten.commands.leaderboard:leaderboard",
-    name="leaderboard",
-    usage="Usage: relisten leaderboard RUN... [OPTIONS]",
-    help="Print a Markdown table for a paper, a row for each run.",
-)
-app.command(
-    "relisten.commands.report:report",
-    name="report",
-    usage="Usage: relisten report RUN... [OPTIONS]",
-    help="Put runs on one page: tables, charts, examples to listen to.",
-)
-
 
 def _shown(default: Any) -> str:
     """As one would type it."""
@@ -86,60 +33,61 @@ def _shown(default: Any) -> str:
 
 
 lists = Parameter(consume_multiple=True, negative_iterable=(), show_default=_shown)  # --rewards format accuracy
+app = App(
+    name="relisten",
+    help="Ask questions about recordings, of a model that hears segments again while it reasons.",
+    help_epilogue="Exit codes: 0 done, 1 no usable result, 2 wrong input. --debug shows where an error came from.",
+    version=__version__,
+    default_parameter=Parameter(negative_iterable=()),
+    suppress_keyboard_interrupt=False,
+    help_format="markdown",
+)
 train = App(name="train", help="Train a model.", config=from_yaml, default_parameter=lists)
-train.command(
-    "relisten.commands.train:sft",
-    name="sft",
-    usage="Usage: relisten train sft [SETTINGS.yaml] [OPTIONS]",
-    help="Supervised fine-tuning on chains of thought.",
-)
-train.command(
-    "relisten.commands.train:grpo",
-    name="grpo",
-    usage="Usage: relisten train grpo [SETTINGS.yaml] [OPTIONS]",
-    help="Reinforcement learning in which the segments are really heard.",
-)
-app.command(train)
-app.command("relisten.commands.merge:merge", name="merge", help="Add a LoRA adapter to the weights of its base model.")
 data = App(name="data", help="Make training sets, and look at them.", config=from_yaml, default_parameter=lists)
-data.command(
-    "relisten.commands.data_build:build",
-    name="build",
-    usage="Usage: relisten data build [SETTINGS.yaml] [OPTIONS]",
-    help="Make sets for SFT and RL from recordings with times.",
-)
-data.command(
-    "relisten.commands.data_join:join",
-    name="join",
-    usage="Usage: relisten data join OUT BUILD BUILD... [OPTIONS]",
-    help="Join several built folders into one.",
-)
-data.command("relisten.commands.data_build:stats", name="stats", help="Say and draw what a built folder holds.")
-data.command("relisten.commands.data_sources:list_sources", name="sources", help="List the corpora that can be read.")
-data.command("relisten.commands.data_files:show", name="show", help="Show one example with its waveform.")
-data.command("relisten.commands.data_files:validate", name="validate", help="Name every bad line of a JSONL.")
-app.command(data)
 export = App(name="export", help="Write a model or a set for another program.", default_parameter=lists)
-export.command(
-    "relisten.commands.export:vllm",
-    name="vllm",
-    usage="Usage: relisten export vllm MODEL OUT [OPTIONS]",
-    help="Write a trained model in the layout that vLLM reads.",
-)
-export.command(
-    "relisten.commands.export:ms_swift",
-    name="ms-swift",
-    usage="Usage: relisten export ms-swift SET OUT [OPTIONS]",
-    help="Write a training set in the form that ms-swift reads.",
-)
+
+
+def _add(group: App, function: str, help: str, *usage: str, name: str = "") -> None:
+    """Add a command. usage: what follows the command's name, if not what cyclopts makes of the arguments."""
+    name = name or function.rpartition(":")[2].replace("_", "-")
+    typed = " ".join(dict.fromkeys(("relisten", group.name[0], name)))
+    lines = "\n       ".join(f"{typed} {way}" for way in usage)
+    group.command(f"relisten.{function}", name=name, help=help, usage=f"Usage: {lines}" if usage else None)
+
+
+# fmt: off
+_add(app, "commands.ask:ask", "Ask a question about a recording (or many, from a JSONL).",
+     "AUDIO QUESTION [OPTIONS]", "QUESTIONS.jsonl [OPTIONS]")
+_add(app, "data.worlds.scene_files:write_scenes", "Mix scenes of sounds at exact times, with questions.", name="scenes")
+_add(app, "commands.eval:eval_file", "Answer a benchmark, or questions whose answers are known, and score.",
+     "QUESTIONS.jsonl|BENCHMARK OUT [OPTIONS]", "--list", name="eval")
+_add(app, "commands.score:score", "Score anybody's predictions, or a run's shards.")
+_add(app, "commands.judge:judge", "Have a language model score a run's answers or reasoning.",
+     "RUN... --judge MODEL [OPTIONS]")
+_add(app, "commands.analyse:analyse", "Say how runs listened, and what their accuracy depends on.", "RUN... [OPTIONS]")
+_add(app, "commands.compare:compare", "Compare two runs on the same questions.")
+_add(app, "commands.leaderboard:leaderboard", "Print a Markdown table for a paper, a row for each run.",
+     "RUN... [OPTIONS]")
+_add(app, "commands.report:report", "Put runs on one page: tables, charts, examples to listen to.", "RUN... [OPTIONS]")
+_add(train, "commands.train:sft", "Supervised fine-tuning on chains of thought.", "[SETTINGS.yaml] [OPTIONS]")
+_add(train, "commands.train:grpo", "Reinforcement learning in which the segments are really heard.",
+     "[SETTINGS.yaml] [OPTIONS]")
+app.command(train)
+_add(app, "commands.merge:merge", "Add a LoRA adapter to the weights of its base model.")
+_add(data, "commands.data_build:build", "Make sets for SFT and RL from recordings with times.",
+     "[SETTINGS.yaml] [OPTIONS]")
+_add(data, "commands.data_join:join", "Join several built folders into one.", "OUT BUILD BUILD... [OPTIONS]")
+_add(data, "commands.data_build:stats", "Say and draw what a built folder holds.")
+_add(data, "commands.data_sources:list_sources", "List the corpora that can be read.", name="sources")
+_add(data, "commands.data_files:show", "Show one example with its waveform.")
+_add(data, "commands.data_files:validate", "Name every bad line of a JSONL.")
+app.command(data)
+_add(export, "commands.export:vllm", "Write a trained model in the layout that vLLM reads.", "MODEL OUT [OPTIONS]")
+_add(export, "commands.export:ms_swift", "Write a training set in the form that ms-swift reads.", "SET OUT [OPTIONS]")
 app.command(export)
-app.command(
-    "relisten.commands.serve:serve",
-    name="serve",
-    usage="Usage: relisten serve [OPTIONS]",
-    help="Answer over HTTP: a page, and OpenAI's chat form.",
-)
-app.command("relisten.commands.doctor:doctor", name="doctor", help="Say what is installed and whether a model answers.")
+_add(app, "commands.serve:serve", "Answer over HTTP: a page, and OpenAI's chat form.", "[OPTIONS]")
+_add(app, "commands.doctor:doctor", "Say what is installed and whether a model answers.")
+# fmt: on
 
 
 def standalone(function: Callable[..., int], name: str) -> App:
