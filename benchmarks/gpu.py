@@ -35,7 +35,6 @@ from relisten.models.qwen2_5_omni import Qwen2_5Omni
 from relisten.training import trainer as training
 from relisten.training.batch import encode, pack, replay
 from relisten.training.config import GrpoConfig, SftConfig
-from relisten.training.datasets import together
 from relisten.training.grpo import GrpoTrainer
 from relisten.training.sft import SftTrainer
 from relisten.types import Audio, Example, Format, Trace
@@ -256,7 +255,7 @@ def grpo(check: Check) -> None:
     training.set_trained(model, settings)
     trainer = GrpoTrainer(
         model, settings, train_dataset=questions(check, size.questions, size.seconds / 3) * 2,
-        data_collator=together, args=_arguments(settings, model, size.questions),
+        args=_arguments(settings, model, size.questions),
     )  # fmt: skip
     side = engine(check, settings.rollout_rows, size.listens)
     trainer.engine, generate = side, side.generate
@@ -282,7 +281,7 @@ def sft(check: Check) -> None:
     rows = [[row] for row in _encoded(check, 8, "interleaved")] * 2
     arguments = _arguments(settings, model, 8)
     training.set_trained(model, settings)
-    trainer = SftTrainer(model, settings, train_dataset=rows, data_collator=together, args=arguments)
+    trainer = SftTrainer(model, settings, train_dataset=rows, args=arguments)
     _steps(check, "sft", trainer, [])
     check.forget()
 

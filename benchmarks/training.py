@@ -35,7 +35,6 @@ from relisten.reports.table import Table
 from relisten.training import trainer as training
 from relisten.training.batch import Encoded, replay
 from relisten.training.config import GrpoConfig, SftConfig, TrainingConfig
-from relisten.training.datasets import together
 from relisten.training.grpo import GrpoTrainer
 from relisten.training.sft import SftTrainer
 from relisten.types import Audio, Example, Trace
@@ -157,7 +156,7 @@ class Steps:
         self.parameters = sum(p.numel() for p in model.module.parameters())
         given = {"args": self._arguments(config, model, work.questions), "callbacks": [watch]}
         data = noise(model, work.seconds, work.questions)
-        trainer = GrpoTrainer(model, config, train_dataset=data, data_collator=together, **given)
+        trainer = GrpoTrainer(model, config, train_dataset=data, **given)
         kind = OneAtATime if side == LOOP else ScriptedEngine
         trainer.engine = engine = kind(model, partial(script, model, work), max_rows=config.rollout_rows)
         generate = engine.generate
@@ -192,7 +191,7 @@ class Steps:
         if side == PLAIN:
             trainer = Trainer(model.module, data_collator=plain, **given)
         else:
-            trainer = SftTrainer(model, config, data_collator=together, **given)
+            trainer = SftTrainer(model, config, **given)
         run_quietly(trainer)
         self.losses.setdefault(side, trainer.state.log_history[0]["loss"])
         return watch.steps[-1]

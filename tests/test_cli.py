@@ -438,7 +438,7 @@ def test_doctor_finds_a_model_usable_or_not(run: Run, says: Callable[[str], None
 def test_doctor_names_the_extra_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib import metadata
 
-    from relisten.commands import diagnosis as doctor
+    from relisten.commands import doctor
 
     real = metadata.version
 

@@ -26,8 +26,7 @@ from relisten.models import adapter, load, nano
 from relisten.models.base import AudioLM
 from relisten.training import trainer as training
 from relisten.training.config import GrpoConfig
-from relisten.training.datasets import QuestionDataset, together
-from relisten.training.grpo import Forward, GrpoTrainer, train_grpo
+from relisten.training.grpo import Forward, GrpoTrainer, QuestionDataset, train_grpo
 from relisten.training.plan import planned
 from relisten.training.progress import TrainingProgress
 from relisten.training.rollout import Rollout
@@ -94,7 +93,7 @@ def trainer(work: Path, output: Path, **fields: Any) -> GrpoTrainer:
     )
     made = GrpoTrainer(
         model, settings, args=arguments, train_dataset=QuestionDataset(model.rate, plan.rows, plan.num_rows),
-        data_collator=together, callbacks=[TrainingProgress(settings.output, shown="reward")],
+        callbacks=[TrainingProgress(settings.output, shown="reward")],
     )  # fmt: skip
     made.engine = ScriptedEngine(model, scripted(model))
     return made

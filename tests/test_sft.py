@@ -29,10 +29,9 @@ from relisten.training import hooks
 from relisten.training import trainer as training
 from relisten.training.checkpoint import latest, prune, staged
 from relisten.training.config import SftConfig
-from relisten.training.datasets import SftDataset
 from relisten.training.optimizer import Muon, MuonWithAdamW
 from relisten.training.plan import planned, sole_run
-from relisten.training.sft import train_sft
+from relisten.training.sft import SftDataset, train_sft
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import torch
 from tiny import TINY
 
 from relisten import cpu
-from relisten.commands.diagnosis import _device
+from relisten.commands.doctor import _device
 from relisten.models import load, nano
 from relisten.training import trainer as training
 from relisten.training.config import SftConfig

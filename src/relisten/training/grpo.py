@@ -21,7 +21,9 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
+from torch.utils.data import Dataset
 
+from relisten.audio import load
 from relisten.engine.answering import Answering
 from relisten.engine.engine import Engine
 from relisten.models import adapter
@@ -30,9 +32,8 @@ from relisten.training import packing, rewards, rollout
 from relisten.training import trainer as training
 from relisten.training.batch import Encoded, model_inputs, pack, replay
 from relisten.training.config import GrpoConfig, num_processes
-from relisten.training.datasets import QuestionDataset, together
 from relisten.training.losses import grpo_loss, token_weights
-from relisten.training.plan import TrainingPlan, planned, sole_run
+from relisten.training.plan import Rows, TrainingPlan, planned, sole_run
 from relisten.training.progress import TrainingProgress, not_finite, tell
 from relisten.training.rollout import Rollout
 from relisten.training.trainer import PackedTrainer, token_logprobs_of
@@ -62,6 +63,29 @@ class Forward:
     """[K] the same, computed again before the first update; None if they are not needed."""
     idle: bool = False
     """Whether it only keeps step with a process that has more forwards, and counts for nothing."""
+
+
+class QuestionDataset(Dataset[Example]):
+    """The questions that GRPO asks, by index, with their recordings in memory."""
+
+    def __init__(self, rate: int, rows: Rows, num: int) -> None:
+        self.rate, self.rows, self.num = rate, rows, num
+
+    def __len__(self) -> int:
+        return self.num
+
+    def __getitem__(self, index: int) -> Example:
+        found = self.rows(index)
+        if len(found) != 1:
+            raise ValueError(f"data: the function gave {len(found)} examples for index {index}; it must give one")
+        example: Example = found[0]
+        recording = example.audio
+        if isinstance(recording, Audio):
+            return example
+        try:
+            return replace(example, audio=load(recording, self.rate))
+        except (ValueError, OSError):
+            return example  # the engine will say why it cannot be asked; one file does not end a run
 
 
 class GrpoTrainer(PackedTrainer):
@@ -318,7 +342,6 @@ def run_grpo(plan: TrainingPlan, rollouts: Rollouts | None = None) -> Path:
                 dataloader_drop_last=True,
             ),
             train_dataset=QuestionDataset(model.rate, plan.rows, plan.num_rows),
-            data_collator=together,
             callbacks=[TrainingProgress(config.output, shown="reward")],
         )
         return training.train(trainer, plan.lines(), plan.held_out, plan.num_steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,45 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from relisten.models.base import AudioLM
 from relisten.training import packing
 from relisten.training import trainer as training
 from relisten.training.batch import Encoded, encode, model_inputs, pack
 from relisten.training.config import SftConfig, num_processes
-from relisten.training.datasets import SftDataset, together
 from relisten.training.losses import sft_loss
-from relisten.training.plan import TrainingPlan, planned, sole_run
+from relisten.training.plan import Rows, TrainingPlan, planned, sole_run
 from relisten.training.progress import TrainingProgress, tell
 from relisten.training.trainer import PackedTrainer, token_logprobs_of
-from relisten.types import Audio, Example
+from relisten.types import Audio, Example, Format
+
+
+class SftDataset(Dataset[list[Encoded]]):
+    """Encoded examples by index. Those of one index share a recording, which is encoded once.
+
+    format: that of examples for which the data gives none.
+    """
+
+    def __init__(self, model: AudioLM, rows: Rows, num: int, format: Format) -> None:
+        self.model, self.rows, self.num, self.format = model, rows, num, format
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a process that prepares data is sent, where it is spawned: the model without its weights."""
+        model = copy.copy(self.model)
+        vars(model).pop("module", None)
+        return vars(self) | {"model": model}
+
+    def __len__(self) -> int:
+        return self.num
+
+    def __getitem__(self, index: int) -> list[Encoded]:
+        mel: dict[int, tuple[Audio, Tensor]] = {}
+        given = self.rows(index)
+        if not given:
+            raise ValueError(f"data: index {index} has no examples; the function must give at least one")
+        pairs = [(one, self.format) if isinstance(one, Example) else one for one in given]
+        return [encode(self.model, example, format, mel) for example, format in pairs]
 
 
 class SftTrainer(PackedTrainer):
@@ -121,6 +149,5 @@ def _trainer(model: AudioLM, config: SftConfig, plan: TrainingPlan) -> SftTraine
         config,
         args=training.arguments(config, model, per_device_train_batch_size=own),
         train_dataset=SftDataset(model, plan.rows, plan.num_rows, config.format),
-        data_collator=together,
         callbacks=[TrainingProgress(config.output)],
     )

@@ -52,7 +52,7 @@ class PackedTrainer(HookedTrainer):
 
     def __init__(self, audio_lm: AudioLM, config: SftConfig | GrpoConfig, **kwargs: Any) -> None:
         self.audio_lm, self.config = audio_lm, config
-        super().__init__(model=audio_lm.module, **kwargs)
+        super().__init__(model=audio_lm.module, data_collator=_items, **kwargs)
         saved = audio_lm.module.config.dtype or audio_lm.module.dtype
         self.saved_dtype: torch.dtype = getattr(torch, str(saved).removeprefix("torch."))
         self.sharding: sharding.Sharding | None = None
@@ -136,6 +136,11 @@ class PackedTrainer(HookedTrainer):
             self.sharding.set_weights(module, weights)
         else:
             module.load_state_dict(weights)
+
+
+def _items(items: list[Any]) -> dict[str, list[Any]]:
+    """A batch as `Trainer` passes it on; the trainers divide it into forward passes themselves."""
+    return {"items": items}
 
 
 def token_logprobs_of(
