@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
+import anyio
 import httpx2
 import pytest
 
@@ -441,29 +442,32 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[list[str], list[s
     threading.Thread(target=site.serve_forever, daemon=True).start()
     connected: list[str] = []
 
-    def create_connection(place: tuple[str, int], timeout: float) -> socket.socket:
-        connected.append(place[0])
-        sock = socket.socket()
-        sock.settimeout(timeout)
-        sock.connect(("127.0.0.1", int(site.server_address[1])))
-        return sock
+    real = anyio.connect_tcp
+
+    async def connect_tcp(remote_host: str, **_: Any) -> Any:
+        connected.append(remote_host)
+        return await real("127.0.0.1", int(site.server_address[1]))
 
     Outside.seen.clear()
-    monkeypatch.setattr(socket, "create_connection", create_connection)
+    monkeypatch.setattr(anyio, "connect_tcp", connect_tcp)
     monkeypatch.setattr(fetch, "is_public", lambda address: address.startswith("198.51.100."))
     yield Outside.seen, connected
     site.shutdown()
     site.server_close()
 
 
+def fetched(path: str) -> bytes:
+    return asyncio.run(fetch.fetch(f"http://sounds.example/{path}", 1000, 5.0))
+
+
 def test_an_address_is_looked_up_once(outside: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection goes to the address that was checked, whatever the name means a moment later."""
     seen, connected = outside
     monkeypatch.setattr(socket, "getaddrinfo", Resolver("198.51.100.7", "127.0.0.1"))
-    assert fetch.fetch("http://sounds.example/a b?ä", 1000, 5.0) == b"sound"
+    assert fetched("a b?ä") == b"sound"
     assert seen == ["sounds.example/a%20b?%C3%A4"] and connected == ["198.51.100.7"]
     with pytest.raises(RequestError, match="private network"):
-        fetch.fetch("http://sounds.example/a", 1000, 5.0)
+        fetched("a")
     assert len(seen) == 1
 
 
@@ -471,13 +475,13 @@ def test_redirects_are_checked_like_the_first_address(outside: Any, monkeypatch:
     seen, _ = outside
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, port, **_: Resolver(
         "198.51.100.7" if host == "sounds.example" else host)(host, port))  # fmt: skip
-    assert fetch.fetch("http://sounds.example/moved", 1000, 5.0) == b"sound"
+    assert fetched("moved") == b"sound"
     for path, told in (
         ("inside", "private network"), ("again", "more than 3 times"), ("file", "http or https"),
         ("missing", "status 404"), ("large", "larger than 1,000"),
     ):  # fmt: skip
         with pytest.raises(RequestError, match=told):
-            fetch.fetch(f"http://sounds.example/{path}", 1000, 5.0)
+            fetched(path)
     assert not [one for one in seen if one.startswith("127.")]
 
 

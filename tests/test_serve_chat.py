@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -188,4 +189,4 @@ def test_public_addresses() -> None:
 )  # fmt: skip
 def test_what_is_never_fetched(url: str) -> None:
     with pytest.raises(RequestError, match="cannot be fetched"):
-        fetch(url, 1000, 5.0)
+        asyncio.run(fetch(url, 1000, 5.0))

@@ -122,7 +122,7 @@ class Service:
             raise RequestError(400, said, "messages")
         else:
             assert sent.url is not None
-            content = await asyncio.to_thread(fetch, sent.url, self.limits.max_bytes, self.limits.upload_seconds)
+            content = await fetch(sent.url, self.limits.max_bytes, self.limits.upload_seconds)
         if len(content) > self.limits.max_bytes:
             raise RequestError(413, chat.too_large(self.limits.max_bytes), "messages")
         decoded = await self.decoders.decode(content, self.served.rate, self.max_seconds)
