@@ -20,14 +20,13 @@ class Budget:
 
     def __init__(self, spent: Spent, max_cost: float = 0.0, max_tokens: int = 0) -> None:
         """spent: what earlier runs took. A limit of 0 is none."""
-        self.cost, self.tokens = spent.cost, spent.tokens
+        self.spent = spent
         self.max_cost, self.max_tokens = max_cost, max_tokens
         self._reserved_cost = self._reserved_tokens = 0.0
 
     def book(self, call: Call) -> None:
         """Add what a call took."""
-        self.cost += call.cost
-        self.tokens += call.prompt_tokens + call.completion_tokens
+        self.spent = self.spent.plus(call)
 
     @contextmanager
     def reserve(self, asked: float, replied: float, prices: Prices) -> Iterator[None]:
@@ -36,10 +35,10 @@ class Budget:
         Raises Stopped where they do not fit into what is left.
         """
         tokens, cost = asked + replied, (asked * prices[0] + replied * prices[1]) / 1e6
-        if self.max_tokens and self.tokens + self._reserved_tokens + tokens > self.max_tokens:
-            raise Stopped(f"the budget of {self.max_tokens:,} tokens is spent ({self.tokens:,} so far)")
-        if self.max_cost and self.cost + self._reserved_cost + cost > self.max_cost:
-            raise Stopped(f"the budget of {self.max_cost:g} is spent ({self.cost:.4g} so far)")
+        if self.max_tokens and self.spent.tokens + self._reserved_tokens + tokens > self.max_tokens:
+            raise Stopped(f"the budget of {self.max_tokens:,} tokens is spent ({self.spent.tokens:,} so far)")
+        if self.max_cost and self.spent.cost + self._reserved_cost + cost > self.max_cost:
+            raise Stopped(f"the budget of {self.max_cost:g} is spent ({self.spent.cost:.4g} so far)")
         self._reserved_cost += cost
         self._reserved_tokens += tokens
         try:

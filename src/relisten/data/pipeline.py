@@ -107,7 +107,7 @@ class Pipeline:
 
     def _state(self) -> str:
         budget = self.caller.budget
-        told = f"{self.caller.in_flight} in flight, {budget.tokens:,} tokens, cost {budget.cost:.2f}"
+        told = f"{self.caller.in_flight} in flight, {budget.spent.tokens:,} tokens, cost {budget.spent.cost:.2f}"
         if teachers.retrying:
             reason, _ = teachers.retrying.most_common(1)[0]
             told += f", {teachers.retrying.total()} wait to be sent again ({reason[:60]})"

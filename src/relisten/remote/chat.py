@@ -43,7 +43,7 @@ TELL = {
     "interleaved": " Write the timestamps of a segment in seconds as <seg>start, end</seg>, for example"
     " <seg>3.2, 4.8</seg>, and stop after it: you then hear that segment again, and go on from there.",
 }
-"""What a model that was not trained for it is told beside the paper's prompt."""
+"""Added to the paper's prompt, because these models were not trained to name segments."""
 GO_ON = "Go on where you stopped. Do not repeat what you have written."
 LAST = "You may not reason any longer. Write only the answer, without any other word."
 REASONS = {
@@ -59,13 +59,13 @@ TURNS = 4
 RETRIES = 5
 """How often a request is sent again after a failure that may pass; the last wait is 8 s."""
 PRICES = "price_in", "price_out", "max_cost"
-AUDIO_TOKENS = 25
-"""Tokens of a second of audio, to reckon the likely cost of a message."""
+AUDIO_TOKENS, LETTERS, REPLY_TOKENS = 25, 3, 200.0
+"""Tokens per second of audio, letters per token, and tokens of a reply, to estimate what a request will cost."""
 WORD = re.compile(r"</|[^\S\n]?\w+|\s|.", re.DOTALL)
 
 
 class ChatModel:
-    """What the row needs of a model, for one of which nothing is known: its tokens are words, and it takes 16 kHz."""
+    """Stands for the model behind the API, of which nothing is known: its tokens are words, and it takes 16 kHz."""
 
     rate = 16_000
     scope = None
@@ -91,7 +91,7 @@ class ChatModel:
         return [self._ids[word] for word in WORD.findall(text)]
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The words again."""
+        """The text of these words."""
         return "".join(self._words[token_id] for token_id in token_ids)
 
     def prompt(
@@ -110,25 +110,6 @@ class ChatModel:
     def audio_tokens(self, num_samples: int) -> list[int]:
         """The mark of a piece of audio."""
         return [self.begin_id, self.audio_id, self.close_id]
-
-
-@dataclass
-class Account:
-    """What an engine has asked for so far."""
-
-    requests: int = 0
-    replies: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost: float = 0.0
-
-    def add(self, call: Call) -> None:
-        """Count a call, also a failed one."""
-        self.requests += call.attempts
-        self.replies += not call.error
-        self.prompt_tokens += call.prompt_tokens
-        self.completion_tokens += call.completion_tokens
-        self.cost += call.cost
 
 
 @dataclass(frozen=True)
@@ -162,17 +143,16 @@ class ChatEngine(Answering):
         super().__init__(model, operations, max_rows)
         self.words = Words(model)
         self.name = name
-        self.account = Account()
         self._budget = Budget(Spent(), name.max_cost)
 
     @property
     def used(self) -> str:
         """One line that says what was asked for and what it cost."""
-        account = self.account
-        cost = f", cost {account.cost:.4g}" if self.name.server.price_in or self.name.server.price_out else ""
+        spent = self._budget.spent
+        cost = f", cost {spent.cost:.4g}" if self.name.server.price_in or self.name.server.price_out else ""
         return (
-            f"{self.name.model}: {account.requests:,} requests, {account.prompt_tokens:,} tokens of prompts and"
-            f" {account.completion_tokens:,} of replies{cost}"
+            f"{self.name.model}: {spent.attempts:,} requests, {spent.prompt_tokens:,} tokens of prompts and"
+            f" {spent.completion_tokens:,} of replies{cost}"
         )
 
     @contextmanager
@@ -189,21 +169,22 @@ class ChatEngine(Answering):
             yield session
         finally:
             session.close(speaker.close())
-            if self.account.replies:
+            if self._budget.spent.calls > self._budget.spent.failed:
                 print(self.used, file=sys.stderr)
 
-    async def ask(self, speaker: Remote, messages: Sequence[Any], more: Mapping[str, Any]) -> tuple[Call, str]:
-        """A reply and why it ended. Raises ValueError if no question can be asked any more."""
+    async def ask(
+        self, speaker: Remote, messages: Sequence[Any], num_tokens: float, more: Mapping[str, Any]
+    ) -> tuple[Call, str]:
+        """A reply and why it ended. Raises ValueError if no question can be asked any more.
+
+        num_tokens: about how many tokens the messages have.
+        """
         server = self.name.server
-        seconds = sum(part.get("seconds", 0.0) for message in messages for part in _parts(message))
-        letters = sum(len(part.get("text", "")) for message in messages for part in _parts(message))
-        sent = [{"role": m["role"], "content": _content(m)} for m in messages]
         try:
-            with self._budget.reserve(AUDIO_TOKENS * seconds + letters / 3, 200.0, (server.price_in, server.price_out)):
-                call, finish = await speaker.ask(sent, more)
+            with self._budget.reserve(num_tokens, REPLY_TOKENS, (server.price_in, server.price_out)):
+                call, finish = await speaker.ask(messages, more)
         except Stopped as stopped:
             raise ValueError(f"{self.name.model}: {stopped}; raise max_cost, and the same command continues") from None
-        self.account.add(call)
         self._budget.book(call)
         if self.name.max_cost and not (call.error or call.prompt_tokens or call.completion_tokens):
             raise ValueError(f"{self.name.address} does not say how many tokens a reply takes, so max_cost is no limit")
@@ -219,6 +200,7 @@ class _Conversation:
         self.engine, self.speaker, self.asked, self.sample = engine, speaker, asked, sample
         self.config = asked.config
         self.messages: list[dict[str, Any]] = []
+        self.num_tokens = 0.0  # of the messages, about
         self.spent = 0  # tokens of replies
 
     async def events(self) -> AsyncIterator[AnswerEvent]:
@@ -227,7 +209,7 @@ class _Conversation:
         row = self._start()
         last, turns = False, 0
         while not row.done:
-            call, finish = await engine.ask(self.speaker, self.messages, self._more(row, last))
+            call, finish = await engine.ask(self.speaker, self.messages, self.num_tokens, self._more(row, last))
             self.spent += call.completion_tokens
             turns += 1
             if call.failure:
@@ -258,7 +240,7 @@ class _Conversation:
         if question.listen.num_tokens:
             text = f"The recording lasts {question.duration:.1f} s. {text}"
         if engine.model.prompts.system is not None:
-            self.messages.append({"role": "system", "content": engine.model.prompts.system})
+            self._add("system", engine.model.prompts.system, engine.model.prompts.system)
         self._say([question.audio] if question.listen.num_tokens else [], text)
         return Row(engine.model, engine.words, engine.operations, question, self.sample, config, room=1 << 30)
 
@@ -300,7 +282,7 @@ class _Conversation:
         """The messages that follow what the model has written."""
         if row.done:
             return
-        self.messages.append({"role": "assistant", "content": written or "..."})
+        self._add("assistant", written or "...", written)
         if row.closed:
             return self._say([], LAST)
         if row.pieces:
@@ -317,10 +299,14 @@ class _Conversation:
     def _say(self, pieces: Sequence[Audio], text: str) -> None:
         """A message of the user: audio, then text."""
         parts: list[dict[str, Any]] = [
-            {"type": "input_audio", "input_audio": {"data": wav(piece), "format": "wav"}, "seconds": piece.duration}
-            for piece in pieces
+            {"type": "input_audio", "input_audio": {"data": wav(piece), "format": "wav"}} for piece in pieces
         ]
-        self.messages.append({"role": "user", "content": [*parts, {"type": "text", "text": text}]})
+        self.num_tokens += AUDIO_TOKENS * sum(piece.duration for piece in pieces)
+        self._add("user", [*parts, {"type": "text", "text": text}], text)
+
+    def _add(self, role: str, content: Any, text: str) -> None:
+        self.num_tokens += len(text) / LETTERS
+        self.messages.append({"role": role, "content": content})
 
 
 def connect(engine: str) -> tuple[AudioLM, ChatName]:
@@ -374,14 +360,3 @@ def _with_text_alone(event: AnswerEvent) -> AnswerEvent:
     trace = event.trace
     listens = [Listen(0, 0, listen.segment, listen.operation) for listen in trace.listens]
     return Finished(Trace([], [], [], listens, 0, trace.refusals, trace.finish, trace.text, trace.operations))
-
-
-def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
-    content = message["content"]
-    return [{"text": content}] if isinstance(content, str) else content
-
-
-def _content(message: Mapping[str, Any]) -> Any:
-    """The content of a message as it is sent: without what is ours in it."""
-    content = message["content"]
-    return content if isinstance(content, str) else [{k: v for k, v in p.items() if k != "seconds"} for p in content]

@@ -43,10 +43,9 @@ class _Asked:
     """How many of its answers are unfinished."""
     events: asyncio.Queue[tuple[int, Event] | RequestError] = field(default_factory=asyncio.Queue)
     started: bool = False
-    """Whether anything has happened to it."""
+    """Whether the engine has begun to answer it. The engine's thread sets this and what follows."""
     number: int | None = None
-    """Its number in the batch. This and what follows belongs to the engine's thread."""
-    begun: bool = False
+    """Its number in the batch."""
     num_written: int = 0
     """How many of its answers are finished."""
 
@@ -69,7 +68,7 @@ class Desk:
         self.num_failed = 0
         """How many steps of the engine raised an error."""
         self.seconds_per_answer = 1.0
-        """A moving average, by which clients are told when to come back."""
+        """A moving average, from which clients are told when to ask again."""
         self._session = session
         self._inbox: queue.SimpleQueue[_Asked | _Cancel | None] = queue.SimpleQueue()
         self._asked: set[_Asked] = set()
@@ -141,29 +140,27 @@ class Desk:
         await asyncio.to_thread(self._thread.join, 30.0)
 
     def _deliver(self, events: list[tuple[_Asked, int, Event]]) -> None:
-        """In the event loop: hand on what happened in a step."""
+        """Pass on what happened in a step. Called in the event loop."""
         for asked, sample, event in events:
             if asked not in self._asked:
                 continue  # it was cancelled meanwhile
-            asked.started = True
             if isinstance(event, Failed):
                 asked.num_left = 0
             elif isinstance(event, Finished):
                 asked.num_left -= 1
             if asked.num_left == 0:
                 self._asked.remove(asked)
-            if asked.texts or not isinstance(event, Text):
-                asked.events.put_nowait((sample, event))
+            asked.events.put_nowait((sample, event))
 
     def _tell_lost(self, lost: list[_Asked], status: int) -> None:
-        """In the event loop: a step raised an error, and these answers are lost."""
+        """Tell the clients of these answers that a step raised an error. Called in the event loop."""
         self.num_failed += 1
         said, again = "the engine failed on this batch; the server's log says why", 5 if status == 503 else None
         for asked in self._asked.intersection(lost):
             asked.events.put_nowait(RequestError(status, said, retry_after=again))
             self._asked.remove(asked)
 
-    # what follows runs in the engine's thread
+    # The methods below run in the engine's thread.
 
     def _run(self) -> None:
         going = True
@@ -209,18 +206,18 @@ class Desk:
         try:
             self._loop.call_soon_threadsafe(function, *given)
         except RuntimeError:  # the loop is closed, so nobody waits any more
-            LOG.debug("what happened after the end of the loop is dropped")
+            LOG.debug("an event after the end of the loop is dropped")
 
 
 def _wanted(there: dict[int, _Asked], update: Update) -> tuple[_Asked, int, Event] | None:
-    """What the event loop has to know of an update. Finished questions leave `there`."""
+    """What the event loop has to know of an update, or None. Finished questions are removed from `there`."""
     number, sample, event = update
     asked = there.get(number)
     if asked is None:
         return None
-    if isinstance(event, Text) and asked.begun and not asked.texts:
+    asked.started = True
+    if isinstance(event, Text) and not asked.texts:
         return None
-    asked.begun = True
     if isinstance(event, Failed | Finished):
         asked.num_written += 1
         if isinstance(event, Failed) or asked.num_written == asked.num_answers:
