@@ -290,10 +290,10 @@ def test_a_bad_example_is_named(tmp_path: Path, change: dict[str, Any], message:
         ("a.jsonl", "", "holds no examples"),
         ("a.json", "[]", "holds no examples"),
         ("a.json", '{"id": 1}', "is one JSON dict, not a list"),
-        ("a.json", '{"id": 1}\n{"id": 2}', "line 2: is not JSON .*must be called .jsonl"),
-        ("a.json", '[{"id": 1},\n{"id"]', "line 2: is not JSON"),
+        ("a.json", '{"id": 1}\n{"id": 2}', "is not JSON .*at line 2, .*must be called .jsonl"),
+        ("a.json", '[{"id": 1},\n{"id"]', "is not JSON .*at line 2"),
         ("a.json", "[3]", "entry 1: is 3, not an object"),
-        ("a.json", "[" * 200_000, "is not JSON"),
+        ("a.json", "[" * 200_000, "is JSON that nests too deep"),
         ("a.jsonl", json.dumps(MMAR) + "\n" + json.dumps(MMAR), "line 2: the id 'qx8.*line 1 too; make ids unique"),
         ("a.jsonl", '{"id": "1"}', "line 1: has no 'audio_path'"),
     ],
@@ -313,7 +313,7 @@ def test_a_number_that_json_does_not_have_is_refused_where_it_is_read(tmp_path: 
     (tmp_path / "a.json").write_text(f"[{good},\n{bad}]")
     with pytest.raises(ValueError, match=rf"a\.jsonl, line 2: holds the number {re.escape(number)}, .*; write null"):
         records.read_examples(tmp_path / "a.jsonl")
-    with pytest.raises(ValueError, match=r"a\.json, entry 2: holds the number"):
+    with pytest.raises(ValueError, match=r"a\.json: holds the number"):
         records.read_examples(tmp_path / "a.json")
 
 

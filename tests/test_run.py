@@ -80,10 +80,10 @@ def test_folders_that_cannot_hold_a_run(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not a folder"):
         run.start(tmp_path / "file", {})
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="cannot be read as JSON"):
+    with pytest.raises(ValueError, match=r"config\.json: is not JSON"):
         run.start(tmp_path, {})
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(ValueError, match="is not a JSON object"):
+    with pytest.raises(ValueError, match="is a JSON list, not an object"):
         run.start(tmp_path, {})
     with pytest.raises(ValueError, match="a dataclass or a mapping, not type"):
         run.start(tmp_path / "new", Config)

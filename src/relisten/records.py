@@ -33,14 +33,7 @@ def read(path: str | os.PathLike[str], torn: bool = False) -> Iterator[dict[str,
 def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The JSON object that a file holds. ValueError names the file that holds none."""
     path = Path(path)
-    try:
-        found = json.loads(b"\n".join(line for line, _ in _lines(path)).removeprefix(b"\xef\xbb\xbf").decode())
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: is not UTF-8 text; save the file as UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}: is not JSON ({error.msg}); correct or remove it") from None
-    except (RecursionError, ValueError):
-        raise ValueError(f"{path}: nests too deep or holds too long a number; correct or remove the file") from None
+    found = _value(b"\n".join(line for line, _ in _lines(path)), str(path), finite=False)
     if not isinstance(found, dict):
         raise ValueError(f"{path}: is a JSON {type(found).__name__}, not an object; correct or remove the file")
     return found
@@ -238,28 +231,54 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def parsed(line: bytes, place: str, first: bool = False) -> dict[str, Any] | None:
-    """The object of one line, None for a blank one; a file's first line may begin with a byte order mark.
-
-    Raises ValueError, which begins with the place, if it is anything else.
-    """
-    line = line.strip()
-    line = line.removeprefix(b"\xef\xbb\xbf") if first else line
-    if not line:
+def parsed(line: bytes, place: str) -> dict[str, Any] | None:
+    """The object of one line; None if the line is blank. Raises ValueError, which begins with the place, for others."""
+    if not line.strip():
         return None
-    try:
-        record = _loads(line)
-    except _NotFiniteError as error:
-        raise ValueError(f"{place}: {error}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{place}: is not UTF-8 text; save the file as UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{place}: is not JSON ({error.msg} at column {error.colno}); correct that line") from None
-    except (RecursionError, ValueError):  # a million brackets, or a number of more than 4300 digits
-        raise ValueError(f"{place}: is JSON that nests too deep or holds too long a number; correct it") from None
+    record = _value(line, place)
     if not isinstance(record, dict):
         raise ValueError(f"{place}: is {_short(record)}, not an object; write one JSON object a line")
     return record
+
+
+def _value(text: bytes, place: str, finite: bool = True) -> Any:
+    """What a JSON text says. Raises ValueError, which begins with the place, if it is not JSON.
+
+    finite: refuse NaN and infinity, which Python reads, but which no answer to the question could be written with.
+    """
+
+    def number(digits: str) -> float:
+        value = float(digits)
+        if not math.isfinite(value):
+            raise _NotFiniteError(digits)
+        return value
+
+    # A `parse_float` is much slower than Python's own, so it is given only if some number may be too large.
+    exact = {"parse_constant": number} | ({"parse_float": number} if _HUGE.search(text) else {}) if finite else {}
+    try:
+        return json.loads(text.decode("utf-8-sig"), **exact)
+    except _NotFiniteError as error:
+        shown = str(error)[:20]
+        raise ValueError(
+            f"{place}: holds the number {shown}, which JSON does not have; write null, or leave it out"
+        ) from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{place}: is not UTF-8 text; save the file as UTF-8") from None
+    except json.JSONDecodeError as error:
+        several = error.lineno > 1
+        at = f"line {error.lineno}, column {error.colno}" if several else f"column {error.colno}"
+        hint = "; a file of JSON lines must be called .jsonl" if several and error.msg == "Extra data" else ""
+        raise ValueError(f"{place}: is not JSON ({error.msg} at {at}); correct it{hint}") from None
+    except (RecursionError, ValueError):  # a million brackets, or a number of more than 4300 digits
+        raise ValueError(f"{place}: is JSON that nests too deep or holds too long a number; correct it") from None
+
+
+class _NotFiniteError(ValueError):
+    """A number that JSON does not have."""
+
+
+_HUGE = re.compile(rb"[eE]\+?[0-9]{3}|[0-9]{300}")
+"""Stands in any text with a number that is too large for a float, and in hardly any other."""
 
 
 def _numbered(path: Path, torn: bool) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -267,7 +286,7 @@ def _numbered(path: Path, torn: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, (line, complete) in enumerate(_lines(path), start=1):
         place = f"{path}, line {number}"
         try:
-            record = parsed(line, place, first=number == 1)
+            record = parsed(line, place)
         except ValueError:
             if torn and not complete:
                 return
@@ -289,45 +308,9 @@ def _lines(path: Path) -> Iterator[tuple[bytes, bool]]:
         raise ValueError(f"{path}: cannot be read ({reason}); check the path") from None
 
 
-class _NotFiniteError(ValueError):
-    """A number that JSON does not have. Python reads it, and then no answer to the question can be written."""
-
-    def __init__(self, number: str) -> None:
-        super().__init__(f"holds the number {number[:20]}, which JSON does not have; write null, or leave it out")
-
-
-def _refuse(number: str) -> float:
-    raise _NotFiniteError(number)
-
-
-def _finite(number: str) -> float:
-    value = float(number)
-    return value if math.isfinite(value) else _refuse(number)
-
-
-_HUGE = re.compile(rb"[eE]\+?[0-9]{3}|[0-9]{300}")
-"""Stands in any text with a number that is too large for a float, and in hardly any other."""
-
-
-def _loads(text: bytes) -> Any:
-    parse_float = _finite if _HUGE.search(text) else None  # which is slower than Python's own
-    return json.loads(text.decode(), parse_constant=_refuse, parse_float=parse_float)
-
-
 def _listed(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, object) of each entry of a JSON list."""
-    whole = b"\n".join(line for line, _ in _lines(path)).removeprefix(b"\xef\xbb\xbf")
-    try:
-        entries = _loads(whole)
-    except _NotFiniteError as error:
-        read = json.loads(whole.decode())
-        number = next((n for n, entry in enumerate(read, start=1) if _unwritable(entry)), 1)
-        raise ValueError(f"{path}, entry {number}: {error}") from None
-    except json.JSONDecodeError as error:
-        hint = "; a file of JSON lines must be called .jsonl" if error.msg == "Extra data" else "; correct it"
-        raise ValueError(f"{path}, line {error.lineno}: is not JSON ({error.msg}){hint}") from None
-    except (UnicodeDecodeError, RecursionError, ValueError):
-        raise ValueError(f"{path}: is not JSON in UTF-8; save it as a JSON list") from None
+    entries = _value(b"\n".join(line for line, _ in _lines(path)), str(path))
     if not isinstance(entries, list):
         raise ValueError(f"{path}: is one JSON {type(entries).__name__}, not a list of examples; put it in [ ]")
     for number, entry in enumerate(entries, start=1):

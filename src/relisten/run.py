@@ -59,7 +59,7 @@ def check(folder: str | os.PathLike[str], config: Any, may_change: MayChange = n
 
 def note(folder: Path, what: Mapping[str, Any]) -> None:
     """Add to run.json, or replace there, what a run found out."""
-    records.write_atomic(folder / "run.json", _pretty(_load(folder / "run.json") | dict(what)))
+    records.write_atomic(folder / "run.json", _pretty(records.read_object(folder / "run.json") | dict(what)))
 
 
 def check_kept(folder: Path) -> None:
@@ -197,7 +197,7 @@ def _previous(
         raise ValueError(f"{folder}: is not a folder; name a folder for the run")
     if not (folder / "config.json").is_file():
         return {}
-    old = defaults | _load(folder / "config.json")
+    old = defaults | records.read_object(folder / "config.json")
     keys = [key for key in {**old, **settings} if old.get(key, _ABSENT) != settings.get(key, _ABSENT)]
     keys = [key for key in keys if key != "output"]  # the folder itself, which may have been moved
     keys = [key for key in keys if not may_change(key, old.get(key), settings.get(key))]
@@ -205,7 +205,7 @@ def _previous(
         shown = ", ".join(f"{key} is {_show(old, key)} there, {_show(settings, key)} here" for key in keys[:5])
         more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
         raise ValueError(f"{folder}: holds another run ({shown}{more}); choose a new folder, or the same settings")
-    return _load(folder / "run.json") if (folder / "run.json").is_file() else {}
+    return records.read_object(folder / "run.json") if (folder / "run.json").is_file() else {}
 
 
 _ABSENT = object()
@@ -214,16 +214,6 @@ _ABSENT = object()
 def _show(settings: Mapping[str, Any], key: str) -> str:
     text = json.dumps(settings[key], ensure_ascii=False) if key in settings else "not set"
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read as JSON ({error}); choose a new folder for the run") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: is not a JSON object; choose a new folder for the run")
-    return content
 
 
 def _pretty(value: Any) -> str:

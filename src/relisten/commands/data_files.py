@@ -170,7 +170,7 @@ def validate(file: Path, /, *, recordings: bool = True) -> int:
 def faults(line: bytes, number: int, folder: Path, seen: dict[str, int], recordings: bool = True) -> Iterator[str]:
     """Everything that is wrong with one line. seen: the ids so far and their lines; this one is added."""
     try:
-        row = records.parsed(line, f"line {number}", first=number == 1) or {}
+        row = records.parsed(line, f"line {number}") or {}
         example = records.example_from_record(row, folder)
     except ValueError as error:
         yield str(error).removeprefix(f"line {number}: ")
