@@ -153,7 +153,7 @@ def test_the_limit_on_length(tmp_path: Path) -> None:
     refused(path, "lasts 2.0 s, longer than the limit of 1.5 s; .*--max-seconds", max_seconds=1.5)
     refused(path, "longer than the limit of nan s", max_seconds=float("nan"))
     assert audio.load(path, max_seconds=float("inf")).duration == 2.0
-    refused(encode(tmp_path / "a.m4a", tones(), "aac", RATE), "lasts 2.0 s", max_seconds=1.5)
+    refused(encode(tmp_path / "a.m4a", tones(), "aac", RATE), "lasts at least .* s", max_seconds=1.5)
     refused(encode(tmp_path / "a.aac", tones(), "aac", RATE), "lasts at least .* s", max_seconds=1.5)
 
 

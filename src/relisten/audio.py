@@ -1,7 +1,7 @@
-"""Recordings: load any file, cut, save. Where a file cannot be used, one ValueError line says why.
+"""Recordings: load any file, cut a segment, save. If a file cannot be used, a ValueError says why in one line.
 
-`relisten.decoding` reads a file block by block; here the blocks become one mono waveform, within a bounded memory:
-a ten-hour recording is refused as soon as the limit is passed.
+`relisten.decoding` reads a file block by block. Here the blocks become one mono waveform. A recording that is too long
+is refused as soon as the limit is passed, so memory stays bounded.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import itertools
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -21,7 +20,7 @@ import soxr
 from numpy.typing import NDArray
 
 from relisten import containers, records
-from relisten.decoding import Block, File, Recording, Samples, open_file, parts, read_uncompressed, shown, uncompressed
+from relisten.decoding import Block, File, Samples, length, open_file, parts, read, shown, uncompressed
 from relisten.types import MAX_SECONDS as MAX_SECONDS
 from relisten.types import Audio, Segment
 
@@ -29,53 +28,60 @@ RATE = 16_000
 """Samples a second (Hz) that the models take."""
 
 _MAX_OFFSET = 0.01
-"""A mean beyond 1 % of full scale is a fault of the sound card and is removed; below it, samples stay untouched."""
+"""A mean beyond 1 % of full scale comes from a faulty sound card and is removed. A smaller mean is left alone."""
 _MAX_PEAK = 2.0
-"""No decoder or resampler overshoots by 6 dB: floats beyond it are on another scale (say 16-bit integers)."""
+"""Decoders and resamplers do not overshoot by 6 dB. Larger floats have another scale, such as 16-bit integers."""
 _CANCELLED = 0.1
-"""The mean of channels has this much less power (10 dB) than that of unrelated channels would: they cancel."""
+"""Channels cancel if their mean has less than this share (-10 dB) of the power that unrelated channels would give."""
 _WINDOW = 0.05
-"""Seconds in which it is decided whether channels cancel."""
+"""Seconds. For each window of this length it is decided whether channels cancel."""
 
 
 def load(path: str | os.PathLike[str], rate: int = RATE, max_seconds: float = MAX_SECONDS) -> Audio:
-    """A recording as mono samples at `rate` (Hz); ValueError in one line where the file cannot be used."""
+    """Read a recording as mono samples at `rate` (Hz). Raises ValueError in one line if the file cannot be used.
+
+    max_seconds: the longest recording that is accepted.
+    """
     path = _expanded(path)
     empty = np.zeros(0, np.float32)
-    with _opened(path) as recording:
-        _check_length(path, recording.seconds or 0.0, max_seconds)
-        samples = np.concatenate([empty, *_resampled(path, _limited(path, recording.blocks, max_seconds), rate)])
+    with open_file(path) as file:
+        blocks = _limited(path, _blocks(path, file, max_seconds), max_seconds)
+        samples = np.concatenate([empty, *_resampled(path, blocks, rate)])
     if not len(samples):
         raise ValueError(f"{shown(path)}: holds no sound (a header and zero samples); record or copy it again")
     return Audio(_levelled(samples), rate)
 
 
 def duration(path: str | os.PathLike[str]) -> float:
-    """Seconds that `load` gives, in constant memory; ValueError in one line where the file cannot be used.
+    """Seconds that `load` gives, in constant memory. Raises ValueError in one line if the file cannot be used.
 
-    Samples or packets are counted; only formats whose packets do not say how long they last are decoded.
+    The header of an uncompressed file is enough; everything else is decoded.
     """
-    with _opened(_expanded(path), count_only=True) as recording:
-        return float(sum(block.samples.shape[1] / block.rate for block in recording.blocks))
+    path = _expanded(path)
+    with open_file(path) as file:
+        if len(parts(file)) == 1 and (sound := uncompressed(file)) is not None:
+            with sound:
+                return length(path, sound)
+        return float(sum(block.samples.shape[1] / block.rate for block in _blocks(path, file, math.inf)))
 
 
 def sample_at(seconds: float, rate: int, num_samples: int) -> int:
-    """The index that a time stands for: nearest sample, halves up, clamped to 0 .. num_samples.
+    """The index of the sample nearest to a time, clamped to 0 .. num_samples. Halves are rounded up.
 
-    It depends on the time alone, so segments that meet share neither a sample nor a gap.
+    It depends on the time alone, so two segments that meet neither overlap nor leave a gap.
     """
     # max() comes first: it turns a NaN into 0.
     return math.floor(min(max(0.0, seconds * rate), float(num_samples)) + 0.5)
 
 
 def crop(audio: Audio, segment: Segment) -> Audio:
-    """The stretch that the segment names, exact to the sample; outside the recording there is nothing, no error."""
+    """The samples of a segment. A part outside of the recording is left out; this is not an error."""
     start, end = (sample_at(seconds, audio.rate, len(audio.samples)) for seconds in (segment.start, segment.end))
     return Audio(audio.samples[start : max(start, end)], audio.rate)
 
 
 def save(path: str | os.PathLike[str], audio: Audio) -> None:
-    """Write .wav or .flac, 16 bits; samples beyond -1 .. 1 are clipped. The file appears whole or not at all."""
+    """Write a .wav or .flac file of 16 bits. Samples beyond -1 .. 1 are clipped. The file is complete or absent."""
     path = _expanded(path)
     format = path.suffix.lower().removeprefix(".")
     if format not in ("wav", "flac"):
@@ -110,32 +116,19 @@ def _expanded(path: str | os.PathLike[str]) -> Path:
         raise ValueError(f"{shown(Path(path))}: no such user; write the path in full") from None
 
 
-@contextmanager
-def _opened(path: Path, count_only: bool = False) -> Iterator[Recording]:
-    """Whatever decodes the file; if its blocks are only counted, most of them need no decoding."""
-    with open_file(path) as file:
-        if len(files := parts(file)) > 1:
-            yield Recording(None, _in_turn(path, files, count_only))
-        else:
-            with _decoded(path, file, count_only) as recording:
-                yield recording
-
-
-@contextmanager
-def _decoded(path: Path, file: File, count_only: bool) -> Iterator[Recording]:
-    sound = uncompressed(file)
-    if sound is not None:
-        with sound:
-            yield read_uncompressed(path, sound, count_only)
-    else:
-        with containers.opened(path, file) as container:
-            yield containers.read(path, container, file, count_only)
-
-
-def _in_turn(path: Path, files: list[File], count_only: bool) -> Iterator[Block]:
-    for file in files:
-        with file, _decoded(path, file, count_only) as recording:
-            yield from recording.blocks
+def _blocks(path: Path, file: File, max_seconds: float) -> Iterator[Block]:
+    """The recording in a file, or all recordings that were joined to one file."""
+    files = parts(file)
+    for part in files:
+        with part:
+            sound = uncompressed(part)
+            if sound is None:
+                with containers.opened(path, part) as container:
+                    yield from containers.read(path, container, part)
+                continue
+            with sound:
+                _check_length(path, length(path, sound), max_seconds)
+                yield from read(path, sound)
 
 
 def _check_length(path: Path, seconds: float, max_seconds: float, at_least: str = "") -> None:
@@ -155,7 +148,7 @@ def _limited(path: Path, blocks: Iterator[Block], max_seconds: float) -> Iterato
 
 
 def _resampled(path: Path, blocks: Iterator[Block], rate: int) -> Iterator[Samples]:
-    """Mono pieces at the new rate; each run of blocks with the same rate and channels goes through one resampler."""
+    """Mono pieces at the new rate. Successive blocks of the same rate and channels go through one resampler."""
     seconds = 0.0
     for (given, _), group in itertools.groupby(blocks, lambda block: (block.rate, len(block.samples))):
         resampler = soxr.ResampleStream(given, rate, 1, dtype="float32", quality="HQ")
@@ -173,10 +166,10 @@ def _resampled(path: Path, blocks: Iterator[Block], rate: int) -> Iterator[Sampl
 
 
 def _mono(blocks: Iterator[Samples], rate: int) -> Iterator[Samples]:
-    """The mean of the channels, or where they cancel the loudest of them: pieces [channels, frames] -> [frames].
+    """Mix blocks [channels, frames] to pieces [frames]: the mean of the channels, or the loudest one if they cancel.
 
-    Two channels in antiphase (a microphone wired the wrong way round) sound normal in a room and have a silent mean.
-    Each window is decided for itself; one mix fades into the other in the windows beside those that cancel.
+    Two channels in antiphase (a microphone that is wired the wrong way round) sound normal in a room, but their mean is
+    silent. This is decided for each window, and one mix fades into the other in the windows beside those that cancel.
     """
     size = max(1, round(_WINDOW * rate))
     held, before = None, _MEAN
@@ -196,11 +189,11 @@ def _mono(blocks: Iterator[Samples], rate: int) -> Iterator[Samples]:
 
 
 _MEAN = -1
-"""In place of a channel's index: all of them."""
+"""Stands for the mean of all channels, in place of the index of one."""
 
 
 def _mixed(samples: Samples, size: int, before: int) -> tuple[Samples, int]:
-    """The mix of all windows [channels, windows * size], and the choice of the last but one: it comes `before` next."""
+    """The mix of all windows [channels, windows * size], and the channel of the last but one, the next `before`."""
     num_channels = len(samples)
     windows = samples.reshape(num_channels, -1, size)
     mean: Samples = windows.mean(axis=0, dtype=np.float32)
@@ -215,7 +208,7 @@ def _mixed(samples: Samples, size: int, before: int) -> tuple[Samples, int]:
             channel = loudest  # not at every small difference: a change of channel in antiphase is heard
         choices.append(channel if is_cancelled else _MEAN)
     weights = np.vstack([np.eye(num_channels), np.full(num_channels, 1 / num_channels)]).astype(np.float32)
-    # Between two windows [windows + 1, channels]: so that a window that cancels has one channel throughout.
+    # [windows + 1, channels], the weights at the edges of windows; a window that cancels has one channel throughout.
     between = weights[[b if b != _MEAN else a for a, b in itertools.pairwise([*choices, _MEAN])]]
     fade = np.arange(size, dtype=np.float32) / size
     mixed = np.einsum("cws,wc,s->ws", windows, between[:-1], 1 - fade)
@@ -224,14 +217,14 @@ def _mixed(samples: Samples, size: int, before: int) -> tuple[Samples, int]:
 
 
 def _power(samples: Samples) -> NDArray[np.float64]:
-    """Variance along the last axis (a constant offset is not sound), without a copy."""
+    """Variance along the last axis, computed without a copy. A constant offset does not count."""
     offset = samples.mean(axis=-1, dtype=np.float64)
     power = np.einsum("...t,...t->...", samples, samples, dtype=np.float64) / samples.shape[-1]
     return np.asarray(power - offset**2)
 
 
 def _levelled(samples: Samples) -> Samples:
-    """Without a sound card's offset, and back on the scale of -1 .. 1 where a file's floats are on another."""
+    """The samples without a sound card's offset, and scaled to -1 .. 1 if a file's floats have another scale."""
     offset = float(samples.mean(dtype=np.float64))
     peak = float(np.abs(samples).max(initial=0))
     if peak > _MAX_PEAK:

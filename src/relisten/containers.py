@@ -1,7 +1,7 @@
-"""What FFmpeg decodes (through PyAV), at the time it has in its container: mp3, flac, ogg, mp4, webm, ts, video ...
+"""Decoding with FFmpeg (through PyAV): mp3, flac, ogg, mp4, webm, ts, video ...
 
-Packets say when they sound, and the decoder says what. Where time stamps leave a gap there is silence; where they start
-anew a second recording was appended, and follows the first. Damage is silent and told once.
+Audio is placed according to the container's timestamps. Gaps are filled with silence. If the timestamps start anew, a
+second recording was appended, and it is placed after the first. Damaged packets become silence, with one warning.
 """
 
 from __future__ import annotations
@@ -19,33 +19,31 @@ import numpy as np
 from av.stream import Discard, Disposition
 
 from relisten import decoding
-from relisten.decoding import BLOCK, Block, File, Recording, Samples, broken, reason, shown, silence, tell
+from relisten.decoding import BLOCK, Block, File, Samples, broken, reason, shown, silence, tell
 
 _MIN_GAP = 0.05
-"""Seconds that time stamps may run ahead of the samples; a longer gap is filled with silence. Many containers round
-their time stamps, and a live stream's time stamps jitter."""
+"""Seconds that timestamps may run ahead of the samples. A longer gap is filled with silence. Many containers round
+their timestamps, and those of a live stream jitter."""
 _RESTART = 0.5
-"""Seconds that time stamps may go back; beyond it, a second recording was appended, whose time starts anew."""
+"""Seconds that timestamps may go back. If they go back further, a second recording was appended."""
 _MAX_GAP = 3600.0
-"""Seconds; a jump beyond it is not a gap, but the start of something recorded at another time."""
+"""Seconds. A longer jump is not a gap, but the start of a recording made at another time."""
 _SLACK = 0.3
-"""Seconds by which a header's length may exceed the sound that is there; beyond it, the file is not whole."""
+"""Seconds by which the length in a header may exceed the decoded length. If it exceeds it by more, the file is cut."""
 _INEXACT = {"mov", "flv"}
-"""Formats whose headers may count what an encoder adds, or round, within that."""
+"""Formats whose headers round the length, or include what the encoder adds, so that up to `_SLACK` is normal."""
 
 _AV_ERRORS = (av.FFmpegError, OSError, ValueError, OverflowError)
-"""FFmpeg's own errors; the others where a damaged header sends it to places that the file does not have."""
-_COUNTABLE = {"mp3", "flac", "mov"}
-"""Formats whose packets say exactly, to the sample, when they sound and for how long."""
+"""FFmpeg's own errors, and those that arise when a damaged header names places outside of the file."""
 _PROMISING = {"mov", "flac", "wv", "tta", "ape"}
-"""Formats whose headers give a length that is a promise, not an estimate."""
+"""Formats whose headers give the exact length, not an estimate."""
 _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
-"""What may stand between joined mp3 files, and is no sound."""
+"""How the tags begin that may lie between joined mp3 files. They are not damaged packets."""
 
 
 @contextmanager
 def opened(path: Path, file: File) -> Iterator[av.container.InputContainer]:
-    """The file as FFmpeg opens it; ValueError in one line where it cannot."""
+    """The file, opened by FFmpeg. Raises ValueError in one line if that fails."""
     try:
         # No protocol at all: a playlist or a session description opens no other file and no network port.
         container = av.open(file, container_options={"protocol_whitelist": "none"}, metadata_errors="replace")
@@ -65,7 +63,7 @@ def _unreadable(path: Path, error: Exception) -> ValueError:
 
 @dataclass
 class _Track:
-    """The track that is read, and what was met in it; all times are seconds on the container's clock."""
+    """The track that is read, and what was found in it. All times are seconds on the container's clock."""
 
     stream: av.AudioStream
     container: av.container.InputContainer
@@ -73,19 +71,17 @@ class _Track:
     """The container's format as FFmpeg calls it: mov, matroska, mp3 ..."""
     tick: float  # seconds; the unit of the stream's time stamps
     num_good: int = 0
-    """Frames that were decoded, or packets that were counted."""
+    """Frames that were decoded."""
     damaged: list[float] = field(default_factory=list)
-    """When each packet that could not be decoded was to sound."""
+    """The time of each packet that could not be decoded."""
     gaps: list[float] = field(default_factory=list)
-    """When sound stops that is missing by the time stamps."""
+    """The time at which each gap in the timestamps begins."""
     ends_damaged: bool = False
     """Whether the last packet could not be decoded."""
-    to_skip: int = 0
-    """Frames that the encoder put before the sound, and that are still to come."""
     first_byte: int = 0
-    """Where the first packet lies in the file."""
+    """Offset of the first packet in the file, in bytes."""
     first: float = 0.0
-    """When the first piece sounds."""
+    """When the first piece starts."""
     start: float = 0.0
     """When the recording starts."""
     end: float = 0.0  # the latest time that was reached
@@ -94,7 +90,7 @@ class _Track:
     last_packet: av.Packet | None = None
 
     def packets(self) -> Iterator[av.Packet]:
-        """The last is empty: it empties the decoder."""
+        """All packets of the track. The last one is empty and flushes the decoder."""
         for packet in self.container.demux(self.stream):
             if packet.size:
                 self.first_byte = self.first_byte or packet.pos or 0
@@ -107,17 +103,17 @@ class _Track:
             yield packet
 
     def seconds(self, ticks: int | None) -> float | None:
-        """A time stamp in seconds."""
+        """A timestamp in seconds."""
         return None if ticks is None else ticks * self.tick
 
     def damage(self, time: float | None) -> None:
-        """Take note of a packet that cannot be decoded."""
+        """Note a packet that cannot be decoded."""
         self.damaged.append(self.end if time is None else time)
         self.ends_damaged = True
 
 
 class _Piece(NamedTuple):
-    """A stretch of sound as a packet gives it."""
+    """A stretch of sound, as decoded from a packet."""
 
     time: float | None  # seconds on the container's clock; None where it follows the piece before
     num_frames: int
@@ -126,16 +122,11 @@ class _Piece(NamedTuple):
     frame: av.AudioFrame | None = None  # None where nothing was decoded: silence
 
 
-def read(path: Path, container: av.container.InputContainer, file: File, count_only: bool) -> Recording:
-    """The recording; its blocks have the right lengths, but are silent, where they shall only be counted."""
+def read(path: Path, container: av.container.InputContainer, file: File) -> Iterator[Block]:
+    """The recording, block by block."""
     stream = _stream(path, container)
     track = _Track(stream, container, container.format.name.split(",")[0], float(stream.time_base))
-    end = _header_end(track) if track.kind == "mov" else None
-    return Recording(None if end is None else end - _start(track), _blocks(path, track, file, count_only))
-
-
-def _blocks(path: Path, track: _Track, file: File, count_only: bool) -> Iterator[Block]:
-    pieces = _counted(track) if count_only and track.kind in _COUNTABLE else _decoded(track)
+    pieces = (piece for packet in track.packets() for piece in _pieces(track, packet))
     try:
         yield from _merged(_in_time(path, track, pieces))
     except _AV_ERRORS as error:
@@ -148,7 +139,7 @@ def _blocks(path: Path, track: _Track, file: File, count_only: bool) -> Iterator
 
 
 def _stream(path: Path, container: av.container.InputContainer) -> av.AudioStream:
-    """The audio track that is marked as default, or else the first; the others, and the picture, are not read."""
+    """The audio track that is marked as default, or else the first. The others, and the picture, are not read."""
     every = container.streams.audio
     usable = [stream for stream in every if stream.codec_context is not None]
     if not usable:
@@ -165,19 +156,14 @@ def _stream(path: Path, container: av.container.InputContainer) -> av.AudioStrea
     return chosen
 
 
-def _decoded(track: _Track) -> Iterator[_Piece]:
-    for packet in track.packets():
-        yield from _frames(track, packet)
-
-
-def _frames(track: _Track, packet: av.Packet) -> Iterator[_Piece]:
-    """What is decoded from a packet; silence if it cannot be."""
+def _pieces(track: _Track, packet: av.Packet) -> Iterator[_Piece]:
+    """The frames of a packet, or silence if it cannot be decoded."""
     try:
         frames = packet.decode()
     except av.FFmpegError:
         if packet.size and not bytes(packet).startswith(_TAGS):
             track.damage(track.seconds(packet.pts))
-            yield from _stretch(track, packet)
+            yield from _silent(track, packet)
         return
     for frame in frames:
         track.num_good += 1
@@ -186,49 +172,16 @@ def _frames(track: _Track, packet: av.Packet) -> Iterator[_Piece]:
         yield _Piece(frame.time, frame.samples, frame.layout.nb_channels, frame.sample_rate, frame)
 
 
-def _counted(track: _Track) -> Iterator[_Piece]:
-    """What `_decoded` gives, by the packets' time stamps, as long as they can be trusted; silent."""
-    counting, setup, last = True, None, None
-    for packet in track.packets():
-        if not packet.size:
-            break
-        if track.kind == "mp3":  # the rate or the layer changes, or a tag begins, where files were joined
-            header = bytes(packet)[:3]
-            setup = setup or header
-            counting &= header[1] == setup[1] and header[2] & 0x0C == setup[2] & 0x0C
-        counting &= packet.pts is not None  # several frames in one
-        if counting:
-            track.num_good += 1
-            yield from _stretch(track, packet)
-        else:
-            yield from _frames(track, packet)
-        last = packet
-    if counting and last is not None:  # which may be cut
-        try:
-            last.decode()
-        except av.FFmpegError:
-            track.damage(track.seconds(last.pts))
-
-
-def _stretch(track: _Track, packet: av.Packet) -> Iterator[_Piece]:
-    """The time that a packet stands for, less what its encoder added at the start or the end."""
+def _silent(track: _Track, packet: av.Packet) -> Iterator[_Piece]:
+    """Silence for as long as a damaged packet says that it lasts."""
     rate = track.stream.rate
-    if not packet.duration or not rate:
-        return
-    num_frames, added = round(packet.duration * track.tick * rate), 0
-    if packet.has_sidedata("skip_samples"):
-        skip = bytes(packet.get_sidedata("skip_samples"))
-        track.to_skip, added = (int.from_bytes(skip[n : n + 4], "little") for n in (0, 4))
-    skipped = min(track.to_skip, num_frames)
-    track.to_skip -= skipped
-    if num_frames > skipped + added:
-        start = track.seconds(packet.pts)
-        time = None if start is None else start + skipped / rate
-        yield _Piece(time, num_frames - skipped - added, track.stream.channels, rate)
+    if packet.duration and rate:
+        num_frames = round(packet.duration * track.tick * rate)
+        yield _Piece(track.seconds(packet.pts), num_frames, track.stream.channels, rate)
 
 
 def _start(track: _Track) -> float:
-    """When the recording starts: with its first picture or sound, whichever comes first."""
+    """When the recording starts: at its first picture or sound, whichever comes first."""
     own = track.kind == "mov"  # says itself when a track starts; of others, the first frame tells more
     starts = [
         float(stream.start_time * stream.time_base)
@@ -240,19 +193,19 @@ def _start(track: _Track) -> float:
 
 
 class _Clock:
-    """Where pieces lie in the recording, by the time stamps of its container."""
+    """Places pieces in the recording according to the timestamps of its container."""
 
     def __init__(self, start: float, first: float) -> None:
         self.shift = -start
-        """What is added to a time stamp, in seconds."""
+        """Seconds that are added to each timestamp."""
         self.expected = first
-        """The time stamp that follows the last piece, if nothing is missing."""
+        """The timestamp of the next piece, if nothing is missing."""
         self.given = 0.0
-        """Seconds of the recording that were given so far."""
+        """Seconds of the recording that were produced so far."""
         self.is_first = True
 
     def missing(self, time: float | None, seconds: float) -> float:
-        """Seconds of silence before a piece; negative for what lies before the start."""
+        """Seconds of silence before a piece. It is negative if the piece begins before the recording."""
         time = self.expected if time is None else time
         if not -_RESTART < time - self.expected < _MAX_GAP:
             self.shift = self.given - time  # a second recording, with a clock of its own, was appended
@@ -265,12 +218,12 @@ class _Clock:
         return missing
 
 
-_HELD = 4  # pieces that are held back: within them a recording may end before its last packet does
+_HELD = 4  # pieces that are held back, because a recording may end before its last packets do
 _Raw = tuple[av.AudioFrame | Samples, int]  # a frame, or samples [channels, frames]; their rate (Hz)
 
 
 def _in_time(path: Path, track: _Track, pieces: Iterator[_Piece]) -> Iterator[_Raw]:
-    """Samples in order, with silence where the time stamps leave a gap, without what lies outside the recording."""
+    """Samples in order. Gaps are filled with silence, and what lies outside the recording is cut off."""
     clock: _Clock | None = None
     held = deque[_Raw]()
     for piece in pieces:
@@ -295,7 +248,7 @@ def _in_time(path: Path, track: _Track, pieces: Iterator[_Piece]) -> Iterator[_R
 
 
 def _shortened(pieces: deque[_Raw], seconds: float) -> deque[_Raw]:
-    """Pieces less what their container says is not part of the recording; all, where it says that of all of them."""
+    """The pieces without their last `seconds`. They stay as they are if nothing would be left of them."""
     if not 0 < seconds < sum(_num_frames(samples) / rate for samples, rate in pieces):
         return pieces
     while seconds > 0:
@@ -313,7 +266,7 @@ def _num_frames(samples: av.AudioFrame | Samples) -> int:
 
 
 def _merged(pieces: Iterator[_Raw]) -> Iterator[Block]:
-    """Small pieces joined to blocks."""
+    """Join small pieces to blocks."""
     fifo, rate = av.AudioFifo(), 0
     for samples, new_rate in pieces:
         if fifo.samples and (new_rate != rate or isinstance(samples, np.ndarray) or fifo.samples >= BLOCK):
@@ -338,7 +291,7 @@ _SCALES = {"flt": 1.0, "s16": 2.0**-15, "s32": 2.0**-31}
 
 
 def _floats(frame: av.AudioFrame) -> Samples:
-    """[channels, frames], of any type of sample; what numpy does not convert, FFmpeg does, but slowly."""
+    """The samples [channels, frames] of a frame of any sample format. FFmpeg converts what numpy cannot, but slowly."""
     num_channels, scale = frame.layout.nb_channels, _SCALES.get(frame.format.name.removesuffix("p"))
     frames = [frame]
     if scale is None or (frame.format.is_planar and num_channels >= 8):  # PyAV crashes on eight planes or more
@@ -350,7 +303,7 @@ def _floats(frame: av.AudioFrame) -> Samples:
 
 
 def _last_end(track: _Track, end: float) -> float:
-    """Where the sound ends if its container tells, be it within a packet: FFmpeg gives the packet as a whole."""
+    """When the sound ends. It may end within the last packet, which FFmpeg decodes as a whole."""
     if track.kind == "ogg" and track.stream.duration:
         return min(end, track.first + float(track.stream.duration) * track.tick)
     packet = track.last_packet
@@ -365,7 +318,7 @@ def _header_end(track: _Track) -> float | None:
 
 
 def _promised(track: _Track, file: File) -> float | None:
-    """When the sound ends by the header; None where that is an estimate, or may be when the picture ends."""
+    """When the sound ends according to the header. None if that is an estimate, or may be the end of the picture."""
     if track.kind in _PROMISING:
         return _header_end(track)
     if track.kind == "mp3":  # without a count in its Xing header, which precedes the first packet, FFmpeg estimates
@@ -379,7 +332,7 @@ def _promised(track: _Track, file: File) -> float | None:
 
 
 def _check_end(path: Path, track: _Track, promised: float | None) -> None:
-    """Refuse what breaks off, and tell of what is missing."""
+    """Raise ValueError if the sound breaks off, and warn of what is missing."""
     if not track.num_good:
         raise ValueError(f"{shown(path)}: is no recording, or holds no sound; record or copy it again")
     if len(track.damaged) > track.num_good:

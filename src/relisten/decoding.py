@@ -1,7 +1,7 @@
-"""Opening a file of sound, and reading uncompressed samples (wav, aiff, au, caf, w64 ...) with libsndfile.
+"""Opening an audio file, and reading uncompressed samples (wav, aiff, au, caf, w64 ...) with libsndfile.
 
-`relisten.containers` reads everything else with FFmpeg. Both are given an open file instead of its name, so that
-neither the name's encoding nor its ending matters. A header is believed only where the file bears it out.
+`relisten.containers` reads everything else with FFmpeg. Both get an open file instead of its name, so that neither the
+name's encoding nor its ending matters. The lengths in a header are checked against the file.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ import soundfile
 from numpy.typing import NDArray
 
 MIN_RATE, MAX_RATE = 1_000, 768_000
-"""Hz; a header outside these is damaged, or the file is not a recording of sound."""
+"""Hz. If a header gives a rate outside of these, it is damaged, or the file is not a recording."""
 MAX_CHANNELS = 64
 _STREAMED = 0x7F00_0000
 """Programs that write to a pipe cannot know the size: they put 0, 0x7F000008, 0x7FFFF000, 0xFFFFFFFF or the like into
-the header. That promises nothing."""
+the header. Such a size is ignored."""
 
 BLOCK = 1 << 16
-"""Frames in a block, about."""
+"""About how many frames a block has."""
 
 Samples = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Block:
-    """A stretch of sound; the rate and the number of channels may change from one block to the next."""
+    """A stretch of a recording. The rate and the number of channels may change from one block to the next."""
 
     samples: Samples
     """[channels, frames], nominally within -1 .. 1."""
@@ -46,34 +46,25 @@ class Block:
     """Hz."""
 
 
-@dataclass(frozen=True)
-class Recording:
-    """An opened file, to be read once from start to end."""
-
-    seconds: float | None
-    """How long it lasts, where its header is known to be true, or the file is refused."""
-    blocks: Iterator[Block]
-
-
 def shown(path: Path) -> str:
-    """The path as one printable line, whatever bytes it has."""
+    """The path as one printable line, also if it is not valid text."""
     text = os.fsencode(path).decode("utf-8", "replace")
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 @lru_cache(maxsize=4096)
 def tell(path: Path, text: str) -> None:
-    """Warn once, though a recording is opened many times."""
+    """Warn about a recording. The same warning is given only once, because a recording may be opened many times."""
     logging.getLogger("relisten").warning("%s: %s", shown(path), text)
 
 
 def reason(error: Exception) -> str:
-    """The library's or the system's own words, on one line."""
+    """The message of the library or the system, on one line."""
     return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
 
 
 def broken(path: Path, why: str) -> ValueError:
-    """The error for a file that is not whole."""
+    """The error for a file that is cut or damaged."""
     return ValueError(
         f"{shown(path)}: breaks off or is damaged ({why}); copy it again, or keep what is left of it with"
         " `ffmpeg -i FILE repaired.wav`"
@@ -95,12 +86,12 @@ _SILENCE = np.broadcast_to(np.float32(0), (MAX_CHANNELS, BLOCK))
 
 
 def silence(num_frames: int, num_channels: int, rate: int) -> Iterator[Block]:
-    """Zeros that take no memory, block by block so that a limit on the length stops them."""
+    """Blocks of zeros that take no memory. They are made one by one, so that a limit on the length can stop them."""
     for done in range(0, num_frames, BLOCK):
         yield Block(_SILENCE[:num_channels, : min(BLOCK, num_frames - done)], rate)
 
 
-# the file
+# Opening a file
 
 _KINDS = (
     (stat.S_ISDIR, "is a folder; name a file in it"),
@@ -115,7 +106,7 @@ class File(FileIO):
     """A file without a name, so that no library can guess a format from it."""
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """-1 where there is no such place: a damaged header may send FFmpeg there, and PyAV would print the error."""
+        """Returns -1 if there is no such place. Damaged headers send FFmpeg there, and PyAV would print the error."""
         try:
             return super().seek(offset, whence)
         except OSError:
@@ -123,11 +114,11 @@ class File(FileIO):
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """Size in bytes."""
         return os.fstat(self.fileno()).st_size
 
     def part(self, start: int, length: int) -> bytes:
-        """Up to `length` bytes from `start` on, without moving."""
+        """Up to `length` bytes from `start` on. The current position stays."""
         here = self.tell()
         self.seek(start)
         found = self.read(length)
@@ -136,8 +127,8 @@ class File(FileIO):
 
 
 def open_file(path: Path) -> File:
-    """The file, opened; ValueError in one line where there is none that can be read twice."""
-    # Look before opening: opening a pipe waits for ever.
+    """Open a file. Raises ValueError in one line if it does not exist or cannot be read twice."""
+    # It is examined before it is opened, because opening a pipe waits for ever.
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -157,7 +148,7 @@ def open_file(path: Path) -> File:
 
 
 class _Part(File):
-    """One of several recordings that were joined to one file: only its own bytes can be reached."""
+    """One of several recordings that were joined to one file. Only its own bytes can be read."""
 
     def __init__(self, whole: File, start: int, end: int) -> None:
         super().__init__(os.dup(whole.fileno()))
@@ -195,12 +186,11 @@ _HEADS = (
     re.compile(rb"\.snd\0\0\0.{5}\0\0\0[\x01-\x1b]", re.DOTALL),  # au
     re.compile(rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0"),  # w64
 )
-"""How files begin that FFmpeg would read no further than the end of the first, were several joined; nut's header, it
-would take for sound."""
+"""How files begin of whose joined copies FFmpeg reads only the first, or (nut) takes the second header for sound."""
 
 
 def parts(file: File) -> list[File]:
-    """The recordings that were joined to this file by `cat`, where a reader would stop after the first of them."""
+    """The recordings that were joined to this file by `cat`, for formats of which a reader sees only the first."""
     head, starts = file.part(0, 32), [0]
     pattern = next((pattern for pattern in _HEADS if pattern.match(head)), None)
     if (head[:4], head[8:12]) in ((b"RIFF", b"WAVE"), (b"FORM", b"AIFF"), (b"FORM", b"AIFC")):
@@ -219,14 +209,14 @@ def parts(file: File) -> list[File]:
 
 
 def _found(file: File, pattern: re.Pattern[bytes]) -> Iterator[int]:
-    """Where the pattern, of at most 32 bytes, is found after the start of the file."""
+    """Where a pattern of at most 32 bytes is found, except at the start of the file."""
     step = 1 << 20
     for at in range(1, file.size, step):
         yield from (at + found.start() for found in pattern.finditer(file.part(at, step + 31)) if found.start() < step)
 
 
 def _starts_of_mp4(file: File) -> list[int]:
-    """A second file begins with its type (ftyp), after the description of the first (moov)."""
+    """Where each mp4 begins: with its type (ftyp), after the description of the one before (moov)."""
     starts, at, described = [0], 0, False
     while len(head := file.part(at, 16)) >= 8:
         if head[4:8] == b"ftyp" and described:
@@ -241,7 +231,7 @@ def _starts_of_mp4(file: File) -> list[int]:
 
 
 def _starts_of_wav(file: File, name: bytes, order: Literal["little", "big"]) -> list[int]:
-    """A second file begins where the first ends by its header."""
+    """Where each wav or aiff begins: where the one before ends according to its header."""
     starts, at = [], 0
     while file.part(at, 4) == name:
         starts.append(at)
@@ -251,7 +241,7 @@ def _starts_of_wav(file: File, name: bytes, order: Literal["little", "big"]) -> 
 
 
 def _promised_size(head: bytes) -> int:
-    """The bytes that a file has by its header; 0 where that tells nothing."""
+    """The size in bytes that the header gives; 0 if it gives none."""
     if head[:4] == b"RIFF":  # avi, wav
         size = int.from_bytes(head[4:8], "little") + 8
         return size if size < _STREAMED else 0
@@ -268,7 +258,7 @@ def _promised_size(head: bytes) -> int:
 
 
 def check_whole(path: Path, file: File) -> None:
-    """FFmpeg drops what is left of a page or a chunk that was cut, without a word."""
+    """Raise ValueError or warn if a file is cut, because FFmpeg silently drops an incomplete page or chunk."""
     head, size = file.part(0, 1 << 14), file.size
     if size < _promised_size(head):
         raise broken(path, f"its header promises {_promised_size(head)} bytes, {size} are there")
@@ -290,18 +280,18 @@ def check_whole(path: Path, file: File) -> None:
         tell(path, "its last Ogg page has no end mark; the end of the recording may be missing")
 
 
-# uncompressed samples: libsndfile
+# Uncompressed samples, read with libsndfile
 
 _COMPRESSED = re.compile(rb"ID3|OggS|fLaC|\xff[\xe0-\xff]")
 """How mp3, ogg and flac begin. libsndfile knows them, but stops at the first of several joined files, believes their
 headers, and its mp3 decoder prints to the terminal."""
 _SUBTYPES = {"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"}
-# libsndfile cuts the length to what is there and tells its log, the only place where the promise can still be read.
+# libsndfile corrects the length to what is there. Only its log still contains the length that the header gave.
 _SHORT_CHUNK = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 
 
 def uncompressed(file: File) -> soundfile.SoundFile | None:
-    """The file as libsndfile opens it, if it holds uncompressed samples."""
+    """The file, opened by libsndfile, if it holds uncompressed samples; else None."""
     if _COMPRESSED.match(file.part(0, 4)):
         return None
     try:
@@ -315,17 +305,17 @@ def uncompressed(file: File) -> soundfile.SoundFile | None:
     return None
 
 
-def read_uncompressed(path: Path, sound: soundfile.SoundFile, count_only: bool) -> Recording:
-    """The recording; its blocks have the right lengths, but are silent, where they shall only be counted."""
+def length(path: Path, sound: soundfile.SoundFile) -> float:
+    """Seconds that an uncompressed file lasts. Raises ValueError if its header cannot be true."""
     check_setup(path, sound.samplerate, sound.channels)
     for size, found in _SHORT_CHUNK.findall(sound.extra_info):
         if int(found) < int(size) < _STREAMED:
             raise broken(path, f"its header promises {size} bytes, {found} are there")
-    counted = silence(sound.frames, sound.channels, sound.samplerate)
-    return Recording(sound.frames / sound.samplerate, counted if count_only else _blocks(path, sound))
+    return float(sound.frames / sound.samplerate)
 
 
-def _blocks(path: Path, sound: soundfile.SoundFile) -> Iterator[Block]:
+def read(path: Path, sound: soundfile.SoundFile) -> Iterator[Block]:
+    """An uncompressed file, block by block."""
     num_read = 0
     try:
         while len(block := sound.read(BLOCK, dtype="float32", always_2d=True)):

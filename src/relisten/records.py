@@ -253,10 +253,11 @@ def _value(text: bytes, place: str, finite: bool = True) -> Any:
             raise _NotFiniteError(digits)
         return value
 
-    # A `parse_float` is much slower than Python's own, so it is given only if some number may be too large.
-    exact = {"parse_constant": number} | ({"parse_float": number} if _HUGE.search(text) else {}) if finite else {}
+    checked = number if finite else None
+    # It is slower than Python's own way to read a float, so it is used only if some number may be too large.
+    slow = checked if _HUGE.search(text) else None
     try:
-        return json.loads(text.decode("utf-8-sig"), **exact)
+        return json.loads(text.decode("utf-8-sig"), parse_constant=checked, parse_float=slow)
     except _NotFiniteError as error:
         shown = str(error)[:20]
         raise ValueError(
