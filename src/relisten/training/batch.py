@@ -7,8 +7,9 @@ while the recording is encoded and read only once.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,11 +17,14 @@ from torch import Tensor
 
 from relisten import tags
 from relisten.audio import load
-from relisten.engine.listener import Force, Hear, Listener, Refuse
+from relisten.engine.generation import GenerationConfig
 from relisten.engine.operations import Operation, offered
-from relisten.engine.row import audible, too_long
+from relisten.engine.row import Question, Row, Words, audible
 from relisten.models.base import AudioLM
-from relisten.types import Audio, Example, Format, Listen, Refusal, Segment, Trace
+from relisten.types import Audio, Example, Format, Trace
+
+NO_LIMIT = 1 << 30
+"""Tokens. The data that is trained on has no limit of length, but the model's context."""
 
 
 @dataclass(slots=True)
@@ -31,7 +35,7 @@ class Encoded:
     features: list[Tensor]
     """One [mel bins, frames] for each of the trace's listens."""
     recording: int
-    """A number that is the same for traces about the same recording."""
+    """A number that traces about the same recording share."""
     shared: int
     """How many leading tokens these traces have in common: up to the end of the recording, or the whole prompt."""
     name: str = ""
@@ -59,7 +63,10 @@ class Batch:
 
 
 def response_text(example: Example) -> str:
-    """What the model should write: the chain of thought, if there is one, and the answer. ValueError without answer."""
+    """The text that the model should write: the chain of thought, if there is one, and the answer.
+
+    Raises ValueError if the example has no answer.
+    """
     if example.answer is None:
         raise ValueError(f"{example.id}: it has no answer to learn from; give it one")
     return f"<answer>{example.answer}</answer>" if example.cot is None else tags.write(example.cot, example.answer)
@@ -68,65 +75,48 @@ def response_text(example: Example) -> str:
 def encode(
     model: AudioLM, example: Example, format: Format, mel: dict[int, tuple[Audio, Tensor]] | None = None
 ) -> Encoded:
-    """The trace that the engine would have made of this response. In `interleaved` it has the audio that is heard.
+    """The trace that the engine makes if the model samples this response. In `interleaved` it has the audio that is
+    heard.
 
-    Where the response asks for more segments than may be heard, the engine closes the reasoning and leads the model to
-    its answer. So does the trace: the reasoning that follows is left out, because in use it can never be written.
+    The tokens go through the engine's own `Row`. So if the response asks for more segments than may be heard, its
+    reasoning is closed there, and the answer follows: in use, the model could never write the reasoning after it.
 
     mel: a cache of recordings and their log-mels by `id(audio)`, filled here, so that a recording is transformed once.
     """
     given = example.audio if isinstance(example.audio, Audio) else load(example.audio, rate=model.rate)
-    audio = audible(model, given)
-    try:
-        prompt, at = model.prompt(example.question, example.choices, format, len(audio.samples))
-    except ValueError as error:
-        raise ValueError(f"{example.id}: {error}") from None
-    assert at is not None
-    whole = Segment(0.0, given.duration)
-    num_tokens = model.num_audio_tokens(len(audio.samples))
     operations = offered(model.prompts.operations)
     _check_tags(example, operations)
-    trace = Trace([*prompt], [False] * len(prompt), [0.0] * len(prompt), [Listen(at, num_tokens, whole)], len(prompt))
-    trace.operations = tuple(operations)
+    try:
+        question = Question(model, replace(example, audio=given), 0, format)
+    except ValueError as error:
+        raise ValueError(f"{example.id}: {error}") from None
+    config = GenerationConfig(format=format, max_new_tokens=NO_LIMIT)
+    row = Row(model, Words(model), operations, question, 0, config, NO_LIMIT)
+    rest = _write(model, row, model.encode_response(response_text(example)))
+    if row.closed:
+        in_answer = not row.written.endswith("<answer>")
+        _write(model, row, rest if in_answer else model.encode_response(f"{example.answer}</answer>"))
+    if not row.done:
+        row.push(model.end_token_id, 0.0)
     mel = {} if mel is None else mel
     if id(given) not in mel:
-        mel[id(given)] = given, model.features(audio)
-    features = [mel[id(given)][1]]
-    trace.text = response_text(example)
-    listener = Listener(given.duration, format, operations, top=model.rate / 2)
-    pieces = tags.split(trace.text, operations)
-    rest = pieces[-1]
-    for index, piece in enumerate(pieces[:-1]):
-        tokens = model.encode_response(piece)
-        trace.extend(tokens, sampled=True)
-        cut = len(piece) - (model.decode(tokens[-1:]) == ">")
-        actions = [*listener.feed(piece[:cut])]
-        if any(isinstance(action, Force) for action in actions):
-            trace.sampled[-1] = False  # the engine forces it, so that the audio starts on a token boundary
-        for action in [*actions, *listener.feed(piece[cut:])]:
-            if isinstance(action, Hear):
-                part = operations[action.operation](audio, action.segment)
-                if too_long(model, part):
-                    listener.num_heard -= 1
-                    trace.refusals.append(Refusal(action.tag, "too long"))
-                    continue
-                start, num = len(trace.token_ids) + model.num_begin_tokens, model.num_audio_tokens(len(part.samples))
-                trace.listens.append(Listen(start, num, action.segment, action.operation))
-                trace.extend(model.audio_tokens(len(part.samples)), sampled=False)
-                features.append(model.features(part))
-            elif isinstance(action, Refuse):
-                trace.refusals.append(action.refusal)
-        if trace.refusals and trace.refusals[-1].reason == "too many":
-            lead = listener.close()
-            trace.finish = "listens"
-            trace.extend(model.encode(lead), sampled=False)
-            rest = f"{example.answer}</answer>" if lead.endswith("<answer>") else "".join(pieces[index + 1 :])
-            trace.text = "".join(pieces[: index + 1]) + lead + rest
-            break
-    trace.extend(model.encode_response(rest), sampled=True)
-    trace.extend([model.end_token_id], sampled=True)
-    shared = at - model.num_begin_tokens + len(model.audio_tokens(len(audio.samples)))
-    return Encoded(trace, features, id(given), shared, example.id)
+        mel[id(given)] = given, model.features(question.audio)
+    features = [mel[id(given)][1], *map(model.features, row.pieces)]
+    num_audio = len(model.audio_tokens(len(question.audio.samples)))
+    shared = question.listen.at - model.num_begin_tokens + num_audio
+    return Encoded(row.trace, features, id(given), shared, example.id)
+
+
+def _write(model: AudioLM, row: Row, token_ids: Sequence[int]) -> list[int]:
+    """Give tokens to a row as if they were sampled, until a limit closes its reasoning. Returns those that are left."""
+    left, closed = deque(token_ids), row.closed
+    while left and not row.done and row.closed == closed:
+        length = len(row.trace.token_ids)
+        row.push(left.popleft(), 0.0)
+        # The row completes a tag itself, so that the audio starts on a token boundary.
+        if left and model.decode(row.trace.token_ids[length + 1 :]) == ">" == model.decode([left[0]]):
+            left.popleft()
+    return [*left]
 
 
 def _check_tags(example: Example, operations: Collection[str]) -> None:
@@ -140,7 +130,7 @@ def _check_tags(example: Example, operations: Collection[str]) -> None:
 
 
 def replay(model: AudioLM, audio: Audio, traces: Sequence[Trace], operations: Mapping[str, Operation]) -> list[Encoded]:
-    """Traces that the engine made about one question, ready to be packed. They share the whole prompt.
+    """Prepare traces that the engine made about one question to be packed. They share the whole prompt.
 
     audio: the recording of the question. Nothing is tokenised again; the log-mel of each segment is computed as in the
     engine.

@@ -35,7 +35,7 @@ class SftDataset(Dataset[list[Encoded]]):
         self.model, self.rows, self.num, self.format = model, rows, num, format
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a process that prepares data is sent, where it is spawned: the model without its weights."""
+        """The state that is sent to a spawned process that prepares data: the model without its weights."""
         model = copy.copy(self.model)
         vars(model).pop("module", None)
         return vars(self) | {"model": model}
@@ -122,7 +122,8 @@ class SftTrainer(PackedTrainer):
     def _silence(self) -> Encoded:
         """A second of silence, for a process that has nothing to learn while others do."""
         rate = self.audio_lm.rate
-        return encode(self.audio_lm, Example("", Audio(np.zeros(rate, np.float32), rate), "", answer=""), "conditioned")
+        silence = Example("", Audio(np.zeros(rate, np.float32), rate), "silence", answer="")
+        return encode(self.audio_lm, silence, "conditioned")
 
 
 def train_sft(config: SftConfig) -> Path:
