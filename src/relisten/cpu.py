@@ -1,4 +1,4 @@
-"""What a CPU is good at, and what slows it down."""
+"""Settings and warnings for training and generation on CPUs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import platform
 
 
 def keep_freed_memory() -> bool:
-    """Under glibc, let freed memory stay with this process; whether that could be set.
+    """Let freed memory stay with this process (glibc only). Returns whether this could be set.
 
-    By default every large tensor is mapped and unmapped anew, and the kernel clears its pages each time: on a CPU that
-    was a third of a training step (LAB.md).
+    By default every large tensor is mapped again, and the kernel clears its pages each time. On a CPU this took a third
+    of a training step (LAB.md).
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -23,7 +23,7 @@ def keep_freed_memory() -> bool:
 def emulates_bfloat16() -> bool:
     """Whether this processor has no instructions for bfloat16, so that float32 is many times faster.
 
-    What oneDNN calls supported does not tell on x86: it takes AVX-512 without them too. False where it is not known.
+    On x86, oneDNN cannot be asked: it reports support for any AVX-512. False if it is not known.
     """
     import torch
 
@@ -36,7 +36,7 @@ def emulates_bfloat16() -> bool:
 
 
 def tell_of_bfloat16(instead: str) -> None:
-    """One line to stderr where bfloat16 is about to be emulated; `instead`: what to do."""
+    """Warn if bfloat16 would be emulated. instead: what the user can do."""
     if emulates_bfloat16():
         logging.getLogger("relisten").warning(
             "bfloat16 is emulated on this processor, and up to ten times slower than float32: %s", instead

@@ -1,4 +1,4 @@
-"""How every file of relisten is written: whole or not at all, by one process, and never through somebody's link."""
+"""Writing files: they are complete or absent, have one writer at a time, and are never written through a link."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 
 def write_atomic(path: str | os.PathLike[str], content: str | bytes, follow: bool = False) -> None:
-    """Write so that a reader, or a crash at any point, finds the old file or the new one, never a part.
+    """Write a file so that after a crash at any point there is the old file or the new one, never a part.
 
     follow: for a path that the user typed; see `replacing`. Half a character, which a file name can hold, is written
     as its escape (`\\udce9`), which is also how JSON spells it.
@@ -60,14 +60,14 @@ def replacing(path: str | os.PathLike[str], follow: bool = False) -> Iterator[Bi
 
 
 def resolved(path: Path) -> Path:
-    """The file that a path typed by the user leads to, through links. Raises ValueError where it leads to no file."""
+    """The file that a path typed by the user leads to, through links. Raises ValueError if it is not a file."""
     if path.exists() and not path.is_file():
         raise ValueError(f"{path}: is not a file, and lines can only be added to a file; name one, or leave it out")
     return Path(os.path.realpath(path))
 
 
 def make_folder(folder: Path) -> Path:
-    """Make a folder whose name is ours, such as a run's `audio`. Raises ValueError where it is a link or a file."""
+    """Make a folder inside a run, such as `audio`. Raises ValueError if it is a link or a file."""
     refuse_links(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def make_folder(folder: Path) -> Path:
 def replacing_files(folder: Path, stale: str) -> Iterator[Path]:
     """An empty folder to write files in, which then replace those of the same names in `folder`, each at once.
 
-    stale: a pattern; files of that kind which were not written anew are removed. Raises ValueError where it cannot.
+    stale: a pattern; files of that kind which were not written again are removed. Raises ValueError if it fails.
     """
     part = make_folder(folder) / ".part"
     try:
@@ -100,7 +100,7 @@ def replacing_files(folder: Path, stale: str) -> Iterator[Path]:
 
 @contextmanager
 def grow(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to add to its end; what was added is on the disk when the block ends. ValueError where it cannot."""
+    """Open a file to append to it. When the block ends, the new part is on the disk. Raises ValueError if it fails."""
     refuse_links(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def grow(path: Path) -> Iterator[BinaryIO]:
 
 
 def size_of(path: str | os.PathLike[str]) -> int:
-    """Size of a file in bytes; 0 where there is none."""
+    """Size of a file in bytes; 0 if it does not exist."""
     try:
         return Path(path).stat().st_size
     except OSError:
@@ -121,7 +121,7 @@ def size_of(path: str | os.PathLike[str]) -> int:
 
 
 def check_size(path: str | os.PathLike[str], size: int) -> None:
-    """Raise ValueError where a file does not have the size that the last `append` left it with."""
+    """Raise ValueError if a file does not have the size that it had after the last `append`."""
     if (found := size_of(path)) != size:
         raise ValueError(
             f"{path}: holds {found:,} bytes where this run had written {size:,}: it was removed or changed meanwhile,"
@@ -131,7 +131,7 @@ def check_size(path: str | os.PathLike[str], size: int) -> None:
 
 @contextmanager
 def sole_writer(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold a file that is appended to; ValueError while another process does, whose lines ours would double."""
+    """Lock a file that is appended to. Raises ValueError if another process is writing it."""
     path = Path(path)
     lock = path.with_name(f".{path.name}.lock")
     refuse_links(path)
@@ -155,11 +155,11 @@ _CAREFUL = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr
 
 
 def refuse_links(path: Path) -> None:
-    """Raises ValueError where there is anything but a regular file or a folder."""
+    """Raise ValueError if the path is anything but a regular file or a folder."""
     try:
         mode = path.lstat().st_mode
     except OSError:
-        return  # there is none; where it cannot be looked at, writing will say why
+        return  # it does not exist; if it cannot be examined, writing will say why
     if stat.S_ISLNK(mode):
         raise ValueError(f"{path}: is a link, and is not written through; remove it, or choose another folder")
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
@@ -168,7 +168,7 @@ def refuse_links(path: Path) -> None:
 
 @contextmanager
 def _stream(path: Path) -> Iterator[BinaryIO]:
-    """A pipe or a device, open for writing. Raises ValueError where it is neither, or nobody reads the pipe."""
+    """Open a pipe or a device for writing. Raises ValueError if it is neither, or if nobody reads the pipe."""
     mode = path.stat().st_mode
     if not (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)):
         raise ValueError(f"{path}: is not a file; name a file")
@@ -184,10 +184,10 @@ def _stream(path: Path) -> Iterator[BinaryIO]:
 
 
 def _claimed(part: Path) -> BinaryIO:
-    """The file beside the real one that is written first, empty and locked.
+    """Open the temporary file beside the real one, empty and locked.
 
-    Its name depends on the real one's alone, so what a kill leaves is used up by the next writer of that file. A second
-    process that writes the same file at the same time waits for the lock.
+    Its name depends only on the real name, so the next writer reuses what a kill has left. A second process that writes
+    the same file at the same time waits for the lock.
     """
     while True:
         file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | _CAREFUL, 0o666), "r+b")
@@ -205,7 +205,7 @@ def _claimed(part: Path) -> BinaryIO:
 
 
 def _same(mine: os.stat_result, path: Path) -> bool:
-    """Whether a path still names the file: another process may have given it its real name meanwhile."""
+    """Whether a path still leads to the open file. Another process may have renamed it meanwhile."""
     try:
         return os.path.samestat(mine, path.lstat())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Files of JSON lines that survive a crash, and examples in MMAR's form."""
+"""JSON lines that survive a crash, and examples in MMAR's form."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FIELDS = ("id", "audio_path", "question", "choices", "answer", "cot")
 _GOLD = ("thinking", "cue", "rubric")
 """MMAR's reference reasoning, which neither a model nor a training set may see."""
 _HALF = re.compile("[\ud800-\udfff]")
-"""Half of a surrogate pair, which JSON can hold and no tokenizer takes."""
+"""Half of a surrogate pair. JSON can contain it, but no tokenizer accepts it."""
 
 
 def read(path: str | os.PathLike[str], torn: bool = False) -> Iterator[dict[str, Any]]:
@@ -31,7 +31,7 @@ def read(path: str | os.PathLike[str], torn: bool = False) -> Iterator[dict[str,
 
 
 def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The JSON object that a file holds. ValueError names the file that holds none."""
+    """The JSON object in a file. Raises ValueError that names the file if there is none."""
     path = Path(path)
     found = _value(b"\n".join(line for line, _ in _lines(path)), str(path), finite=False)
     if not isinstance(found, dict):
@@ -40,10 +40,10 @@ def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def append(path: str | os.PathLike[str], record: Mapping[str, Any], size: int | None = None) -> int:
-    """Add one line, put it on the disk, and return the file's size in bytes; one process may write a file.
+    """Add one line, write it to the disk, and return the file's size in bytes. Only one process may write a file.
 
-    What a crash left of a last line is cleared away first. size: what the last call returned. Raises ValueError where
-    the file has another size now, because somebody removed or changed it, and where it is a link or cannot be written.
+    An incomplete last line that a crash has left is removed first. size: what the last call returned. Raises ValueError
+    if the file has another size now, because somebody removed or changed it, or if it is a link or cannot be written.
     """
     path = Path(path)
     line = _json(path, record)
@@ -331,7 +331,7 @@ def _json(path: Path, record: Mapping[str, Any]) -> bytes:
 
 
 def _mend(file: BinaryIO) -> None:
-    """End the last line of an open file: with a newline where it is whole, else by cutting it away."""
+    """If the last line of an open file has no newline, add it if the line is complete, or else remove the line."""
     size = end = file.seek(0, os.SEEK_END)
     tail = b""
     while end and b"\n" not in tail:

@@ -1,7 +1,7 @@
-"""Text that is safe to write down or to print: without keys or passwords, and made of whole characters.
+"""Make text safe to store and print: keys and passwords are removed, and so are incomplete characters.
 
 Servers echo the key that they were sent, addresses hold passwords, and JSON can hold half a character, which neither a
-file in UTF-8 nor a database takes. Whatever comes from outside goes through `redact` before it is kept or shown.
+file in UTF-8 nor a database takes. Text from outside goes through `redact` before it is stored or shown.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _known: set[str] = set()
 
 
 def hide(value: str) -> None:
-    """Remember a key or password, in each form in which it may come back; `redact` takes it out from now on.
+    """Remember a key or password in all forms in which it may return. From now on `redact` removes it.
 
     Values of fewer than 6 characters are not remembered: they would be found in ordinary words.
     """
@@ -36,7 +36,7 @@ def hide(value: str) -> None:
 
 
 def redact(text: str, prose: bool = False) -> str:
-    """The text without remembered secrets, passwords in addresses and what looks like a key; halves become U+FFFD.
+    """The text without remembered secrets, passwords in addresses, and keys; incomplete characters become U+FFFD.
 
     prose: the text is what a model wrote, of which `The password: "swordfish"` may well be a part. Then only remembered
     secrets, and keys in the form of a well-known provider, are taken out.
@@ -49,7 +49,7 @@ def redact(text: str, prose: bool = False) -> str:
 
 
 def each_text(change: Callable[[str], str], value: Any) -> Any:
-    """A value of dicts, lists and tuples with `change` (`redact`, `whole`) made to every text in it, keys too."""
+    """Apply `change` (`redact`, `whole`) to every text in a value of dicts, lists and tuples, including keys."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):

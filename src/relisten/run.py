@@ -1,8 +1,8 @@
-"""A run folder that explains itself: what was asked for, by which code, on which versions, and how it went.
+"""The folder of a run. It records the settings, the versions of the code, and the metrics.
 
-- config.json: the settings, which a second start must repeat
-- run.json: versions, git commit, and for each start its time, command line and seed
-- metrics.jsonl: one object a step; after a resume the later line of a step counts
+- config.json: the settings, which must be the same when the run is resumed
+- run.json: versions, the git commit, and the time, command line and seed of each start
+- metrics.jsonl: one object for each step; if a step is logged twice after a resume, the later line counts
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PACKAGES = ("torch", "transformers", "numpy")
 
 
 MayChange = Callable[[str, Any, Any], bool]
-"""Whether a run may be resumed with another value of a setting: (its name, old value, new value), as JSON has them."""
+"""Given (name, old value, new value) of a setting: whether a run may be resumed with the new value. Values are JSON."""
 
 
 def never(name: str, old: Any, new: Any) -> bool:
@@ -39,9 +39,9 @@ def never(name: str, old: Any, new: Any) -> bool:
 
 
 def start(folder: str | os.PathLike[str], config: Any, may_change: MayChange = never) -> None:
-    """Begin a run, or resume the one that has the same config; ValueError where the folder holds another run.
+    """Begin a run, or resume one with the same config. Raises ValueError if the folder holds another run.
 
-    config: a dataclass or a mapping; what JSON does not know (paths, functions) is kept by name.
+    config: a dataclass or a mapping. Paths and functions in it are recorded by name.
     """
     folder = Path(folder)
     settings = _settings(config)
@@ -53,30 +53,30 @@ def start(folder: str | os.PathLike[str], config: Any, may_change: MayChange = n
 
 
 def check(folder: str | os.PathLike[str], config: Any, may_change: MayChange = never) -> dict[str, Any]:
-    """run.json of the run that `start` would resume, {} where it would begin one; writes nothing. Raises as it does."""
+    """Raise ValueError as `start` would, without writing. Returns run.json of the run to resume, or {}."""
     return _previous(Path(folder), _settings(config), _defaults(config), may_change)
 
 
 def note(folder: Path, what: Mapping[str, Any]) -> None:
-    """Add to run.json, or replace there, what a run found out."""
+    """Add facts to run.json; those with the same name are replaced."""
     records.write_atomic(folder / "run.json", _pretty(records.read_object(folder / "run.json") | dict(what)))
 
 
 def check_kept(folder: Path) -> None:
-    """Raise ValueError where a run's folder was removed since `start`, even if something was written there again."""
+    """Raise ValueError if a run's folder was removed since `start`, even if files were written there again."""
     if gone := [name for name in ("config.json", "run.json") if not (folder / name).is_file()]:
         raise ValueError(f"{folder}: was removed while this run wrote to it; {gone[0]} and earlier results are lost")
 
 
 def log_metrics(folder: str | os.PathLike[str], step: int, metrics: Mapping[str, Any]) -> None:
-    """Add one line to metrics.jsonl; numbers of numpy and torch are taken, NaN and infinity become null."""
+    """Add one line to metrics.jsonl. Values may be numbers of numpy and torch; NaN and infinity become null."""
     values = {name: _number(name, value) for name, value in metrics.items()}
     time = datetime.now(UTC).isoformat(timespec="seconds")
     records.append(Path(folder) / "metrics.jsonl", {"step": step, "time": time, **values})
 
 
 def resolve(name: str) -> Callable[..., Any]:
-    """The function that "package.module:function" names; the current folder is looked in first."""
+    """The function that "package.module:function" names. The current folder is searched first."""
     module_name, colon, attribute = name.partition(":")
     if not (colon and module_name and attribute):
         raise ValueError(f"{name!r}: write a function as module:function, for example mypackage.rewards:brevity")
@@ -91,9 +91,9 @@ def resolve(name: str) -> Callable[..., Any]:
         else:
             hint = f"{module_name} needs it; install it"
         raise ValueError(f"{name!r}: there is no module {missing!r}; {hint}") from None
-    except Exception as error:  # someone else's module runs here: any fault in it is the user's to mend
+    except Exception as error:  # the user's own module may raise anything
         reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{name!r}: importing {module_name} failed ({reason}); mend it") from error
+        raise ValueError(f"{name!r}: importing {module_name} failed ({reason}); correct it") from error
     for part in attribute.split("."):
         if not hasattr(found, part):
             near = difflib.get_close_matches(part, dir(found), n=1)
@@ -106,7 +106,7 @@ def resolve(name: str) -> Callable[..., Any]:
 
 
 def versions() -> dict[str, str | None]:
-    """Of Python and the packages that decide a result; None for what is not installed. Imports none of them."""
+    """Versions of Python, relisten and the packages that affect results; None if one is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version(), "relisten": relisten.__version__}
     for package in _PACKAGES:
         try:
@@ -117,9 +117,9 @@ def versions() -> dict[str, str | None]:
 
 
 def git() -> dict[str, Any] | None:
-    """Commit of the checkout one works in, and whether its tracked files were changed; None outside a checkout.
+    """The commit of the current checkout, and whether its tracked files were changed; None outside a checkout.
 
-    `dirty` is None where git cannot tell. A checkout that came from somebody else can name commands in its `.git`
+    `dirty` is None if git fails. A checkout that came from somebody else can name commands in its `.git`
     (core.fsmonitor, filters, hooks), which `git status` would run. So only `git rev-parse`, which runs none, sees that
     configuration; the files are compared from an empty git folder that borrows the checkout's index and objects.
     """
@@ -140,7 +140,7 @@ def git() -> dict[str, Any] | None:
 
 
 def _git(*arguments: str, **variables: str) -> str | None:
-    """What git prints; None where it fails. variables: added to the environment."""
+    """The output of git; None if it fails. variables: added to the environment."""
     safe = {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0"}
     try:
         done = subprocess.run(
@@ -162,7 +162,7 @@ def _start(seed: Any) -> dict[str, Any]:
 
 
 def _settings(config: Any) -> dict[str, Any]:
-    """The config as JSON gives it back, so that a stored one compares equal."""
+    """The config after a round trip through JSON, so that it can be compared with a stored one."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         config = dataclasses.asdict(config)
     if not isinstance(config, Mapping):
@@ -182,7 +182,7 @@ def _plain(value: Any) -> Any:
 
 
 def _defaults(config: Any) -> dict[str, Any]:
-    """What a config says when nothing is set. A run that an older release began lacks a new setting: that is this."""
+    """The defaults of a config. If an older release began the run, they stand for settings that did not exist yet."""
     if not dataclasses.is_dataclass(config):
         return {}
     given = {f.name: f.default for f in dataclasses.fields(config) if f.default is not dataclasses.MISSING}
@@ -192,7 +192,7 @@ def _defaults(config: Any) -> dict[str, Any]:
 def _previous(
     folder: Path, settings: dict[str, Any], defaults: dict[str, Any], may_change: MayChange
 ) -> dict[str, Any]:
-    """run.json of the run in the folder, {} where there is none; ValueError where its config is another."""
+    """run.json of the run in the folder, or {}. Raises ValueError if that run has another config."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: is not a folder; name a folder for the run")
     if not (folder / "config.json").is_file():
@@ -221,7 +221,7 @@ def _pretty(value: Any) -> str:
 
 
 def _number(name: str, value: Any) -> Any:
-    """A metric as JSON has it."""
+    """A metric as a JSON value."""
     if value is None or isinstance(value, str | bool):
         return value
     try:

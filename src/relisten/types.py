@@ -72,14 +72,14 @@ class Listen:
     num_tokens: int
     """How many audio tokens it takes there."""
     segment: Segment
-    """What was heard, after ordering and clamping."""
+    """The segment that was heard, after clamping to the recording."""
     operation: str = "seg"
     """The tag's name, which is the key of the operation that made the audio."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A tag that was not heard, and why: it earns no reward."""
+    """A tag whose segment was not heard, and why. It earns no reward."""
 
     text: str
     """The tag as the model wrote it, cut to 80 characters."""
@@ -96,10 +96,10 @@ class Trace:
     token_ids: list[int]
     """[L] prompt, sampled, forced and audio tokens in order."""
     sampled: list[bool]
-    """[L] the policy chose this token. It is the loss mask, known from birth."""
+    """[L] whether the policy chose this token. This is the loss mask; it is set when the token is appended."""
     logprobs: list[float]
     """[L] log-probability of each sampled token: nats, placeholders banned, at the temperature that sampled it (greedy
-    tokens: 1); 0.0 elsewhere. NaN where a vLLM server cannot say it."""
+    tokens: 1); 0.0 elsewhere. NaN if a vLLM server does not give it."""
     listens: list[Listen]
     """In order of `at`; listens[0] is the whole recording (absent when a question has no audio)."""
     num_prompt: int
@@ -107,7 +107,7 @@ class Trace:
     refusals: list[Refusal] = field(default_factory=list)
     finish: Finish = "stop"
     text: str = ""
-    """What the model wrote (forced text included, audio left out), decoded."""
+    """The decoded text of the response, including forced text, without audio."""
     operations: tuple[str, ...] = ("seg",)
     """The tags that the model could use, by name. Any other tag in the text is plain text."""
     sound: tuple[float, ...] | None = field(default=None, compare=False, repr=False)
@@ -116,12 +116,12 @@ class Trace:
 
     @property
     def text_alone(self) -> bool:
-        """Whether there are no tokens, because the answer comes from a chat API: then `token_ids` is empty, and the
-        listens have their segments alone."""
+        """Whether there is only text, because the answer comes from a chat API. Then `token_ids` is empty, and the
+        listens have only their segments."""
         return bool(self.listens) and not self.token_ids
 
     def extend(self, token_ids: Sequence[int], sampled: bool, logprob: float = 0.0) -> None:
-        """Append tokens that were all sampled, or all not; logprob: of a single sampled token."""
+        """Append tokens that were all sampled, or were all forced or heard. logprob: that of a single sampled token."""
         self.token_ids += token_ids
         self.sampled += [sampled] * len(token_ids)
         self.logprobs += [logprob] * len(token_ids)
@@ -140,7 +140,7 @@ class Response:
     segments: tuple[Segment, ...]
     """Every readable, ordered, non-negative tag, as written (not clamped)."""
     well_formed: bool
-    """Exactly one <think> block, then exactly one <answer> block, nothing else around them, every tag readable."""
+    """Whether it is exactly one <think> block and then exactly one <answer> block, with every tag readable."""
 
 
 @documented
@@ -158,7 +158,7 @@ class Example:
     cot: str | None = None
     """The chain of thought, without the <think> tags; segments as <seg>s, e</seg>."""
     labels: dict[str, Any] = field(default_factory=dict)
-    """What else is known: question kind, events, gold segments, source."""
+    """Other facts, such as the kind of question, events, gold segments and the source."""
 
 
 SftExample = tuple[Example, Format]
@@ -167,7 +167,7 @@ SftExample = tuple[Example, Format]
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something audible with known times."""
+    """A sound with known times."""
 
     label: str
     start: float
@@ -180,7 +180,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clip:
-    """A recording and what is known of it, before any question."""
+    """A recording and what is known about it, before there is a question."""
 
     id: str
     audio: Path | Audio

@@ -174,13 +174,11 @@ def _model(name: str, device: str, dtype: str) -> Iterator[Finding]:
     """Load a model and let it answer a question about a tone."""
     topic, started = f"model {name}", time.perf_counter()
     try:
-        from transformers.utils.logging import disable_progress_bar
-
         from relisten import models
         from relisten.asking import ask
+        from relisten.commands.options import hide_bars
 
-        disable_progress_bar()
-
+        hide_bars()
         model = models.load(name, device=device, dtype=dtype)
         count = sum(parameter.numel() for parameter in model.module.parameters())
         loaded = time.perf_counter()

@@ -1,9 +1,10 @@
-"""What several commands share: groups of options, loading a model, the command as it was typed."""
+"""What several commands share: groups of options, loading a model, what is said after Ctrl-C."""
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ class ModelOptions:
         return self.engine.rpartition("#")[2] if remote.kind(self.engine) == "chat" else self.model
 
     def told(self) -> dict[str, Any]:
-        """What is recorded of the model and of the engine."""
+        """What a run records about the model and the engine."""
         return {"model": self.name, **remote.told(self.engine)}
 
     def weights(self) -> list[Path]:
@@ -71,13 +72,18 @@ class ModelOptions:
         """
         doing = "loading" if self.engine == "local" else "connecting to"
         with console(stderr=True).status(f"{doing} {printable(self.name)} …"):
-            from transformers.utils.logging import disable_progress_bar
-
-            disable_progress_bar()
+            hide_bars()
             from relisten.engine.operations import offering
 
             model, make = remote.open_engine(self.model, self.engine, self.device, self.dtype, live)
             return offering(model, self.operations), make
+
+
+def hide_bars() -> None:
+    """Leave the terminal to our own progress bars: transformers draws one for each file that it reads or writes."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
 
 
 @contextmanager
@@ -91,13 +97,11 @@ def keeping(kept: Callable[[], str]) -> Iterator[None]:
 
 
 def kept_answers(path: Path, num: int) -> str:
-    """How many of `num` answers lie in a file, as a clause for people."""
+    """A clause that says how many of `num` answers are in a file."""
     there = sum(1 for _ in records.read(path, torn=True)) if path.is_file() else 0
     return f"{path}: {there} of {num} answers are kept"
 
 
-def command_line(tokens: Sequence[str] | None = None) -> str:
+def command_line() -> str:
     """The command as it was typed, quoted for a shell."""
-    import shlex
-
-    return shlex.join(["relisten", *(sys.argv[1:] if tokens is None else tokens)])
+    return shlex.join(["relisten", *sys.argv[1:]])

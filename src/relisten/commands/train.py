@@ -1,6 +1,6 @@
 """`relisten train`: settings from a YAML file and from options; options win.
 
-Settings, data and rewards are checked before torch is imported, so that a mistake is told at once.
+Settings, data and rewards are checked before torch is imported, so that a mistake is reported at once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
-from relisten.commands.options import keeping
+from relisten.commands.options import hide_bars, keeping
 from relisten.fields import documented
 from relisten.reports.text import console
 from relisten.training.config import GrpoConfig, SftConfig
@@ -21,7 +21,7 @@ from relisten.training.plan import planned
 @documented
 @dataclass(frozen=True)
 class DryRunOptions:
-    """What the run would need, in place of the run."""
+    """Options to learn what a run would need, without training."""
 
     dry_run: bool = False
     """Train nothing. Say how many steps and tokens the run has, how much memory each GPU needs, with LoRA and with full
@@ -55,15 +55,7 @@ def sft(
     settings
         A YAML file with any of the options below; write underscores for dashes. Options on the command line win.
     """
-    if dry.dry_run:
-        _reckon(config, dry)
-        return None
-    plan = planned(config)
-    _hide_bars()
-    from relisten.training.sft import run_sft
-
-    with keeping(lambda: _kept(config)):
-        return run_sft(plan)
+    return _train(config, dry)
 
 
 def grpo(
@@ -83,21 +75,30 @@ def grpo(
     settings
         A YAML file with any of the options below; write underscores for dashes. Options on the command line win.
     """
+    return _train(config, dry)
+
+
+def _train(config: SftConfig | GrpoConfig, dry: DryRunOptions) -> Path | None:
+    """Train, or say what the training would need. Returns the folder of the trained model."""
     if dry.dry_run:
         _reckon(config, dry)
         return None
     plan = planned(config)
-    _hide_bars()
-    from relisten.remote.rollouts import connect_rollouts
-    from relisten.training.grpo import run_grpo
-
+    hide_bars()
     with keeping(lambda: _kept(config)):
+        if isinstance(config, SftConfig):
+            from relisten.training.sft import run_sft
+
+            return run_sft(plan)
+        from relisten.remote.rollouts import connect_rollouts
+        from relisten.training.grpo import run_grpo
+
         return run_grpo(plan, connect_rollouts)
 
 
 def _reckon(config: SftConfig | GrpoConfig, dry: DryRunOptions) -> None:
     plan = planned(config, weights=False)
-    _hide_bars()
+    hide_bars()
     with console(stderr=True).status("reckoning with the shapes of the model …"):
         from relisten.reports.needs import needs_table
         from relisten.reports.table import terminal_table
@@ -116,10 +117,3 @@ def _kept(config: SftConfig | GrpoConfig) -> str:
     if last is None:
         return f"{config.output}: no checkpoint was written yet (one is written every {config.save_steps} steps)"
     return f"{config.output}: {Path(last).name} is kept"
-
-
-def _hide_bars() -> None:
-    """Leave the terminal to our own progress bar: transformers draws one for each file that it reads or writes."""
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()

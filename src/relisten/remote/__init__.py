@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def kind(engine: str) -> str:
-    """Which kind of engine a name means: local, vllm or chat. Raises ValueError for a name that means none."""
+    """The kind of engine that a name means: local, vllm or chat. Raises ValueError for any other name."""
     if engine == "local":
         return "local"
     if engine.startswith(("http://", "https://")):
@@ -32,7 +32,7 @@ def kind(engine: str) -> str:
 
 
 def told(engine: str) -> dict[str, str]:
-    """What a run records of its engine: nothing for the local one. Servers may change while a run goes on."""
+    """What a run records about its engine: nothing for the local one. Addresses of vLLM servers may change."""
     return {} if kind(engine) == "local" else {"engine": "vllm" if kind(engine) == "vllm" else _chat(engine)}
 
 

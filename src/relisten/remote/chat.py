@@ -1,8 +1,8 @@
 """Answers from any audio model behind a chat API: segments are heard again by conversation.
 
-There are no tokens, so the model is told of the tag and stopped when it closes one. The segment then comes as a new
-piece of audio in the next message, and the model goes on. What may be heard, and when an answer ends, is decided by the
-same `Row` as everywhere, whose tokens are here the words of the text. The finished trace holds text alone.
+There are no tokens, so the prompt explains the tag, and the model is stopped when it closes one. The segment is then
+sent as a new piece of audio in the next message, and the model goes on. The same `Row` as for all engines decides what
+may be heard and when an answer ends; here its tokens are the words of the text. The finished trace contains only text.
 
     chat+http://HOST:PORT/v1#NAME                            the model NAME
     chat+https://HOST/v1?key=VARIABLE&price_in=2.5&price_out=10&max_cost=5#NAME
@@ -53,11 +53,11 @@ REASONS = {
     "context": "there is no room for it",
 }
 ANSWER_TOKENS = 1024
-"""Tokens that a model may take for its answer after a limit; most of them are thoughts that are not seen."""
+"""The most tokens of an answer after a limit. Most of them are thoughts that the API does not show."""
 TURNS = 4
-"""Messages for each segment that may be heard, after which a model that only writes unusable tags is stopped."""
+"""The most messages for each segment that may be heard. Then a model that only writes unusable tags is stopped."""
 RETRIES = 5
-"""How often a request is sent again after a failure that may pass; the last wait is 8 s."""
+"""How often a request is sent again after a temporary failure. The last wait is 8 s."""
 PRICES = "price_in", "price_out", "max_cost"
 AUDIO_TOKENS, LETTERS, REPLY_TOKENS = 25, 3, 200.0
 """Tokens per second of audio, letters per token, and tokens of a reply, to estimate what a request will cost."""
@@ -83,7 +83,7 @@ class ChatModel:
         self._ids: dict[str, int] = {}
 
     def encode(self, text: str) -> list[int]:
-        """A number for each word. A closing tag is several of them, so that it can be completed."""
+        """A number for each word. A closing tag is several words, so that it can be completed."""
         for word in WORD.findall(text):
             if word not in self._ids:
                 self._ids[word] = len(self._words)
@@ -108,13 +108,13 @@ class ChatModel:
         return int(num_samples >= self.rate // 25)
 
     def audio_tokens(self, num_samples: int) -> list[int]:
-        """The mark of a piece of audio."""
+        """The tokens that stand for a piece of audio."""
         return [self.begin_id, self.audio_id, self.close_id]
 
 
 @dataclass(frozen=True)
 class ChatName:
-    """What the name of a chat engine says."""
+    """What the name of a chat engine contains."""
 
     server: Server
     model: str
@@ -122,7 +122,7 @@ class ChatName:
 
     @property
     def address(self) -> str:
-        """The address without passwords and options, to be shown."""
+        """The address without passwords and options, for messages."""
         return redact.redact(self.server.url)
 
 
@@ -147,7 +147,7 @@ class ChatEngine(Answering):
 
     @property
     def used(self) -> str:
-        """One line that says what was asked for and what it cost."""
+        """One line that says how much was requested and what it cost."""
         spent = self._budget.spent
         cost = f", cost {spent.cost:.4g}" if self.name.server.price_in or self.name.server.price_out else ""
         return (
@@ -194,7 +194,7 @@ class ChatEngine(Answering):
 
 
 class _Conversation:
-    """One answer, as messages to the model."""
+    """One answer, as a conversation with the model."""
 
     def __init__(self, engine: ChatEngine, speaker: Remote, asked: Asked, sample: int) -> None:
         self.engine, self.speaker, self.asked, self.sample = engine, speaker, asked, sample
@@ -348,13 +348,13 @@ def _price(name: str, text: str) -> float:
 
 
 def _open_tag(text: str, names: Mapping[str, Any]) -> str | None:
-    """The tag that a text has opened last and not closed."""
+    """The last tag that a text opens and does not close."""
     opened = [(text.rfind(f"<{name}>"), name) for name in names if text.rfind(f"<{name}>") > text.rfind(f"</{name}")]
     return max(opened)[1] if opened else None
 
 
 def _with_text_alone(event: AnswerEvent) -> AnswerEvent:
-    """The event; a finished trace loses its tokens, for they are ours and not the model's."""
+    """The event. The tokens of a finished trace are removed, because they are our words and not the model's tokens."""
     if not isinstance(event, Finished):
         return event
     trace = event.trace

@@ -28,7 +28,7 @@ CONTROL = {
     "audio_bos_token": "<|audio_bos|>",
     "audio_eos_token": "<|audio_eos|>",
 }
-"""The names by which the processor asks for control tokens. A tokenizer without tokens for vision gives <|IMAGE|>."""
+"""The names that the processor uses for control tokens. If a tokenizer has no tokens for vision, <|IMAGE|> is used."""
 IMAGES: dict[str, Any] = {
     "image_processor_type": "Qwen2VLImageProcessor",
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
@@ -81,7 +81,7 @@ def export_vllm(model: str, out: Path, max_seconds: int | None = None) -> Path:
 
 
 def _whole(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings of the whole model, around those of the Thinker."""
+    """The settings of the whole model, which contain those of the Thinker."""
     own = dict(config)
     for key in ("architectures", "transformers_version"):
         own.pop(key, None)
@@ -108,7 +108,7 @@ def _for_seconds(mel: dict[str, Any], seconds: int) -> dict[str, Any]:
 
 
 def _tokenizer(folder: Path) -> dict[str, Any]:
-    """The tokenizer's settings, with the names by which the processor asks for control tokens."""
+    """The tokenizer's settings, with the names that the processor uses for control tokens."""
     path = folder / "tokenizer_config.json"
     settings = dict(read_json(path)) if path.is_file() else {}
     known = {token.get("content") for token in read_json(folder / "tokenizer.json").get("added_tokens", [])}
@@ -120,7 +120,7 @@ def _tokenizer(folder: Path) -> dict[str, Any]:
 
 
 def _weights(folder: Path, part: Path, shapes: Shapes) -> None:
-    """The weights under `thinker.`, one file for each that there is, so that no more than one is in memory."""
+    """Write the weights under `thinker.`, file by file, so that only one file is in memory."""
     files = sorted(folder.glob("*.safetensors"))
     head_is_there = any(name.endswith("lm_head.weight") for name in shapes)
     where: dict[str, str] = {}

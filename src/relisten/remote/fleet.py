@@ -1,4 +1,4 @@
-"""vLLM servers that answer together: the least busy one is asked, and one that fails is left out for a while.
+"""A group of vLLM servers: each request goes to the least busy one, and a server that fails is left out for a while.
 
 A request takes at most `timeout` seconds and its reply at most as many bytes as `data.servers` allows. Redirects are
 not followed, so a recording goes to the addresses that were given and to no other.
@@ -41,7 +41,7 @@ class Unreachable(ValueError):  # noqa: N818
 
 @dataclass
 class Machine:
-    """One server, and what is known of it."""
+    """One server, and what is known about it."""
 
     url: str
     model: str = ""
@@ -51,19 +51,19 @@ class Machine:
     processed: bool = False
     """Whether its log-probabilities leave out banned tokens (--logprobs-mode processed_logprobs)."""
     checked: bool = False
-    """Whether it was found to serve the right model since it last failed."""
+    """Whether it has been found to serve the right model since its last failure."""
     busy: int = 0
     """Requests that it is answering."""
     failures: int = 0
     """Failures in a row."""
     back: float = 0.0
-    """It is not asked before this time (of time.monotonic)."""
+    """It gets no requests before this time (of time.monotonic)."""
     sent: set[str] = field(default_factory=set)
-    """Pieces of audio that were sent to it."""
+    """The pieces of audio that it has received."""
 
 
 def machines(engine: str) -> list[Machine]:
-    """The servers of a comma-separated list of addresses. Raises ValueError for what is no address."""
+    """The servers of a comma-separated list of addresses. Raises ValueError if one is not an address."""
     found = []
     for url in (part.strip() for part in engine.split(",")):
         parts = urlsplit(url)
@@ -76,7 +76,7 @@ def machines(engine: str) -> list[Machine]:
 
 
 class Fleet:
-    """The servers while a session asks them. Its connections belong to one event loop."""
+    """The servers of one session. The connections belong to one event loop."""
 
     def __init__(self, machines: Sequence[Machine], model: AudioLM, timeout: float = 600.0) -> None:
         """model: what every server must serve. timeout: seconds that one request may take."""
@@ -96,7 +96,7 @@ class Fleet:
         await self._client.aclose()
 
     async def pick(self, preferred: Machine | None = None) -> Machine:
-        """The server to ask: the preferred one, or else the least busy of those that are not left out now."""
+        """The server for the next request: the preferred one if it is not left out now, or else the least busy one."""
         while True:
             now = time.monotonic()
             up = [machine for machine in self.machines if machine.back <= now]
@@ -127,7 +127,7 @@ class Fleet:
             self.give_up(failed)
 
     def give_up(self, failed: CallFailed) -> None:
-        """Raise Unreachable: it makes no sense to ask again."""
+        """Raise Unreachable."""
         listed = ", ".join(machine.url for machine in self.machines)
         raise Unreachable(f"{listed}: no server answers ({failed}); when one does, start again") from None
 
@@ -145,7 +145,7 @@ class Fleet:
             machine.busy -= 1
 
     async def check(self, machine: Machine) -> None:
-        """Find out what a server serves. Raises CallFailed: `passing` if it may answer later, else `fatal`."""
+        """Check what a server serves. Raises CallFailed: `passing` if it may answer later, else `fatal`."""
         listed = await self._json(machine, "GET", "/v1/models")
         first = _first(listed.get("data"))
         machine.model, machine.context = str(first.get("id", "")), _whole(first.get("max_model_len"))
@@ -176,7 +176,7 @@ class Fleet:
         machine.checked = True
 
     async def _probe(self, machine: Machine, body: dict[str, Any]) -> dict[str, Any]:
-        """Ask for one token, and say what is wrong if the server does not know how."""
+        """Ask for one token. Raises CallFailed that says what is wrong if the server cannot give it."""
         try:
             return await self.post(machine, GENERATE, body)
         except CallFailed as failed:
@@ -242,14 +242,16 @@ class Fleet:
 
 
 def tokens_of(reply: dict[str, Any]) -> tuple[list[int], list[float]]:
-    """The token ids in a reply and their log-probabilities. Raises CallFailed where they are not there."""
+    """The token ids in a reply and their log-probabilities. Raises CallFailed if they are missing."""
     choice = _first(reply.get("choices"))
     ids = choice.get("token_ids") or []
     told = choice.get("logprobs")
     content = (told.get("content") if isinstance(told, dict) else None) or []
     logprobs = [float(one["logprob"]) for one in content if isinstance(one, dict) and _number(one.get("logprob"))]
     whole = isinstance(ids, list) and all(type(i) is int and i >= 0 for i in ids) and len(ids) == len(logprobs)
-    if not whole or not (ids or choice.get("finish_reason")):  # a stream may tell at last only why it ends
+    if not whole or not (
+        ids or choice.get("finish_reason")
+    ):  # the last piece of a stream may have only the reason why it ends
         raise CallFailed("the reply holds no tokens with their log-probabilities", "passing")
     if choice.get("finish_reason") == "abort":
         raise CallFailed("the server gave the request up", "passing")
@@ -257,7 +259,7 @@ def tokens_of(reply: dict[str, Any]) -> tuple[list[int], list[float]]:
 
 
 def _message(content: bytes) -> str:
-    """What a server says of an error."""
+    """The message in a server's error reply."""
     text = content.decode("utf-8", "replace")
     try:
         found = json.loads(text)

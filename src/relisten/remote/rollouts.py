@@ -43,7 +43,7 @@ class RolloutEngine(VllmEngine):
         super().__init__(model, operations, max_rows, servers=servers)
         self.folder = folder.absolute()
         self.version = ""
-        """The name of the weights that the servers must hold."""
+        """The name of the weights that the servers must have."""
         self._given = 0
 
     def new_weights(self) -> None:
@@ -74,7 +74,7 @@ class RolloutEngine(VllmEngine):
         machine.sent.clear()
 
     def _push(self, machine: Machine, row: Row, reply: dict[str, Any], asked: Asked) -> bool:
-        """As in every vLLM engine, if the reply was sampled with the present weights."""
+        """As in `VllmEngine`. Raises ValueError if the reply was sampled with other weights than the trainer's."""
         choices = reply.get("choices")
         spans = (choices[0].get("weight_versions") if isinstance(choices, list) and choices else None) or []
         if odd := [span for span in spans if isinstance(span, dict) and span.get("version") != self.version]:

@@ -21,7 +21,7 @@ from relisten.engine.row import AnswerEvent
 from relisten.types import Example
 
 STEP = 0.05
-"""Seconds that a step waits for something to happen. A question that is submitted meanwhile waits as long."""
+"""The longest time in seconds that a step waits for an event. A question that is submitted meanwhile waits for it."""
 
 
 class CannotBeAsked(ValueError):  # noqa: N818
@@ -36,9 +36,9 @@ class Asked:
     example: Example
     config: GenerationConfig
     prepared: Any = None
-    """What the engine made of it for its first answer, kept for the others."""
+    """What the engine prepared for the first answer, kept for the other answers."""
     begun: bool = False
-    """Whether a server has accepted it, so that a refusal from now on is no fault of the question."""
+    """Whether a server has accepted it. If one refuses it later, the question is not the cause."""
 
 
 Converse = Callable[[Asked, int], AsyncIterator[AnswerEvent]]
@@ -77,7 +77,7 @@ class RemoteSession:
         return number
 
     def cancel(self, question: int, sample: int | None = None) -> None:
-        """Give up an answer (None: all answers of the question). Nothing more is told of it."""
+        """Give up an answer (None: all answers of the question). No more updates about it are returned."""
         for place, task in self._tasks.items():
             if place[0] == question and sample in (None, place[1]):
                 task.cancel()
@@ -86,7 +86,7 @@ class RemoteSession:
 
     @property
     def busy(self) -> bool:
-        """Whether an answer is unfinished, or something has not been told yet."""
+        """Whether an answer is unfinished, or an update has not been returned yet."""
         return bool(self._tasks or self._updates or self._broken)
 
     @property
@@ -100,7 +100,7 @@ class RemoteSession:
         return len(self._live)
 
     def step(self) -> list[Update]:
-        """Wait until something happens, but not long, and return it. Raises ValueError where nothing can be asked."""
+        """Wait for updates, at most `STEP` seconds, and return them. Raises ValueError if no question can be asked."""
         started = perf_counter()
         self.run(self._wait())
         self.seconds["server"] += perf_counter() - started
@@ -123,12 +123,12 @@ class RemoteSession:
             self._loop.close()
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Run something in the session's event loop, and wait for it."""
+        """Run a coroutine in the session's event loop, and wait for its result."""
         return self._thread.submit(self._loop.run_until_complete, work).result()
 
     @staticmethod
     def alone(work: Coroutine[Any, Any, Any]) -> Any:
-        """Run something in an event loop of its own, also where one is running already, as in a notebook."""
+        """Run a coroutine in a new event loop, also if one is already running in this thread, as in a notebook."""
         with ThreadPoolExecutor(1, "relisten-engine") as thread:
             return thread.submit(asyncio.run, work).result()
 
@@ -154,10 +154,10 @@ class RemoteSession:
                         self._changed.set()
         except CannotBeAsked as error:
             self._updates.append(Update(asked.number, 0, Failed(str(error))))
-            for other, task in self._tasks.items():  # it is told once for all of its answers
+            for other, task in self._tasks.items():  # the failure is reported once for all of its answers
                 if other[0] == asked.number and other != place:
                     task.cancel()
-        except Exception as error:  # whatever it is, the caller of `step` gets it
+        except Exception as error:  # any error is raised by `step`
             self._broken = self._broken or error
 
     def _done(self, place: tuple[int, int], task: asyncio.Task[None]) -> None:

@@ -29,21 +29,21 @@ from relisten.remote.session import Asked, CannotBeAsked, RemoteSession
 from relisten.types import Audio, Trace
 
 PIECE = 256
-"""Tokens that one request asks for at most. An answer that repeats itself is noticed between two requests."""
+"""The most tokens of one request. An answer that repeats itself is noticed between two requests."""
 TEMPERATURES = 0.01, 2.0
 """The lowest temperature above 0 and the highest that vLLM samples at."""
 MOST_REMEMBERED = 20_000
-"""Pieces of audio that a server is thought to remember."""
+"""The most pieces of audio that a server is assumed to have in its cache."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of audio as the server gets it."""
+    """A piece of audio as it is sent to a server."""
 
     url: str
     """The samples as a WAV file in a data URL."""
     uuid: str
-    """A name that depends on the samples alone, by which the server finds the piece in its cache."""
+    """A name that depends only on the samples. The server uses it to find the piece in its cache."""
 
 
 @dataclass
@@ -180,7 +180,7 @@ class VllmEngine(Answering):
         return take(row, token_ids, logprobs if exact else [float("nan")] * len(token_ids))
 
     def _failed(self, fleet: Fleet, machine: Machine, failed: CallFailed, asked: Asked, tries: int) -> None:
-        """Prepare to send a request again. Raises ValueError where that is of no use."""
+        """Prepare to send a request again. Raises ValueError if it would fail again."""
         if failed.failure == "lasting":
             if asked.begun:
                 raise ValueError(f"{machine.url}: {failed}")
@@ -191,7 +191,7 @@ class VllmEngine(Answering):
 
 
 def connect(engine: str, model: AudioLM) -> list[Machine]:
-    """The servers of `--engine`, each asked what it serves. One that does not answer is left out until it does.
+    """The servers of `--engine`, after a check of what they serve. One that does not answer is left out until it does.
 
     Raises ValueError, in one line, if none answers, or if one serves another model or cannot do what is needed.
     """

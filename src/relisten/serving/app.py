@@ -1,4 +1,4 @@
-"""The application: its addresses, and what every request has to pass and every response carries."""
+"""The application: its addresses, the checks of every request, and the headers of every response."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml",
 def build(
     make: Callable[[], Service], examples: Sequence[Example] = (), api_key: str | None = None, hosts: Sequence[str] = ()
 ) -> Guard:
-    """The application. make: gives the service, in the event loop.
+    """The application. make: makes the service; it is called in the event loop.
 
-    api_key: what clients must send as a bearer token (None: nothing). hosts: the only names under which clients may
-    address the server (empty: any name).
+    api_key: what clients must send as a bearer token (None: nothing). hosts: the only host names that clients may use
+    for the server (empty: any name).
     """
 
     @asynccontextmanager
@@ -108,7 +108,7 @@ class Guard:
 
     def _refusal(self, path: str, headers: Headers) -> RequestError | None:
         if self._hosts and _host(headers.get("host", "")) not in self._hosts:
-            # A page of another site whose name was made to mean this machine would read every answer.
+            # Otherwise another site could let its name point to this machine, and read every answer (DNS rebinding).
             return RequestError(
                 403, "this server is addressed by another name; use http://127.0.0.1 or http://localhost"
             )
@@ -120,12 +120,12 @@ class Guard:
         return None
 
     def _count(self, scope: Scope, status: int) -> None:
-        endpoint = scope.get("endpoint")  # of the few that there are, so a client cannot make up new labels
+        endpoint = scope.get("endpoint")  # there are few, so a client cannot make up new labels
         self.state.service.metrics.requests.labels(getattr(endpoint, "__name__", "none"), status).inc()
 
 
 def _digest(key: str) -> bytes:
-    """Of fixed length, so that comparing it does not tell how long the key is."""
+    """A digest of fixed length, so that the time to compare it does not tell how long the key is."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -146,7 +146,7 @@ async def _index(request: Request) -> Response:
 
 
 def _assets() -> dict[str, tuple[bytes, str]]:
-    """The page's own files and their types, by name: nothing else is ever read for a client."""
+    """The page's own files and their types, by name. Clients get no other files."""
     found = {"page.css": REPORTS / "page.css"}
     for folder in ("", "vendor/"):
         found |= {folder + path.name: path for path in (WEB / folder).iterdir() if path.is_file()}

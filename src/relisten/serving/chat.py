@@ -1,7 +1,8 @@
-"""A request in OpenAI's chat form becomes one question about one recording, or is refused with the parameter's name.
+"""Reading requests in OpenAI's chat form: each is one question about one recording, or is refused with the name of the
+parameter that is wrong.
 
-Nothing here reads a file, decodes a recording or opens a connection: a request names its recording as text in base64 or
-as an address, and other modules take it from there.
+This module reads no file, decodes no recording and opens no connection: a request has its recording as text in base64
+or as an address, which other modules handle.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from relisten.engine.generation import GenerationConfig
 from relisten.types import Segment
 
 MAX_TEXT = 20_000
-"""Characters of a question; a longer one does not fit into a small model's context anyway."""
+"""The longest question in characters. A longer one does not fit into the context of a small model anyway."""
 MAX_CHOICES = 100
 _DATA_URL = re.compile(r"data:[\w.+/-]*(?:;[\w.+-]+=[^;,]*)*;base64,", re.IGNORECASE)
 
 
 class RequestError(Exception):
-    """A request that is refused. status: of HTTP. param: the parameter that is at fault. retry_after: in seconds."""
+    """A request that is refused. status: the HTTP status. param: the parameter that is wrong. retry_after: seconds."""
 
     def __init__(self, status: int, message: str, param: str | None = None, retry_after: int | None = None) -> None:
         super().__init__(message)
@@ -33,12 +34,12 @@ class RequestError(Exception):
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a request may ask for at most."""
+    """The limits of a request."""
 
     model: str
     """The name of the model that answers; a request for another one is refused."""
     defaults: GenerationConfig
-    """Used where a request says nothing. Its `max_new_tokens` and `max_listens` are also the most that are allowed."""
+    """Used for what a request leaves out. `max_new_tokens` and `max_listens` are also the highest allowed values."""
     max_answers: int
     """The largest `n`."""
     max_bytes: int
@@ -47,7 +48,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Sent:
-    """A recording as it was sent: one of the two is given."""
+    """A recording as it was sent, in one of two ways."""
 
     base64: str | None = None
     """Its file in base64."""
@@ -68,7 +69,7 @@ class Chat:
     include_usage: bool
     """Whether the last piece of a stream counts tokens."""
     name: str
-    """What the client calls the recording. Sampling depends on it, as it does on the file's name in `relisten ask`."""
+    """The client's name for the recording. Sampling depends on it, as it depends on the file name in `relisten ask`."""
     stretch: Segment | None
     """The part of the recording that is asked about, in seconds. The model hears nothing else."""
     trace: bool
@@ -217,7 +218,7 @@ def _message(messages: Any, max_bytes: int) -> tuple[str, Sent]:
 
 
 def too_large(max_bytes: int) -> str:
-    """What is said of a recording that has more bytes than are accepted."""
+    """The message for a recording that has too many bytes."""
     return f"the recording is larger than {max_bytes:,} bytes; send a shorter or a compressed one"
 
 
@@ -320,7 +321,7 @@ def _name(given: Any) -> str:
 
 
 def read_stretch(given: Any) -> Segment | None:
-    """The part of a recording that is meant. Raises RequestError."""
+    """The part of a recording that is asked about. Raises RequestError."""
     return None if given is None else Segment(*_pair(given, "relisten.stretch", "[start, end] in seconds"))
 
 

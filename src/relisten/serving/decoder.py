@@ -1,5 +1,5 @@
-"""Recordings are decoded in processes of their own, which may die: a file that crashes a decoder, fills the memory or
-never ends takes one of them along, and the server goes on.
+"""Recordings are decoded in separate processes, because a file may crash the decoder, fill the memory or never end.
+Then one of these processes dies, and the server goes on.
 
 `python -m relisten.serving.decoder` is such a process. It reads one JSON line for each recording from stdin, and writes
 a line with the number of samples and then the samples, or a line with the reason why there are none.
@@ -25,22 +25,22 @@ from relisten.serving.chat import RequestError
 from relisten.types import Audio
 
 MEMORY = 3 << 29
-"""Bytes that a decoder may take beyond what it has when it starts. The longest recording takes a tenth of it."""
+"""Bytes of memory that a decoder may take in addition to those at its start. The longest recording takes a tenth."""
 _LINE = 1 << 20
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A recording, and what a listener should know of it."""
+    """A decoded recording, with warnings about it."""
 
     audio: Audio
     warnings: tuple[str, ...]
-    """For example that a part of it is damaged and silent."""
+    """For example that a part is damaged and was replaced by silence."""
 
 
 @dataclass
 class Decoders:
-    """A few decoding processes, which take turns. `decode` starts them as they are needed."""
+    """A few decoding processes, which are used again. `decode` starts them as they are needed."""
 
     num: int = 2
     """How many recordings are decoded at the same time."""
@@ -68,7 +68,7 @@ class Decoders:
             try:
                 async with asyncio.timeout(self.seconds):
                     found = await _converse(process, path, rate, max_seconds)
-            except (asyncio.IncompleteReadError, ConnectionError, ValueError):  # it is dead, or speaks nonsense
+            except (asyncio.IncompleteReadError, ConnectionError, ValueError):  # it has died, or its reply is malformed
                 self.num_dead += 1
                 raise RequestError(
                     400, "the recording cannot be decoded: the decoder crashed on it", "messages"
@@ -82,7 +82,7 @@ class Decoders:
                 process = None
             finally:
                 path.unlink(missing_ok=True)
-                if process is not None:  # its answer would be taken for that of the next recording
+                if process is not None:  # its reply would be taken for that of the next recording
                     _kill(process)
         told, samples = found
         warnings = tuple(str(text).replace(str(path), "the recording") for text in told.get("warnings", []))
@@ -122,7 +122,7 @@ def _kill(process: asyncio.subprocess.Process) -> None:
 async def _converse(
     process: asyncio.subprocess.Process, path: Path, rate: int, max_seconds: float
 ) -> tuple[dict[str, Any], NDArray[np.float32]]:
-    """What the process says of the recording, and its samples [T]; none if it says `error`."""
+    """The reply of a process about a recording, and the samples [T]. There are none if the reply has an `error`."""
     assert process.stdin is not None and process.stdout is not None
     asked = {"path": str(path), "rate": rate, "max_seconds": max_seconds}
     process.stdin.write(json.dumps(asked).encode() + b"\n")
@@ -132,7 +132,7 @@ async def _converse(
     return told, np.frombuffer(content, np.float32)
 
 
-# the other side
+# What follows runs in the decoding process.
 
 
 def serve() -> None:
@@ -158,7 +158,7 @@ def serve() -> None:
 
 
 def _limit() -> None:
-    """Take no more memory than `MEMORY` beyond that of now, and leave no core file."""
+    """Limit the memory of this process to what it has now and `MEMORY` more, and write no core file."""
     try:
         import resource
     except ImportError:  # Windows

@@ -1,4 +1,4 @@
-"""Every bound of the server, each an option of `relisten serve`."""
+"""The limits of the server; each is an option of `relisten serve`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `/metrics` says, in the form that Prometheus reads."""
+"""The counters that `/metrics` gives to Prometheus."""
 
 from __future__ import annotations
 
@@ -50,5 +50,5 @@ class Metrics:
             self.refusals.labels(refusal.reason).inc()
 
     def text(self) -> bytes:
-        """All of it."""
+        """All counters, in the text form of Prometheus."""
         return bytes(generate_latest(self.registry))

@@ -1,7 +1,7 @@
-"""What a client gets: answers in OpenAI's chat form, whole or in pieces, with everything of relisten in one more field.
+"""Replies: answers in OpenAI's chat form, whole or as a stream, with one more field for what only relisten has.
 
-A model writes `<think>…</think><answer>…</answer>`. The thinking goes out as `reasoning` and as `reasoning_content`,
-because clients have settled on neither name; the answer goes out as `content`.
+A model writes `<think>…</think><answer>…</answer>`. The thinking is sent as `reasoning` and as `reasoning_content`,
+because some clients read one name and some the other. The answer is sent as `content`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Splitter:
             self.answering, self._over = False, True
 
     def _answer(self, plain: str) -> str:
-        """A piece of the answer; blanks at its start and at its end are left out, as `tags.parse` leaves them out."""
+        """A piece of the answer. Blanks at its start and end are left out, as in `tags.parse`."""
         whole = self._blank + plain if self._begun else plain.lstrip()
         kept = whole.rstrip()
         self._blank = whole[len(kept) :]
@@ -72,7 +72,7 @@ class Splitter:
 
 @dataclass(frozen=True)
 class Head:
-    """What all pieces of one reply share."""
+    """The fields that all pieces of one reply share."""
 
     id: str
     model: str
@@ -124,11 +124,11 @@ def listening_delta(event: Heard | Refused) -> Json:
 
 
 def whole(answer: Answer, warnings: Sequence[str], trace: bool) -> Json:
-    """The field `relisten` of a finished answer. warnings: what was met when its recording was decoded."""
+    """The field `relisten` of a finished answer. warnings: those from decoding its recording."""
     told = as_json(answer) | {"seconds": {name: round(value, 3) for name, value in answer.seconds.items()}}
     told["warnings"] = list(warnings)
     if trace:
-        # A vLLM server may not be able to say what a token's log-probability was; JSON has no NaN.
+        # Some vLLM servers give no log-probabilities: they are NaN, which JSON does not have.
         known = [None if isnan(logprob) else logprob for logprob in answer.trace.logprobs]
         told["trace"] = asdict(answer.trace) | {"logprobs": known}
         del told["trace"]["sound"]

@@ -1,4 +1,4 @@
-"""What each address of the server does."""
+"""The handlers of the server's addresses."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ async def clip(request: Request) -> Response:
 
 
 async def models(request: Request) -> Response:
-    """`GET /v1/models`: the one model that answers, and what it can know."""
+    """`GET /v1/models`: the model that answers, and what it was trained for."""
     service: Service = request.app.state.service
     told = {
         "about": service.served.about,
@@ -172,10 +172,10 @@ def _head(service: Service) -> Head:
 
 
 class _Stream(Response):
-    """Server-sent events. They end when the client goes away, or with an error event at the deadline."""
+    """A reply of server-sent events. It ends when the client leaves, or with an error event at the deadline."""
 
     def __init__(self, first: bytes, pieces: AsyncIterator[bytes], deadline: float) -> None:
-        # X-Accel-Buffering: a proxy (nginx) must not collect pieces.
+        # X-Accel-Buffering tells a proxy (nginx) not to collect pieces.
         super().__init__(media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._first, self._rest, self._deadline = first, pieces, deadline

@@ -1,7 +1,7 @@
-"""The page of an answer that a browser kept: its question, its recording and its trace come back, and become the same
-one-file page that `relisten ask --html` writes.
+"""Saving an answer as a page: the browser sends its question, recording and trace back, and gets the same one-file page
+that `relisten ask --html` writes.
 
-The server keeps no answer. What comes back is untrusted like any request, and the page escapes all of it.
+The server keeps no answers. What comes back is as untrusted as any request, and the page escapes all of it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Running the application with uvicorn: signals, and connections that neither send nor take anything."""
+"""Running the application with uvicorn: signals, and timeouts for connections that send or read nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def make_server(app: Guard, seconds: float, ready: Callable[[], None]) -> Server
     """A server, to be started with `run([sock])`, where sock is a bound socket.
 
     It serves until SIGTERM or Ctrl-C. Then answers that have begun are finished, for at most `seconds`. ready: called
-    when requests are taken.
+    when the server accepts requests.
     """
     config = uvicorn.Config(
         app, http=Protocol, ws="none", loop="asyncio", lifespan="on", log_level="warning", access_log=False,
@@ -37,31 +37,31 @@ def make_server(app: Guard, seconds: float, ready: Callable[[], None]) -> Server
 
 
 class Server(uvicorn.Server):
-    """A server that ends with exit code 0 when it was asked to stop."""
+    """A server that ends with exit code 0 when it is asked to stop."""
 
     def __init__(self, config: uvicorn.Config, app: Guard, ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._app, self._ready = app, ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and tell that requests are taken."""
+        """Start, and call `ready`."""
         await super().startup(sockets)
         if self.started:
             self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Refuse what waits, and finish what has begun."""
+        """Refuse questions that wait, and finish answers that have begun."""
         self._app.state.service.desk.stop()
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal ends the server in order; a second Ctrl-C does not wait for answers."""
+        """The first signal lets answers finish; a second Ctrl-C does not wait for them."""
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
 
 
 class Protocol(H11Protocol):
-    """HTTP/1.1 with two more timers: for the head of a request, and for a client that stops reading."""
+    """HTTP/1.1 with two more timeouts: for the head of a request, and for a client that stops reading."""
 
     def connection_made(self, transport: Any) -> None:
         """A client has connected."""
@@ -76,12 +76,12 @@ class Protocol(H11Protocol):
         self._watch_head()
 
     def pause_writing(self) -> None:
-        """The client does not take what is sent to it."""
+        """The client reads too slowly."""
         super().pause_writing()
         self._stalled = self.loop.call_later(STALL_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """It does again."""
+        """The client reads again."""
         super().resume_writing()
         if self._stalled is not None:
             self._stalled.cancel()
@@ -94,7 +94,7 @@ class Protocol(H11Protocol):
                 timer.cancel()
 
     def _watch_head(self) -> None:
-        """Run the timer while no request is at work."""
+        """Run the timer while no request is being answered."""
         idle = self.cycle is None or self.cycle.response_complete
         if idle and self._waiting is None:
             self._waiting = self.loop.call_later(HEAD_SECONDS, self._check_head)

@@ -1,4 +1,4 @@
-"""From a request's body to the events of its answers: receive, decode, ask."""
+"""The way of a request: its body is received, its recording decoded, and its question asked."""
 
 from __future__ import annotations
 
@@ -35,16 +35,17 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Served:
-    """Whatever answers: a model in this process, or servers elsewhere."""
+    """The model that answers, in this process or on servers elsewhere."""
 
     name: str
     """What clients send as `model`."""
     rate: int
-    """Samples a second (Hz) of the recordings that it takes."""
+    """The sample rate (Hz) of its recordings."""
     session: Callable[[], AbstractContextManager[AnswerSession]]
     """Opens a batch, in the thread that runs it."""
     notice: Callable[[Trace, str, Sequence[str]], str | None]
-    """One sentence if a question lies outside of what the model knows, from its answer. Takes no time."""
+    """Given an answer's trace, its question and choices: one sentence if the question lies outside of what the model was
+    trained on, else None. It takes no time."""
     about: str | None = None
     """What a small model was trained for: a noun phrase."""
     operations: Mapping[str, Operation] = field(default_factory=lambda: offered(()))
@@ -52,7 +53,7 @@ class Served:
 
 
 class Service:
-    """A running server without its HTTP. It is made in the event loop, and closed there."""
+    """A running server without its HTTP part. It must be made and closed in the event loop."""
 
     def __init__(self, served: Served, limits: Limits, config: GenerationConfig, max_seconds: float) -> None:
         self.served, self.limits, self.config, self.max_seconds = served, limits, config, max_seconds

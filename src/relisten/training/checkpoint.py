@@ -1,4 +1,4 @@
-"""Checkpoints of a run: they are complete or absent, the newest is found again, and old ones are deleted."""
+"""Checkpoints of a run: writing them so that they are complete or absent, finding the newest, deleting old ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def latest(folder: Path) -> str | None:
 
 
 def answer_in(folder: Path, dtype: torch.dtype) -> None:
-    """Let a model that was written to a folder be loaded in this precision, whatever the precision of its file."""
+    """Set the precision in which the model in a folder is loaded, whatever the precision of its file."""
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     for part in (config, *(value for value in config.values() if isinstance(value, dict) and "dtype" in value)):
@@ -72,6 +72,6 @@ def prune(folder: Path, keep: int, best: int | None = None) -> None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Oldest first."""
+    """All checkpoints, the oldest first."""
     steps = {int(p.name.partition("-")[2]): p for p in folder.glob("checkpoint-*") if p.name[11:].isdigit()}
     return [steps[step] for step in sorted(steps)]

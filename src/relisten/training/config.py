@@ -1,4 +1,4 @@
-"""The settings of training, and all checks of them that need no data and no model. Importing it imports no torch.
+"""The settings of training, and the checks that need no data and no model. This module does not import torch.
 
 `relisten train --help` is made from these fields.
 """
@@ -219,7 +219,7 @@ REPORTS = ("tensorboard", "wandb", "trackio")
 
 
 def may_change(name: str, old: object, new: object) -> bool:
-    """Whether a run may go on with another value of a setting: it may become longer."""
+    """Whether a run may be resumed with another value of a setting. It may become longer."""
     longer = isinstance(old, int | float) and isinstance(new, int | float) and 0 < old < new
     return name == "log_steps" or (name in ("steps", "epochs") and longer)
 

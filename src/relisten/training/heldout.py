@@ -1,7 +1,7 @@
-"""Held-out questions: the model that is trained answers them now and then, which shows what the training changes.
+"""Held-out questions, which the model answers at intervals during training, so that its progress can be measured.
 
-The answers are generated as in use, in the format of the run, and greedily, so that they depend on the weights alone. A
-checkpoint is kept of the step with the highest accuracy.
+The answers are generated with the engine, in the format of the run, and greedily, so that they depend only on the
+weights. The checkpoint with the highest accuracy is kept.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ACCURACY, QUESTIONS = "eval_accuracy", "eval_questions"
 
 
 def ask(engine: Engine, examples: Sequence[Example], config: GenerationConfig) -> list[dict[str, float]]:
-    """What each answer was worth: `right`, `well_formed`, `segments` (how many were heard), `failed`.
+    """The scores of each answer: `right`, `well_formed`, `segments` (how many were heard), `failed`.
 
     An answer to a question with choices is right if the choice that it declares is the right one, as in `relisten
     eval` (`exact` in its summary.json). A question that could not be asked counts as wrong and as failed.
@@ -61,7 +61,7 @@ def _judged(example: Example, trace: Trace) -> dict[str, float]:
 
 
 def figures(answers: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Accuracy, and what the answers were like, over all questions. Those that failed are only in the accuracy."""
+    """Accuracy and the means of the other scores. Questions that failed count only in the accuracy."""
     asked = [one for one in answers if not one["failed"]]
     return {
         ACCURACY: sum(one["right"] for one in answers) / len(answers),
@@ -73,7 +73,7 @@ def figures(answers: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def evaluated(history: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
-    """The figures of each step at which the held-out questions were asked, from the log of `Trainer`."""
+    """The figures of each evaluation by its step, from the log of `Trainer`."""
     return {int(line["step"]): line for line in history if ACCURACY in line}
 
 
@@ -92,9 +92,9 @@ def has_stalled(history: Sequence[Mapping[str, Any]], patience: int) -> bool:
 
 
 class HeldOutQuestions(TrainerCallback):
-    """Says when the questions are asked, keeps the best checkpoint, names it in run.json, and stops early if asked to.
+    """Schedules the evaluations, keeps the best checkpoint, names it in run.json, and stops early if `patience` is set.
 
-    All of this follows from the log in the checkpoints, so that a resumed run decides as an undisturbed one.
+    All decisions depend on the log in the checkpoints, so a resumed run decides as an undisturbed one.
     """
 
     def __init__(self, config: TrainingConfig) -> None:
@@ -131,7 +131,7 @@ class HeldOutQuestions(TrainerCallback):
 
 
 def told(config: TrainingConfig, history: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What a finished run says of the held-out questions: the accuracy at its first step, its last, and its best."""
+    """Lines about the held-out questions for the end of a run: the first, the last and the best accuracy."""
     found, best = evaluated(history), best_step(history)
     if best is None:
         return []

@@ -1,7 +1,8 @@
-"""The private names of transformers that the trainers override, all in this file.
+"""All overrides of private methods of `transformers.Trainer`.
 
-Any release may rename or remove them. `CHECKED` says for which versions the tests passed, and pyproject.toml has the
-upper bound. `missing()` finds a name that is gone, so that no run starts with an override that is never called.
+Any release may rename or remove these methods. `CHECKED` names the versions for which the tests passed, and
+pyproject.toml has the upper bound. `missing()` finds methods that are gone, so that no run starts with an override that
+is never called.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from relisten.training.config import TrainingConfig
 from relisten.training.progress import not_finite, tell
 
 CHECKED = "5.16.1 to 5.23"
-"""Versions of transformers; the upper bound in pyproject.toml is the next one."""
+"""Versions of transformers. The upper bound in pyproject.toml is the next one."""
 PRIVATE: dict[str, tuple[str, ...]] = {
     "_prepare_for_training": ("max_steps", "train_dataloader", "resume_from_checkpoint"),
     "_load_from_checkpoint": ("resume_from_checkpoint", "model"),
@@ -44,7 +45,7 @@ def missing() -> list[str]:
 
 
 class HookedTrainer(Trainer):
-    """`transformers.Trainer` whose checkpoints are complete or absent, and alike whether weights are split or not."""
+    """`transformers.Trainer` with checkpoints that are complete or absent, alike for whole and for split weights."""
 
     audio_lm: AudioLM
     config: TrainingConfig
@@ -52,7 +53,7 @@ class HookedTrainer(Trainer):
     """The precision in which the trained model is saved, and in which it answers."""
     sharding: sharding.Sharding | None
     latest_loss: Tensor | None = None
-    """That of the latest step, for a checkpoint of NaN is not to be written."""
+    """The loss of the latest step. If it is NaN, no checkpoint is written."""
 
     def __init__(self, **kwargs: Any) -> None:
         if gone := missing():
@@ -67,27 +68,27 @@ class HookedTrainer(Trainer):
         raise NotImplementedError
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write a checkpoint that can be asked and evaluated: whole weights or an adapter, with what belongs to them.
+        """Write a checkpoint that can be loaded as a model: whole weights or an adapter, with settings and tokenizer.
 
-        The weights are in the precision in which they are trained, so that a run goes on exactly.
+        The weights have the precision in which they are trained, so that a resumed run continues exactly.
         """
         weights = None if self.sharding is None else self.sharding.weights(self.model)
         if self.args.should_save:
             self.write(Path(output_dir or self.args.output_dir), None, weights)
 
     def write(self, folder: Path, dtype: torch.dtype | None, weights: dict[str, Tensor] | None) -> None:
-        """Write the model. It will answer in `saved_dtype`, whatever the precision `dtype` in the file."""
+        """Write the model in the precision `dtype`. It will be loaded in `saved_dtype`, whatever that precision is."""
         adapted = adapter.settings(self.audio_lm.module) is not None
         self.audio_lm.save(folder, None if adapted else dtype, weights)
         if not adapted:
             checkpoint.answer_in(folder, self.saved_dtype)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted, because Trainer would count the tokens of a batch, which is not one of tensors yet."""
+        """Returns 0, because Trainer would count tokens in a batch of tensors, and this batch has no tensors yet."""
         return 0
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
-        """As Trainer does, but for DeepSpeed it would look for a checkpoint in DeepSpeed's own format."""
+        """As in Trainer. But with DeepSpeed, Trainer would look for a checkpoint in DeepSpeed's own format."""
         folder = resume_from_checkpoint if self.is_deepspeed_enabled else None
         prepared = super()._prepare_for_training(
             max_steps, train_dataloader, None if folder else resume_from_checkpoint
@@ -119,7 +120,7 @@ class HookedTrainer(Trainer):
         self._stretch_schedule(written["_last_lr"])
 
     def _stretch_schedule(self, before: list[float]) -> None:
-        """If the run has become longer, so has its schedule: go on at the rate that it has at this step now.
+        """Set the learning rate of the present schedule, which has become longer if the run has.
 
         before: the rate of each group of parameters in the checkpoint.
         """

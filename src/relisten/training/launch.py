@@ -1,4 +1,4 @@
-"""How `accelerate launch` was told to split models among processes; read from the environment, without torch."""
+"""How models are split among processes, as `accelerate launch` says in the environment. Does not import torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def kind() -> str:
 
 
 def check(optimizer: str, lora: int) -> None:
-    """Raises ValueError, in one line, for what does not work with split models."""
+    """Raises ValueError, in one line, for settings that do not work with split models."""
     if optimizer == "muon":
         raise ValueError(f"muon needs whole matrices, which {kind()} splits; set optimizer to adamw")
     if lora:

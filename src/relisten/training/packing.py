@@ -8,7 +8,7 @@ from relisten.training.batch import Encoded
 
 
 def num_tokens(row: Sequence[Encoded]) -> int:
-    """How many tokens a packed row of these traces has; what they share counts once."""
+    """The number of tokens in a packed row of these traces. What they share counts once."""
     shared = {one.recording: one.shared for one in row}
     return sum(shared.values()) + sum(len(one.trace.token_ids) - one.shared for one in row)
 

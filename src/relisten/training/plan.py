@@ -1,6 +1,6 @@
-"""What a run is going to do, decided before torch or a model is loaded: its data, its batches, the number of steps.
+"""The plan of a run, made before torch or a model is loaded: its data, its batches, the number of steps.
 
-Everything that can be wrong with settings, data and rewards is found here, so that a mistake is told in a second.
+All errors in settings, data and rewards are found here, so that a mistake is reported in a second.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Rows = Callable[[int], Sequence[Any]]
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What a run is going to do. `config` is what was asked for, fitted to the data."""
+    """The plan of a run. `config` is what the user asked for, fitted to the data."""
 
     config: SftConfig | GrpoConfig
     rows: Rows
@@ -46,7 +46,7 @@ class TrainingPlan:
     held_out: list[Example] = field(default_factory=list)
     """The questions of `eval_data`."""
     notes: list[str] = field(default_factory=list)
-    """What was fitted, and what a user should know before the run, one line each."""
+    """Lines about what was fitted, and what a user should know before the run."""
 
     def lines(self) -> list[str]:
         """What to print before the run starts."""
@@ -93,7 +93,7 @@ def planned(config: SftConfig | GrpoConfig, weights: bool = True) -> TrainingPla
 
 @contextmanager
 def sole_run(config: TrainingConfig) -> Iterator[None]:
-    """Hold the run folder while this process trains. Raises ValueError if another process trains in it."""
+    """Lock the run folder while this process trains. Raises ValueError if another process trains in it."""
     if not is_first_process():  # the others write no metrics
         yield
         return

@@ -1,4 +1,4 @@
-"""How a training run went, from its metrics.jsonl: every metric over the steps, as numbers and as a chart."""
+"""The metrics of a training run over its steps, from metrics.jsonl, as numbers and as a chart."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 """The title of a panel and the metrics in it; `reward_*` stands for all metrics that begin with `reward_`."""
 FIRST = ("reward", "accuracy", "segment", "listen")
-"""Metrics whose names begin so come first; the rest follows in the order in which it was logged."""
+"""Metrics whose names begin with these come first. The others follow in the order in which they were logged."""
 NOT_DRAWN = ("epoch", "eval_seconds", "forward_tokens")
-"""Metrics that say how far a run is and what it takes, not how it goes."""
+"""Metrics about progress and cost, which are not drawn."""
 MOST_PANELS = 24
 LARGEST = 1e100
 """Values beyond this are left out, like NaN: a chart cannot show them."""
@@ -45,7 +45,7 @@ LARGEST = 1e100
 
 @dataclass(frozen=True)
 class Series:
-    """One metric over the steps that have it."""
+    """One metric, at the steps that have it."""
 
     name: str
     steps: list[int]
@@ -55,7 +55,7 @@ class Series:
 def read_metrics(folder: Path) -> list[Series]:
     """Every metric of a run that is a number. When a step was logged twice, the later line counts.
 
-    ValueError where there is no metric, or a line without a step.
+    Raises ValueError if there is no metric, or if a line has no step.
     """
     path = folder / "metrics.jsonl"
     if not path.is_file():
@@ -139,7 +139,7 @@ def _smooth(values: Sequence[float]) -> NDArray[np.float64]:
 
 
 def _names(patterns: tuple[str, ...], known: Collection[str]) -> list[str]:
-    """The known names that some patterns stand for, in the patterns' order."""
+    """The known names that match the patterns, in the order of the patterns."""
     return [
         name
         for pattern in patterns

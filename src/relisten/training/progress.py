@@ -1,4 +1,4 @@
-"""What a training run shows: its plan, a progress bar, the expected time, what has changed, and what to do next."""
+"""The output of a training run: a progress bar, the expected time, what has changed, and the next commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from relisten.training.config import GrpoConfig, TrainingConfig
 CURVES_EVERY = 60.0
 """Seconds, at least, between two drawings of the curves: a drawing takes a few seconds itself."""
 TIMED_STEPS = 3
-"""After this many steps the expected time is told. The first step is left out, because it is slower."""
+"""After this many steps the expected time is printed. The first step is not counted, because it is slower."""
 
 
 class TrainingProgress(TrainerCallback):

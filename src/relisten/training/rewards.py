@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 FORMAT, ACCURACY, SEGMENT = 0.5, 0.5, 0.5
 FINAL = ".,;:!?。，；：！？ \t\n"
-"""What may follow an answer without making it another one."""
+"""Characters that may follow an answer without changing it."""
 BREAK, MOST_BREAKS = -0.1, 5
 ROUNDING = 1e-3
 """Seconds. Times of segments are sums of floats."""
@@ -40,7 +40,7 @@ ROUNDING = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class TracedResponse(Response):
-    """What a response says, and what only its trace knows."""
+    """A parsed response, with facts that only its trace has."""
 
     heard: tuple[Segment, ...]
     """Segments that count for rewards. `interleaved`: those that were heard again. `grounded`: no audio is inserted, so

@@ -48,8 +48,8 @@ def roll_out(
 ) -> tuple[list[list[Rollout]], dict[str, str]]:
     """A group of answers to each example, rewarded, and why an example could not be asked, by its id.
 
-    Another example of `examples` is asked once more in place of such a one, so that there are as many groups as ever.
-    Raises ValueError where none can be asked. `seconds` gains the time of `rollout` and of `reward`; `engine.usage` is
+    In place of such an example another one is asked once more, so that the number of groups stays the same.
+    Raises ValueError if none can be asked. `seconds` gains the time of `rollout` and of `reward`; `engine.usage` is
     that of the whole rollout.
     """
     started = perf_counter()
@@ -88,7 +88,7 @@ def set_advantages(groups: Sequence[Sequence[Rollout]], normalise: bool, leave_o
 
 
 def measure(rollout: Rollout) -> dict[str, float]:
-    """Figures of one rollout. Figures that do not exist (the mean length of no segments) are left out."""
+    """Figures of one rollout. Those that do not exist, such as the mean length of no segments, are left out."""
     heard = rollout.response.heard
     figures = {
         "reward": rollout.reward,

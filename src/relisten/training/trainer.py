@@ -77,8 +77,8 @@ class PackedTrainer(HookedTrainer):
             self.accelerator.backward(loss)
 
     def accumulating(self, model: Any, last: bool) -> AbstractContextManager[Any]:
-        """Around a forward and its backward pass. Whole models add up gradients over the processes after the last pass
-        of a batch. Split models do so after each, because a process would otherwise hold the gradients of all weights.
+        """A context for a forward and its backward pass. Whole models add up gradients over the processes after the
+        last pass of a batch. Split models do so after each, or a process would hold the gradients of all weights.
         """
         return nullcontext() if last or self.sharding is not None else self.accelerator.no_sync(model)
 
