@@ -1,4 +1,4 @@
-"""What `relisten.ask` gives in Python: answers that show themselves in a notebook and save themselves as a page."""
+"""`relisten.ask` for Python. Its answers can be shown in a notebook and saved as a page."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ShownAnswer(Answer):
     question: str = ""
     choices: tuple[str, ...] = ()
     name: str = "the recording"
-    """What the page calls the recording."""
+    """The name of the recording on the page."""
     model: str = ""
 
     def save(self, path: Path | str) -> Path:
@@ -124,7 +124,9 @@ def ask(
     started = perf_counter()
     # Sampling depends on the name: as in the command `relisten ask`, the folder is no part of it.
     name = "the recording" if isinstance(audio, Audio) else Path(audio).name
-    given = choices if isinstance(choices, str) else tuple(choices)  # a text is refused with a word, not taken apart
+    given = (
+        choices if isinstance(choices, str) else tuple(choices)
+    )  # a single text is refused later, and must not become a tuple of letters
     example = Example(name, audio if isinstance(audio, Audio) else Path(audio), question, given)  # type: ignore[arg-type]
     loaded, make = open_engine(model, engine)
     loaded = offering(loaded, operations)

@@ -1,4 +1,4 @@
-"""The command line: which commands there are, and how errors leave it.
+"""The command line: the list of commands, and how errors are reported.
 
 Each command is a plain typed function in commands/, imported when it is run: `relisten --help` imports no torch.
 To add one, write the function there and name it here.
@@ -26,7 +26,7 @@ HELP = {"--help", "-h"}
 
 
 def _shown(default: Any) -> str:
-    """As one would type it."""
+    """A default value as a user would type it."""
     if isinstance(default, tuple):
         return " ".join(map(str, default)) or "none"
     return "none" if default is None else str(default) or '""'
@@ -91,7 +91,7 @@ _add(app, "commands.doctor:doctor", "Say what is installed and whether a model a
 
 
 def standalone(function: Callable[..., int], name: str) -> App:
-    """One typed function as a command line of its own, for `main` or `run`: a script with the manners of `relisten`."""
+    """A command line for one typed function, for scripts that should behave like `relisten`."""
     single = App(name=name, suppress_keyboard_interrupt=False, default_parameter=lists, help_format="markdown")
     single.default(function)
     return single
@@ -99,7 +99,7 @@ def standalone(function: Callable[..., int], name: str) -> App:
 
 def main(tokens: Sequence[str] | None = None, commands: App = app) -> None:
     """The `relisten` script."""
-    # Closed by the caller (`>&-`), they are None, which every print would have to know.
+    # If the caller has closed them (`>&-`), they are None, and every print would fail.
     nowhere = Path(os.devnull).open("w")  # noqa: SIM115
     sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
     for stream in (sys.stdout, sys.stderr):
@@ -109,9 +109,9 @@ def main(tokens: Sequence[str] | None = None, commands: App = app) -> None:
 
 
 def run(tokens: Sequence[str], commands: App = app) -> int:
-    """Run one command; the exit code. A user's mistake gives one line on stderr, and code 2."""
+    """Run one command and return the exit code. A user's mistake gives one line on stderr and code 2."""
     given = list(tokens)
-    for name in ("COLUMNS", "LINES"):  # 0 is how some terminals say that they do not know
+    for name in ("COLUMNS", "LINES"):  # some terminals set them to 0 if they do not know
         if not os.environ.get(name, "80").strip("0"):
             del os.environ[name]
     debug = "--debug" in given or os.environ.get("RELISTEN_DEBUG", "0") not in ("", "0")
@@ -149,19 +149,19 @@ def run(tokens: Sequence[str], commands: App = app) -> int:
 
 
 def _tell_all(tokens: Sequence[str], commands: App) -> None:
-    """A command's own page gives its whole docstring; lists of commands, which import none, the lines above."""
+    """Let the help of one command show its whole docstring. Lists of commands show the lines above, without imports."""
     _, apps, _ = commands.parse_commands(tokens)
     if apps[-1].default_command is not None:
         apps[-1].help = None
 
 
 def _fail(error: BaseException, debug: bool, explain: Callable[[Any], str] = str) -> int:
-    """One line on stderr; the traceback only when asked for."""
+    """Print one line on stderr. With --debug, raise the error instead."""
     if debug:
         raise error
     message = " ".join(redact(explain(error)).split()) or type(error).__name__
     line = "relisten: " + "".join(c if c.isprintable() else "�" for c in message)
-    if "tqdm" in sys.modules:  # a progress bar may be open, at whose end the line would stand
+    if "tqdm" in sys.modules:  # otherwise the line might be printed at the end of a progress bar
         sys.modules["tqdm"].tqdm.write(line, file=sys.stderr)
     else:
         print(line, file=sys.stderr)
@@ -169,14 +169,14 @@ def _fail(error: BaseException, debug: bool, explain: Callable[[Any], str] = str
 
 
 def _os_error(error: OSError) -> str:
-    """The file, and what the system says of it; some errors name only one of them."""
+    """The file and the system's message; some errors have only one of them."""
     reason = error.strerror or str(error) or f"the system gives no reason ({type(error).__name__})"
     where = [str(name) for name in (error.filename, error.filename2) if name is not None]
     return f"{' and '.join(where)}: {reason}" if where else reason
 
 
 def _wrong_usage(error: CycloptsError, name: str) -> str:
-    """What cyclopts says, and where to read on."""
+    """The message of cyclopts, and the command that prints the help."""
     names = [name, *(error.command_chain or [])]
     if isinstance(error, UnknownCommandError):
         # Cyclopts would import every command to suggest one.

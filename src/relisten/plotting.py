@@ -1,4 +1,4 @@
-"""The look that all charts of relisten share, and how a figure is written to a file. matplotlib is imported when used.
+"""The style that all charts share, and writing figures to files. matplotlib is imported only when it is used.
 
 Colours are those of Okabe and Ito, which stay distinct for people who see fewer colours; marks differ as well.
 """
@@ -49,7 +49,7 @@ def is_wide(figure: Any) -> bool:
 
 
 def look(index: int) -> dict[str, Any]:
-    """Colour and mark of the run at that place."""
+    """The colour and mark of a run, by its place."""
     found = {"color": COLOURS[index % len(COLOURS)], "marker": MARKS[index % len(MARKS)], "markersize": 5}
     return found | ({} if index < len(COLOURS) else {"markerfacecolor": "white"})
 

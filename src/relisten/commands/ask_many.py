@@ -26,7 +26,7 @@ from relisten.types import Example
 
 Line = dict[str, Any]
 _ANSWER = ("answer_prediction", "thinking_prediction", "relisten", "error")
-"""What a line says of its answer."""
+"""The keys of a line that belong to its answer."""
 
 
 def ask_many(questions: Path, out: Path | None, config: GenerationConfig, options: ModelOptions) -> int:
@@ -81,7 +81,7 @@ def _answer(
 
 
 def _question(example: Example, folder: Path) -> Line:
-    """A question's own object, without what another model's answer to it may have left there."""
+    """A question's own object, without the keys of an answer that another model may have left in it."""
     return {key: value for key, value in records.record_from_example(example, folder).items() if key not in _ANSWER}
 
 
@@ -98,7 +98,7 @@ def _check_same(out: Path, asked: Mapping[str, Line], settings: Line) -> None:
 
 
 def _told(line: Line) -> Line:
-    """What relisten wrote beside the answer; an empty dict if the line has none, or something else under that name."""
+    """The object under `relisten` in a line; an empty dict if there is none."""
     told = line.get("relisten")
     return told if isinstance(told, dict) else {}
 

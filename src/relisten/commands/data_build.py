@@ -1,4 +1,4 @@
-"""`relisten data build` and `relisten data stats`: two training sets from recordings with times, and what they hold."""
+"""`relisten data build` and `relisten data stats`: make two training sets from labelled recordings; describe them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def build(
 
 
 def _trouble(made: dict[str, Any], out: Path) -> str:
-    """Why a build, a shard or an estimate is not what it should be; empty where it is."""
+    """What went wrong in a build, a shard or an estimate; empty if nothing did."""
     if made["stopped"]:
         return f"stopped early: {made['stopped']}; start again to go on"
     if failed := made.get("failed"):
@@ -70,7 +70,7 @@ def _trouble(made: dict[str, Any], out: Path) -> str:
 
 
 def summary(manifest: dict[str, Any]) -> Table:
-    """How many clips and questions got how far, why the others did not, and what it took."""
+    """A table of how many clips and questions reached each stage, why others did not, and the cost."""
     counts, spent, blind = manifest["counts"], manifest["calls"]["all"], manifest["blind"]
     measured = (
         f"{blind['accuracy']:.3f}" if blind["accuracy"] or not blind["num"] else "not measured: too few questions"
@@ -95,7 +95,7 @@ def _calls(spent: dict[str, Any]) -> str:
 
 
 def shard(made: dict[str, Any]) -> str:
-    """What a shard took, and what to do next."""
+    """The cost of a shard, and what to do next."""
     if made["stopped"]:
         return f"shard {made['shard']}: {_calls(made['calls'])}"
     return (
@@ -118,7 +118,7 @@ def _reasons(what: str, reasons: dict[str, int]) -> dict[str, int]:
 
 
 def estimate(made: dict[str, Any]) -> Table:
-    """What a sample took, and what the whole would."""
+    """The cost of a sample, and an estimate for the whole build."""
     rows = {
         f"{name.replace('_', ' ')} of all {made['clips']:,} clips": value if name == "cost" else round(value)
         for name, value in made["whole"].items()

@@ -49,7 +49,7 @@ def show(file: Path, id: str, /, *, html: Path | None = None, max_seconds: float
 
 
 def read(file: Path, id: str) -> tuple[Example, tuple[Event, ...], dict[str, str]]:
-    """An example, its events and its descriptions; the example of a file of recordings has no question."""
+    """An example with its events and descriptions. In a file of recordings, the example has no question."""
     for number, row in enumerate(records.read(file), start=1):
         name = str(row.get("id") or Path(str(row.get("audio_path"))).stem)
         if id not in (name, str(number)):
@@ -75,7 +75,7 @@ def events_of(row: Mapping[str, Any]) -> Iterator[Event]:
 
 
 def segments_of(example: Example) -> tuple[Segment, ...]:
-    """The segments of the chain of thought; without a chain, those of the label `segments`."""
+    """The segments of the chain of thought; if there is no chain, those of the label `segments`."""
     if example.cot:
         return tags.parse(example.cot, tags.EVERY).segments
     listed = example.labels.get("segments")
@@ -110,7 +110,7 @@ def _print(out: Console, example: Example, events: Sequence[Event], texts: Mappi
 
 
 def _label(event: Event, duration: float, width: int) -> Text:
-    """A bar under the waveform where the event is heard, with its label beside it."""
+    """A bar under the waveform at the time of an event, with its label beside it."""
     scale = width / max(duration, 1e-9)
     first = min(max(int(event.start * scale), 0), width - 1)
     bar = "▔" * max(min(round(event.end * scale), width) - first, 1)
@@ -121,7 +121,7 @@ def _label(event: Event, duration: float, width: int) -> Text:
 
 
 def _answer(example: Example, events: Sequence[Event], texts: Mapping[str, str], heard: Audio) -> Any:
-    """The example in the form in which the page shows answers: its chain, then labels and descriptions."""
+    """The example as an answer that the page can show: its chain of thought, then labels and descriptions."""
     from relisten.engine.answer import Answer
 
     labels = [f"{event.label} <seg>{event.start:.2f}, {event.end:.2f}</seg>" for event in events]
@@ -168,7 +168,7 @@ def validate(file: Path, /, *, recordings: bool = True) -> int:
 
 
 def faults(line: bytes, number: int, folder: Path, seen: dict[str, int], recordings: bool = True) -> Iterator[str]:
-    """Everything that is wrong with one line. seen: the ids so far and their lines; this one is added."""
+    """Everything that is wrong with one line. seen: the lines of the ids so far; the id of this line is added."""
     try:
         row = records.parsed(line, f"line {number}") or {}
         example = records.example_from_record(row, folder)
@@ -230,7 +230,7 @@ def _time_faults(example: Example, row: Mapping[str, Any], duration: float | Non
 
 @lru_cache(maxsize=1024)
 def _duration(path: Path) -> float:
-    """The length of a recording in seconds; it is opened once for all its questions."""
+    """The length of a recording in seconds. The file is read once for all questions about it."""
     return audio.duration(path)
 
 

@@ -121,7 +121,7 @@ def eval_file(
 
 @dataclass(frozen=True)
 class _Task:
-    """What a run and its controls have in common."""
+    """The settings that a run and its controls share."""
 
     benchmark: Benchmark | None
     path: Path
@@ -138,7 +138,7 @@ class _Task:
     make: EngineFactory
 
     def settings(self, asking: Asking) -> dict[str, Any]:
-        """What config.json says of a run. A run may continue on another device, or on other servers."""
+        """The settings in config.json, without the device and the servers, so that a run may continue on others."""
         shard = f"{asking.shard[0]}/{asking.shard[1]}"
         asked = {"questions": self.path, **asdict(self.options), **asdict(asking), "shard": shard}
         settings = asked | asdict(self.generation)
@@ -151,7 +151,7 @@ class _Task:
         return settings | self.hashes
 
     def title(self, asking: Asking) -> str:
-        """What a table of a run is called."""
+        """The title of a run's table."""
         parts = [self.path.name, self.options.name, self.generation.format, f"hears {asking.hears}"]
         if asking.recording != "own":
             parts.append(f"prompt holds {asking.recording}")
@@ -161,7 +161,7 @@ class _Task:
 
 
 def _run(task: _Task, asking: Asking, out: Path) -> int:
-    """Ask, score and print one run; how many questions could not be asked."""
+    """Ask, score and print one run. Returns how many questions could not be asked."""
     path, generation, benchmark = task.path, task.generation, task.benchmark
     num = asking.samples * len(task.examples[asking.shard[0] :: asking.shard[1]])
     _start(out, task.settings(asking) | {"num_answers": num})
@@ -212,7 +212,7 @@ def _compared(out: Path, failed: Failed, title: str) -> list[Table]:
 
 
 def _list() -> int:
-    """Print what is known of each benchmark. No table: an address must stay on one line to be copied."""
+    """Print a few lines about each benchmark. It is not a table, so that addresses stay on one line."""
     for benchmark in BENCHMARKS.values():
         if (about := benchmark.about) is not None:
             lines = [

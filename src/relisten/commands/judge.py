@@ -28,7 +28,7 @@ from relisten.reports.table import terminal_table
 from relisten.reports.text import console
 
 ATTEMPTS = 4
-"""Replies to one request that are read before it counts as not judged."""
+"""How many replies to one request are tried before the answer counts as not judged."""
 
 
 def judge(
@@ -102,7 +102,7 @@ def _benchmark(run: Run) -> tuple[Benchmark, Judge]:
 
 
 def _with_rows(run: Run, benchmark: Benchmark, questions: Path | None) -> list[tuple[Record, Row]]:
-    """Each answer with the entry of its question. Raises ValueError if the question file is gone, or is another."""
+    """Each answer with the entry of its question. Raises ValueError if the question file is missing or differs."""
     path = questions or Path(str(run.config.get("questions", "")))
     if not path.is_file():
         raise ValueError(f"{run.folder}: its questions, {path}, are not there; name the file with --questions")

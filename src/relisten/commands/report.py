@@ -68,7 +68,7 @@ def report(
 
 
 def _papers(given: Sequence[str], runs: Sequence[Run]) -> dict[str, PaperRow]:
-    """What --paper says: RUN=ROW."""
+    """The rows that --paper gives, as RUN=ROW."""
     found = {}
     for pair in given:
         name, _, key = pair.rpartition("=")

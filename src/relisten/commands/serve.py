@@ -99,7 +99,7 @@ def serve(
 
 
 def _check(host: str, port: int, api_key: str | None, insecure: bool) -> None:
-    """Raises ValueError where the server would be open to everybody by mistake."""
+    """Raises ValueError if the server would be open to everybody by mistake."""
     if not 0 <= port <= 65_535:
         raise ValueError(f"--port {port}: ports are 0 to 65535")
     if api_key is not None:
@@ -123,7 +123,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """A socket on the address, before the model is loaded. Raises ValueError if it is taken or not known."""
+    """A socket on the address, bound before the model is loaded. Raises ValueError if the address cannot be used."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         sock = socket.socket(family, kind, protocol)
@@ -155,6 +155,6 @@ def served(options: ModelOptions, max_rows: int) -> Served:
     model, make = options.open(live=True)
     engine = make(model, max_rows=max_rows)
     about = None if model.scope is None else model.scope.about
-    # Where a model lies on this machine is nobody's business.
+    # Clients need not know the folder of the model.
     name = Path(options.name).name if Path(options.name).exists() else options.name
     return Served(name, model.rate, engine.session, partial(notice_of, model), about, engine.operations)

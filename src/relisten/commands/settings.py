@@ -1,4 +1,4 @@
-"""Settings from a YAML file, under those given on the command line."""
+"""Settings from a YAML file. Options on the command line win."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_VALUES = 10_000
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The settings in a file; none in an empty one. Raises ValueError where it holds anything else."""
+    """The settings in a file; {} if it is empty. Raises ValueError if it holds anything else."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"{path}: is larger than {MAX_BYTES:,} bytes, which no file of settings is")
@@ -33,7 +33,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _check_size(path: Path, value: Any, left: list[int]) -> None:
-    """Raise ValueError where a file holds more values than settings need, each alias counted where it stands.
+    """Raise ValueError if a file has more values than settings need. Each alias counts as what it stands for.
 
     A few lines of aliases of aliases stand for billions of values.
     """
@@ -47,7 +47,7 @@ def _check_size(path: Path, value: Any, left: list[int]) -> None:
 
 
 def from_yaml(app: Any, commands: Any, arguments: Any) -> None:
-    """Fill every setting that the command line leaves out from the file it names (a cyclopts config)."""
+    """Read the settings that the command line leaves out from the file that it names (a cyclopts config)."""
     for argument in arguments:
         if argument.field_info.name == "settings" and argument.tokens:
             path = Path(argument.tokens[0].value)

@@ -1,4 +1,4 @@
-"""What a person sees while a model answers: the reasoning as it comes, each segment as it is heard again."""
+"""Output on the terminal while a model answers: the reasoning as it is written, and each segment that is heard."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from relisten.engine.answer import Answer
 
 LONGEST_TAG = 16
-"""Characters; what starts with `<` and grows longer is no tag of ours, and is printed at once."""
+"""Characters. If a text that starts with `<` is longer, it is no tag, and is printed at once."""
 
 
 class Typist:
-    """Prints a stream: tags dim, segments in the colour they have on the strip, a mark after each that was heard.
+    """Prints a stream. Tags are dim; segments have their colour on the strip, and a mark if they were heard.
 
-    On a terminal, lines break between words; elsewhere the text is left as it is.
+    On a terminal, lines break between words. Otherwise the text is not changed.
     """
 
     def __init__(self, console: Console) -> None:
@@ -68,7 +68,7 @@ class Typist:
         self._end_word()
 
     def flush(self) -> None:
-        """Print what is held back."""
+        """Print all text that was held back."""
         self._print(self._held)
         self._held = ""
         self._end_word()
@@ -116,7 +116,7 @@ class Typist:
 
 
 def show_answer(console: Console, answer: Answer, choices: tuple[str, ...]) -> None:
-    """The answer in bold, and what a reader should know of how it came about."""
+    """Print the answer in bold, and a note if a limit has ended it."""
     console.print()
     if answer.answer is None:
         console.print(Text("No answer: the model wrote none between <answer> and </answer>.", "bold yellow"))
@@ -130,14 +130,14 @@ def show_answer(console: Console, answer: Answer, choices: tuple[str, ...]) -> N
 
 
 def show_strip(console: Console, audio: Audio, listens: list[Listen]) -> None:
-    """The waveform with what was heard again."""
+    """Print the waveform with the segments that were heard again."""
     width = max(min(console.width, 120), 20)
     console.print()
     console.print(draw(audio, [listen.segment for listen in listens], width))
 
 
 def show_seconds(console: Console, seconds: dict[str, float], path: Path | None) -> None:
-    """One dim line at the end."""
+    """Print the times on one dim line."""
     console.print()
     console.print(Text(" · ".join(f"{name} {value:.1f} s" for name, value in named_seconds(seconds).items()), "dim"))
     if path is not None:

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -48,47 +48,41 @@ class Decoders:
     """Wall-clock seconds that a recording may take."""
     num_dead: int = 0
     """How many processes died or were ended because of a recording."""
-    _idle: list[asyncio.subprocess.Process] = field(default_factory=list)
-    _slots: asyncio.Semaphore | None = None
-    _folder: TemporaryDirectory[str] | None = None
-    _count: int = 0
+
+    def __post_init__(self) -> None:
+        self._idle: list[asyncio.subprocess.Process] = []
+        self._slots = asyncio.Semaphore(self.num)
+        self._folder = TemporaryDirectory(prefix="relisten-serve-")
+        self._count = 0
 
     async def decode(self, content: bytes, rate: int, max_seconds: float) -> Decoded:
         """A recording, mono, at `rate` (Hz). Raises RequestError in one line if the file cannot be used."""
-        if self._slots is None:
-            self._slots, self._folder = asyncio.Semaphore(self.num), TemporaryDirectory(prefix="relisten-serve-")
         async with self._slots:
             self._count += 1
-            assert self._folder is not None
             path = Path(self._folder.name) / f"recording-{self._count}"
             await asyncio.to_thread(path.write_bytes, content)
             del content
-            process: asyncio.subprocess.Process | None = self._idle.pop() if self._idle else await _start()
-            assert process is not None
+            process = self._idle.pop() if self._idle else await _start()
             try:
                 async with asyncio.timeout(self.seconds):
-                    found = await _converse(process, path, rate, max_seconds)
-            except (asyncio.IncompleteReadError, ConnectionError, ValueError):  # it has died, or its reply is malformed
-                self.num_dead += 1
-                raise RequestError(
-                    400, "the recording cannot be decoded: the decoder crashed on it", "messages"
-                ) from None
-            except TimeoutError:
-                self.num_dead += 1
-                said = f"the recording cannot be decoded: it took longer than {self.seconds:g} s"
-                raise RequestError(400, said, "messages") from None
-            else:
+                    told, samples = await _converse(process, path, rate, max_seconds)
                 self._idle.append(process)
-                process = None
+            except (asyncio.IncompleteReadError, ConnectionError, ValueError):  # it has died, or its reply is malformed
+                raise self._lost("the decoder crashed on it") from None
+            except TimeoutError:
+                raise self._lost(f"it took longer than {self.seconds:g} s") from None
             finally:
                 path.unlink(missing_ok=True)
-                if process is not None:  # its reply would be taken for that of the next recording
+                if process not in self._idle:  # its reply would be taken for that of the next recording
                     _kill(process)
-        told, samples = found
         warnings = tuple(str(text).replace(str(path), "the recording") for text in told.get("warnings", []))
         if "error" in told:
             raise RequestError(400, str(told["error"]).replace(str(path), "the recording"), "messages")
         return Decoded(Audio(samples, rate), warnings)
+
+    def _lost(self, why: str) -> RequestError:
+        self.num_dead += 1
+        return RequestError(400, f"the recording cannot be decoded: {why}", "messages")
 
     async def warm(self) -> None:
         """Start the processes, so that the first recording does not wait for one."""
@@ -100,8 +94,7 @@ class Decoders:
             _kill(process)
             await process.wait()
         self._idle.clear()
-        if self._folder is not None:
-            self._folder.cleanup()
+        self._folder.cleanup()
 
 
 async def _start() -> asyncio.subprocess.Process:
