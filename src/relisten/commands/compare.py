@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Annotated
 
 from relisten import records
+from relisten.commands.options import PREDICTIONS, PredictionOptions
 from relisten.evals.comparison import compare as compare_runs
 from relisten.evals.comparison import to_json
-from relisten.evals.figures import Failed
 from relisten.evals.predictions import read_runs
 from relisten.reports.table import terminal_table
 from relisten.reports.tables import comparison_tables
@@ -17,9 +18,7 @@ from relisten.reports.text import console
 
 def compare(
     *runs: Path,
-    questions: Path | None = None,
-    key: str | None = None,
-    failed: Failed = "wrong",
+    given: Annotated[PredictionOptions, PREDICTIONS] = PredictionOptions(),
     out: Path | None = None,
 ) -> int:
     """Say how accuracy changes from one run to another on the same questions, by group, and how sure that is.
@@ -29,20 +28,13 @@ def compare(
     runs
         The run to start from, then the other: output folders of `relisten eval`, or files of anybody's predictions
         (.jsonl or .json). The shards of one run count as one.
-    questions
-        The file of questions, where predictions hold ids alone.
-    key
-        The name under which files hold their predictions, if `relisten score` does not know it.
-    failed
-        How a question without an answer counts. wrong: as wrong. first-choice: as choices[0], like the
-        paper's release.
     out
         Folder for comparison.json and a chart (SVG) of each grouping.
     """
-    found = read_runs(runs, questions, key)
+    found = read_runs(runs, given.questions, given.key)
     if len(found) != 2:
         raise ValueError(f"two runs are compared, and {len(found)} were named; name the first run, then the other")
-    change = compare_runs(found[0], found[1], failed=failed)
+    change = compare_runs(found[0], found[1], failed=given.failed)
     for name, table in comparison_tables(change).items():
         console().print(terminal_table(table, "" if name == "all" else f"by {name.replace('_', '-')}"))
     notes = [note for run in found for note in run.notes]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import Group, Parameter
 
 from relisten import records, remote
+from relisten.evals.figures import Failed
 from relisten.fields import documented
 from relisten.models import weight_files
 from relisten.reports.text import console, printable
@@ -25,8 +26,26 @@ if TYPE_CHECKING:
 OUTPUT = Parameter(group=Group("Output", sort_key=1))
 GENERATION = Parameter(name="*", group=Group("Generation", sort_key=2))
 """For an argument that is a `GenerationConfig`: each of its fields becomes an option."""
+PREDICTIONS = Parameter(name="*")
+"""For an argument that is a `PredictionOptions`."""
 MODEL = Parameter(name="*", group=Group("Model and recording", sort_key=3))
 """For an argument that is a `ModelOptions`."""
+
+
+@documented
+@dataclass(frozen=True)
+class PredictionOptions:
+    """How files of predictions are read and counted."""
+
+    questions: Path | None = None
+    """The file of questions, if files of predictions contain only ids. Questions without a prediction then count as
+    failed."""
+    key: str | None = None
+    """The name under which files contain their predictions, if it is not answer_prediction, model_prediction or
+    model_output."""
+    failed: Failed = "wrong"
+    """How a question without an answer counts. wrong: as wrong. first-choice: as choices[0], as in the paper's release,
+    which gives points for nothing (see docs/evaluation.md)."""
 
 
 @documented

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from relisten import records
+from relisten.commands.options import PREDICTIONS, PredictionOptions
 from relisten.evals.benchmarks import BENCHMARKS, export
-from relisten.evals.figures import Failed, summary, write_summary
+from relisten.evals.figures import summary, write_summary
 from relisten.evals.predictions import read_predictions
 from relisten.reports.accuracy import flat_table, shown
 from relisten.reports.table import csv_table, markdown_table
@@ -19,9 +21,7 @@ def score(
     files: tuple[Path, ...],
     /,
     *,
-    questions: Path | None = None,
-    key: str | None = None,
-    failed: Failed = "wrong",
+    given: Annotated[PredictionOptions, PREDICTIONS] = PredictionOptions(),
     out: Path | None = None,
     export_as: str | None = None,
     export_to: Path | None = None,
@@ -37,14 +37,6 @@ def score(
     files
         Files (.jsonl or .json) with predictions under answer_prediction, model_prediction or model_output, or folders
         that `relisten eval` wrote (the shards of one run).
-    questions
-        The file of questions, where the predictions hold ids alone. Questions without a prediction then count as
-        failed.
-    key
-        The name under which files hold their predictions, if it is another one.
-    failed
-        How a question without an answer counts. wrong: as wrong. first-choice: as choices[0], as in the paper's
-        release, which gives points for nothing (see docs/evaluation.md).
     out
         Write the figures to this file: all of them as JSON (.json), or accuracy by group as a table (.csv or .md).
     export_as
@@ -54,7 +46,7 @@ def score(
     """
     if not files:
         raise ValueError("name a file of predictions, or a folder that `relisten eval` wrote")
-    if (export_as is not None or export_to is not None) and None in (export_as, export_to, questions):
+    if (export_as is not None or export_to is not None) and None in (export_as, export_to, given.questions):
         raise ValueError("--export-as, --export-to and --questions go together")
     if out is not None and out.suffix.lower() not in ("", ".json", *FORMATS):
         raise ValueError(f"--out {out}: figures are written as .json, .csv or .md; name a file that ends so")
@@ -63,17 +55,17 @@ def score(
         raise ValueError(
             f"--export-as {export_as}: no benchmark with a script of its own; there are {', '.join(scripts)}"
         )
-    given = read_predictions(files, questions, key)
-    result = summary(given.records, given.format, failed)
+    found = read_predictions(files, given.questions, given.key)
+    result = summary(found.records, found.format, given.failed)
     screen = console()
-    screen.print(shown(result, f"{files[0].name} · {given.key}", given.format))
-    for note in given.notes:
+    screen.print(shown(result, f"{files[0].name} · {found.key}", found.format))
+    for note in found.notes:
         screen.print(note, soft_wrap=True)
     if out is not None and out.suffix.lower() in FORMATS:
-        records.write_atomic(out, FORMATS[out.suffix.lower()](flat_table(result, given.format)), follow=True)
+        records.write_atomic(out, FORMATS[out.suffix.lower()](flat_table(result, found.format)), follow=True)
     elif out is not None:
-        write_summary(out, result | {"key": given.key, "notes": given.notes}, follow=True)
-    if export_as is not None and export_to is not None and questions is not None:
-        without = export(BENCHMARKS[export_as], questions, given.records, export_to, failed, follow=True)
+        write_summary(out, result | {"key": found.key, "notes": found.notes}, follow=True)
+    if export_as is not None and export_to is not None and given.questions is not None:
+        without = export(BENCHMARKS[export_as], given.questions, found.records, export_to, given.failed, follow=True)
         screen.print(f"{export_to}: written, {without} without an answer", soft_wrap=True)
     return 0
