@@ -26,7 +26,14 @@ class Budget:
 
     def book(self, call: Call) -> None:
         """Add what a call took."""
-        self.spent = self.spent.plus(call)
+        self.spent = Spent(
+            self.spent.calls + 1,
+            self.spent.failed + bool(call.error),
+            self.spent.attempts + call.attempts,
+            self.spent.prompt_tokens + call.prompt_tokens,
+            self.spent.completion_tokens + call.completion_tokens,
+            self.spent.cost + call.cost,
+        )
 
     @contextmanager
     def reserve(self, asked: float, replied: float, prices: Prices) -> Iterator[None]:

@@ -95,17 +95,6 @@ class Spent:
         """Tokens of prompts and of replies together."""
         return self.prompt_tokens + self.completion_tokens
 
-    def plus(self, call: Call) -> Spent:
-        """These sums with one more call."""
-        return Spent(
-            self.calls + 1,
-            self.failed + bool(call.error),
-            self.attempts + call.attempts,
-            self.prompt_tokens + call.prompt_tokens,
-            self.completion_tokens + call.completion_tokens,
-            self.cost + call.cost,
-        )
-
 
 class Store:
     """The store of a build. Any thread may read; one thread of its own writes. Use it in a `with`, or close it."""

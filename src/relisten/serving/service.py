@@ -44,8 +44,8 @@ class Served:
     session: Callable[[], AbstractContextManager[AnswerSession]]
     """Opens a batch, in the thread that runs it."""
     notice: Callable[[Trace, str, Sequence[str]], str | None]
-    """Given an answer's trace, its question and choices: one sentence if the question lies outside of what the model was
-    trained on, else None. It takes no time."""
+    """Given an answer's trace, its question and choices: one sentence if the question lies outside of what the model
+    was trained on, else None. It takes no time."""
     about: str | None = None
     """What a small model was trained for: a noun phrase."""
     operations: Mapping[str, Operation] = field(default_factory=lambda: offered(()))
