@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
+from relisten.training import plots
 from relisten.types import Audio, Example
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -24,6 +25,16 @@ torch.set_num_threads(1)
 # A busy machine is no fault of the code.
 settings.register_profile("relisten", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("relisten")
+
+
+training_curves = plots.training_curves
+plots.training_curves = lambda metrics, picture: None  # drawing takes longer than a tiny model's whole training
+
+
+@pytest.fixture
+def curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that uses this trains as users do: the curves are drawn."""
+    monkeypatch.setattr(plots, "training_curves", training_curves)
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

@@ -33,10 +33,10 @@ SHARED = {
     "save_steps": 1, "log_steps": 1, "data": "scenes/questions.jsonl", "model": "tiny",
 }  # fmt: skip
 SFT = {"format": "interleaved"}
-GRPO = {
+UNASKED = {
     "mini_batch_size": 4, "group_size": 4, "max_new_tokens": 8, "rewards": ("processes_rewards:shortness",),
-    "eval_data": "scenes/questions.jsonl", "eval_steps": 1,
 }  # fmt: skip
+GRPO = UNASKED | {"eval_data": "scenes/questions.jsonl", "eval_steps": 1}
 LORA = {"lora": 4, "learning_rate": 1e-2}
 RUNS = Path(__file__).parent.parent / "runs"
 HOW = ["two", "fsdp", *["zero"][: sys.platform == "linux"]]  # where the tests' own extras bring DeepSpeed
@@ -71,15 +71,18 @@ import os
 import shutil
 import sys
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 import torch
 from accelerate import Accelerator, DistributedType, PartialState
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, training_args
-from relisten.training import grpo, losses, progress, trainer as training
+from relisten.training import grpo, losses, plots, progress, trainer as training
 from relisten.training.config import GrpoConfig, SftConfig
 from relisten.training.grpo import train_grpo
 from relisten.training.sft import train_sft
+if "zero" in {HOW!r}:
+    import deepspeed  # accelerate imports it where it is installed
 
 def started():  # both ranks of DDP, and when they are done those of FSDP2 and ZeRO-3; in each of them its name
     for name, port, more in zip({HOW!r}, sys.argv[1:], ({{}}, {sharded()!r}, {zero()!r})):
@@ -105,9 +108,10 @@ if name == "zero":  # the same for DeepSpeed, which itself trains on CPUs as wel
     PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
     PartialState.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
     training_args.is_torch_bf16_gpu_available = lambda: True
-    from deepspeed.comm import torch as backend
     from deepspeed.runtime.zero import GatheredParameters
-    backend.build_shm_op = lambda: None  # a faster exchange, which it would compile, and wait for a lock to do so
+    backend = import_module("deepspeed.comm.torch")  # `from deepspeed.comm import torch` is torch itself
+    assert backend.build_shm_op
+    backend.build_shm_op = lambda: None  # a faster exchange, which it would compile for half a minute
 whole = training.train
 def watched(trainer, *more):
     folder = whole(trainer, *more)
@@ -119,6 +123,7 @@ def watched(trainer, *more):
     torch.save(mine, f"{{trainer.config.output.name}}-{{trainer.args.process_index}}.pt")
     return folder
 training.train = watched
+plots.training_curves = lambda *_: None  # they take longer than the training
 losses.CHUNK = 4096  # log-probabilities in several chunks
 class Stopped(Exception): pass
 def stop(self, arguments, state, control, **_):
@@ -158,13 +163,13 @@ if name != "two":
     train_sft(SftConfig(output=Path(begun + "-" + name + "-sft"), **{SHARED | SFT!r}))
     half = {SHARED | SFT | {"bf16": True, "model": "half"}!r}
     stopped_once(train_sft, SftConfig(output=Path(name + "-half"), **half))
-    train_grpo(GrpoConfig(output=Path(name + "-bf16"), **{SHARED | {"bf16": True}!r}, **{GRPO!r}))
+    train_grpo(GrpoConfig(output=Path(name + "-bf16"), **{SHARED | UNASKED | {"bf16": True, "steps": 1}!r}))
 if name == "two":  # adapters train in whole models alone
-    first, then = {SHARED | SFT | LORA!r}, {SHARED | GRPO | LORA | {"model": "two-lora-sft/model"}!r}
+    first, then = {SHARED | SFT | LORA!r}, {SHARED | UNASKED | LORA | {"model": "two-lora-sft/model"}!r}
     train_sft(SftConfig(output=Path("two-lora-sft"), **first))
     stopped_once(train_grpo, GrpoConfig(output=Path("two-lora-grpo"), **then))
 if name != "fsdp":  # which makes its steps as DDP does; DeepSpeed makes them within the backward pass
-    minis = {{**{SHARED!r}, **{GRPO!r}, "steps": 3, "mini_batch_size": 2}}
+    minis = {SHARED | UNASKED | {"steps": 3, "mini_batch_size": 2}!r}
     train_grpo(GrpoConfig(output=Path(name + "-minis"), **minis))
 torch.distributed.destroy_process_group()
 """
@@ -189,7 +194,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
             one.bind(("127.0.0.1", 0))
         ports = [str(one.getsockname()[1]) for one in free]
     command = [sys.executable, "train.py", *ports]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder

@@ -243,6 +243,7 @@ def test_an_answer_cut_short_can_be_left_out(work: Path, tmp_path: Path) -> None
     assert all(torch.equal(without[name], again[name]) for name in without), "it has no part in anything"
 
 
+@pytest.mark.usefixtures("curves")
 def test_a_run_explains_itself(work: Path, tmp_path: Path) -> None:
     made = trainer(work, tmp_path / "run", steps=3, sample_steps=2, report_to=("tensorboard",))
     training.train(made)

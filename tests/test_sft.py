@@ -22,7 +22,7 @@ import yaml
 from safetensors.torch import load_file
 from tiny import TINY
 
-from relisten.cli import app
+from relisten import cli
 from relisten.data.worlds.scene_files import write_scenes
 from relisten.models import load, nano
 from relisten.training import hooks
@@ -57,6 +57,7 @@ def losses(folder: Path) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
+@pytest.mark.usefixtures("curves")
 def test_the_loss_falls_and_the_model_that_is_written_loads(work: Path, tmp_path: Path) -> None:
     folder = train_sft(config(work, tmp_path / "run", steps=12, save_steps=50, learning_rate=1e-2))
     found = losses(tmp_path / "run")
@@ -71,20 +72,16 @@ def test_the_loss_falls_and_the_model_that_is_written_loads(work: Path, tmp_path
 
 
 def test_kill_9_and_the_same_command_give_the_undisturbed_run(work: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from relisten.cli import main; main()", "train", "sft"]
+    command = [sys.executable, "-m", "relisten.cli", "train", "sft"]
     settings = {
-        "data": work / "scenes" / "questions.jsonl", "model": work / "tiny", "steps": 40, "batch-size": 2,
+        "data": work / "scenes" / "questions.jsonl", "model": work / "tiny", "steps": 20, "batch-size": 2,
         "device-batch-size": 2, "learning-rate": 1e-3, "save-steps": 2, "format": "interleaved", "bf16": "false",
     }  # fmt: skip
     given = [f"--{name}={value}" for name, value in settings.items()]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-    def start(folder: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [*command, *given, "--output", str(tmp_path / folder)], env=environment, stderr=subprocess.DEVNULL
-        )
-
-    killed = start("killed")
+    killed = subprocess.Popen(
+        [*command, *given, "--output", str(tmp_path / "killed")], env=environment, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 900
     while not list((tmp_path / "killed" / "checkpoints").glob("checkpoint-*/trainer_state.json")):
         assert killed.poll() is None and time.monotonic() < deadline, "no checkpoint appeared"
@@ -92,7 +89,8 @@ def test_kill_9_and_the_same_command_give_the_undisturbed_run(work: Path, tmp_pa
     killed.send_signal(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
     assert not (tmp_path / "killed" / "model").exists(), "it had finished: nothing was resumed"
-    assert start("killed").wait() == 0 and start("whole").wait() == 0
+    for folder in ("killed", "whole"):
+        assert cli.run([*command[3:], *given, "--output", str(tmp_path / folder)]) == 0
     resumed, whole = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("killed", "whole"))
     assert resumed.keys() == whole.keys()
     for name, value in whole.items():
@@ -325,7 +323,7 @@ def test_the_settings_in_runs_are_read_whole(name: str) -> None:
     """Once a command called `data` hid the key of that name."""
     kind, file = name.split()
     path = Path(__file__).parent.parent / "runs" / f"{file}.yaml"
-    _, bound, _ = app.parse_args(["train", kind, str(path)], exit_on_error=False, print_error=False)
+    _, bound, _ = cli.app.parse_args(["train", kind, str(path)], exit_on_error=False, print_error=False)
     given = yaml.safe_load(path.read_text())
     read = vars(bound.arguments["config"])
     for key, value in given.items():
