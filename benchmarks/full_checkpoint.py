@@ -34,7 +34,7 @@ def write(folder: Path, layers: int | None = None) -> int:
     """Write the checkpoint; returns its bytes. layers: of the text model (None: all 28; 2: everything is tiny)."""
     config, vocab, bins = settings(layers)
     if layers != TINY_LAYERS:
-        config.vision_config = seven().vision_config  # it is never used, but a real checkpoint has it
+        config.vision_config = seven().config.vision_config  # it is never used, but a real checkpoint has it
     config.dtype = torch.bfloat16
     config.architectures = ["Qwen2_5OmniThinkerForConditionalGeneration"]
     folder.mkdir(parents=True, exist_ok=True)

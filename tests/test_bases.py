@@ -15,7 +15,6 @@ from relisten.engine.generation import GenerationConfig
 from relisten.engine.operations import crop
 from relisten.engine.scripted import END, ScriptedEngine, script
 from relisten.remote import open_engine
-from relisten.training import dry_run
 from relisten.training.batch import encode
 from relisten.types import Audio, Example, Segment
 
@@ -85,8 +84,6 @@ def test_a_type_that_is_not_known_names_those_that_are(tmp_path: Path) -> None:
 def test_what_only_qwen2_5_omni_can_do_is_refused_for_others(folders: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match=r"only Qwen2\.5-Omni can answer on vLLM"):
         open_engine(str(folders["voxtral"]), "http://localhost:1")
-    with pytest.raises(ValueError, match=r"knows the shapes of Qwen2\.5-Omni only, and this is voxtral"):
-        dry_run.shape_of(str(folders["voxtral"]))
 
 
 def test_mistrals_own_file_and_a_saved_model_have_the_same_tokens(folders: dict[str, Path], tmp_path: Path) -> None:

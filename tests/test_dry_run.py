@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bases import BASES, qwen3_omni_moe
 from tiny import TINY
 
 from benchmarks.training import peak_bytes
 from relisten.cli import run
 from relisten.data.worlds.scene_files import write_scenes
-from relisten.models import nano
-from relisten.models.qwen2_5_omni import Qwen2_5Omni
+from relisten.models import adapter, nano
 from relisten.training import dry_run, memory
 from relisten.training import trainer as training
 from relisten.training.batch import encode, model_inputs, pack
@@ -52,10 +52,11 @@ def examples(num: int) -> list[Example]:
     return [Example(str(n), Audio(s), "What is it?", (), "bell", "a dog barks " * 40) for n, s in enumerate(samples)]
 
 
-def peak_of_a_step(model: Qwen2_5Omni, num: int) -> tuple[float, memory.Forward]:
+def peak_of_a_step(model: Any, num: int) -> tuple[float, memory.Forward]:
     """The most bytes that a real forward and backward pass of `num` rows held, without gradients of weights."""
-    encoded = [encode(model, example, "grounded") for example in examples(num)]
-    batch = pack([[one] for one in encoded])
+    model.module.set_attn_implementation("sdpa")
+    asked = examples(num)
+    batch = pack([[encode(model, example, "grounded")] for example in asked])
     for parameter in model.module.parameters():
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
@@ -63,31 +64,51 @@ def peak_of_a_step(model: Qwen2_5Omni, num: int) -> tuple[float, memory.Forward]
     found: dict[str, float] = {}
     with peak_bytes(found):
         token_logprobs_of(model, model_inputs(batch))[0].sum().backward()
-    audio = sum(listen.num_tokens for one in encoded for listen in one.trace.listens)
-    return found["peak"], memory.Forward(*batch.input_ids.shape, audio)
+    frames = sum(model.num_encoder_frames(len(one.audio.samples)) for one in asked if isinstance(one.audio, Audio))
+    return found["peak"], memory.Forward(*batch.input_ids.shape, frames)
 
 
-def as_it_is(model: Qwen2_5Omni) -> None:
+def shape(model: Any) -> memory.Shape:
+    return memory.Shape(type(model.module), model.module.config, 4)
+
+
+def as_it_is(model: Any) -> None:
     """Train the weights."""
 
 
-def with_adapters(model: Qwen2_5Omni) -> None:
+def with_adapters(model: Any) -> None:
     training.set_trained(model, config(lora=4, model="tiny"))
 
 
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("prepare", [as_it_is, with_adapters])
-def test_activations_are_those_of_a_real_step(recompute: bool, prepare: Callable[[Qwen2_5Omni], None]) -> None:
+def test_activations_are_those_of_a_real_step(recompute: bool, prepare: Callable[[Any], None]) -> None:
     model = nano.create([TEXT] * 2, WIDE)
-    model.module.set_attn_implementation("sdpa")
     prepare(model)
     if recompute:
         model.module.gradient_checkpointing_enable()
     real, forward = peak_of_a_step(model, 4)
     rank = 4 if prepare is with_adapters else 0
-    shape = nano.create([TEXT] * 2, WIDE).module.config
-    reckoned = memory.activations(shape, forward, torch.float32, config(lora=rank), recompute, rank)
+    plain = shape(nano.create([TEXT] * 2, WIDE))
+    reckoned = memory.activations(plain, forward, torch.float32, config(lora=rank), recompute, rank)
     assert reckoned == pytest.approx(real, rel=0.25)
+
+
+@pytest.mark.parametrize("make", [*BASES.values(), qwen3_omni_moe], ids=lambda make: make.__name__)
+def test_every_base_is_reckoned_from_its_folder(make: Callable[[], Any], tmp_path: Path) -> None:
+    """Once, only Qwen2.5-Omni was."""
+    model = make()
+    model.save(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    plain, counting, notes = dry_run.shape_of(str(tmp_path))
+    assert (plain.module, plain.own_bytes, notes) == (type(model.module), 4, [])
+    assert counting.text(TEXT) == len(model.encode(TEXT)) and counting.audio(48_000) == len(model.audio_tokens(48_000))
+    n = memory.counts(plain, config(lora=4))
+    assert n.total == sum(parameter.numel() for parameter in model.module.parameters())
+    real, forward = peak_of_a_step(model, 4)
+    assert memory.activations(plain, forward, torch.float32, config(), False) == pytest.approx(real, rel=0.25)
+    with_adapters(model)
+    assert n.adapters == sum(parameter.numel() for parameter in adapter.parameters(model.module).values())
 
 
 def test_the_counts_are_those_of_the_real_model() -> None:
@@ -98,7 +119,7 @@ def test_the_counts_are_those_of_the_real_model() -> None:
     training.set_trained(model, config(lora=4, model="tiny"))
     added = sum(p.numel() for p in model.module.parameters() if p.requires_grad)
     plain = nano.create([TEXT] * 2, TINY).module
-    n = memory.counts(plain.config, config(lora=4))
+    n = memory.counts(memory.Shape(type(plain), plain.config, 4), config(lora=4))
     assert n.adapters == added and n.total == sum(p.numel() for p in plain.parameters())
     assert n.layer < n.total and n.root < n.total
 
@@ -108,10 +129,10 @@ def test_what_stays_in_memory_is_what_a_gpu_held() -> None:
     tower, and its audio tower had fewer adapters than today."""
     text_and_attention = ("*.[qkvo]_proj", "*.gate_proj", "*.up_proj", "*.down_proj")
     settings = config(lora=64, lora_modules=text_and_attention)
-    shape = dry_run.seven()
-    n = memory.counts(shape, settings)
+    seven = dry_run.seven()
+    n = memory.counts(seven, settings)
     with torch.device("meta"):
-        module = type(nano.create([TEXT] * 2, TINY).module)(shape)
+        module = seven.module(seven.config)
     vision = sum(p.numel() for name, p in module.named_parameters() if "visual" in name)
     held = 2 * (n.total - vision) + (memory.MASTER + memory.ADAM) * n.adapters
     assert held / 2**30 == pytest.approx(17.48, rel=0.02)
@@ -119,16 +140,16 @@ def test_what_stays_in_memory_is_what_a_gpu_held() -> None:
 
 def test_more_gpus_need_less_each_and_settings_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "activations", lambda _1, _2, _3, _4, recompute, _5: 2.0 if recompute else 7.0)
-    shape, forward = nano.create([TEXT] * 2, TINY).module.config, memory.Forward(2, 200, 100)
+    tiny, forward = replace(shape(nano.create([TEXT] * 2, TINY)), own_bytes=2), memory.Forward(2, 200, 200)
     settings = GrpoConfig(data="none", output=Path("none"), bf16=True)
-    two, four = ({need.way: need for need in memory.needs(settings, shape, 2, forward, n)} for n in (2, 4))
+    two, four = ({need.way: need for need in memory.needs(settings, tiny, forward, n)} for n in (2, 4))
     for way in ("FSDP2", "ZeRO-3"):
         half, quarter = two[f"full, {way} on 2"], four[f"full, {way} on 4"]
         for part in ("weights", "gradients", "optimizer", "reference"):
             assert getattr(half, part) == 2 * getattr(quarter, part) > 0
         assert half.whole == quarter.whole and (half.activations, half.other_activations) == (7.0, 2.0)
     assert two["full, DDP"].gradients == four["full, DDP"].gradients
-    [lora, full] = memory.needs(replace(settings, kl=0.0, lora=8), shape, 2, forward, 1)
+    [lora, full] = memory.needs(replace(settings, kl=0.0, lora=8), tiny, forward, 1)
     assert (lora.way, full.way) == ("LoRA, rank 8", "full, one GPU")
     assert lora.reference == full.reference == 0 and lora.optimizer < full.optimizer
     assert lora.rollout < lora.update and lora.weights < full.weights

@@ -106,6 +106,10 @@ class AudioLM(Protocol):
     def num_audio_tokens(self, num_samples: int) -> int:
         """How many audio tokens a piece of audio of that many samples takes; 0 if it is too short to encode."""
 
+    def num_encoder_frames(self, num_samples: int) -> int:
+        """How many frames the layers of its audio encoder compute for a piece of audio of that many samples, with the
+        silence that a window is filled up with. The memory that training needs is reckoned from it."""
+
     def audio_tokens(self, num_samples: int) -> list[int]:
         """The tokens that stand for a piece of audio in the sequence: begin, placeholders, end.
 

@@ -164,6 +164,10 @@ class CausalAudioLM:
         """See `AudioLM.num_audio_tokens`."""
         raise NotImplementedError
 
+    def num_encoder_frames(self, num_samples: int) -> int:
+        """See `AudioLM.num_encoder_frames`: as in most models, two for each audio token."""
+        return 2 * self.num_audio_tokens(num_samples)
+
     def audio_tokens(self, num_samples: int) -> list[int]:
         """Begin, one placeholder for each audio token, end."""
         around = [[] if i is None else [i] for i in (self.audio_begin_id, self.audio_end_id)]

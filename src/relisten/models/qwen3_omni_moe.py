@@ -64,6 +64,10 @@ class Qwen3OmniMoe(CausalAudioLM):
         seconds, rest = divmod(frames, CHUNK)
         return CHUNK_TOKENS * seconds + -(-rest // 8)
 
+    def num_encoder_frames(self, num_samples: int) -> int:
+        """Frames that the encoder's layers compute: one for each audio token."""
+        return self.num_audio_tokens(num_samples)
+
     def features(self, audio: Audio) -> Tensor:
         """Log-mel [mel bins, frames] of one piece of audio, filled up with silence to whole frames, as in vLLM.
 

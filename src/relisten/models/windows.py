@@ -51,6 +51,10 @@ class WindowedAudioLM(CausalAudioLM):
         after_conv = (self.num_frames(num_samples) - 1) // 2 + 1
         return max(0, (after_conv - 2) // 2 + 1)
 
+    def num_encoder_frames(self, num_samples: int) -> int:
+        """Frames that the encoder's layers compute: always whole windows."""
+        return self.num_windows(num_samples) * int(self.module.config.audio_config.max_source_positions)
+
     def features(self, audio: Audio) -> Tensor:
         """Log-mel [mel bins, frames + edge] of one piece of audio; see `AudioLM.features`."""
         self.check_rate(audio)

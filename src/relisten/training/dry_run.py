@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2_5OmniThinkerConfig
-
 from relisten import audio, models, tags
-from relisten.models import adapter
-from relisten.models.base import Prompts, read_prompts
+from relisten.models import adapter, qwen2_5_omni
+from relisten.models.base import AudioLM, Prompts
 from relisten.models.folder import read_json
 from relisten.training.batch import response_text
 from relisten.training.config import GrpoConfig, SftConfig
-from relisten.training.memory import GB, Forward, Need, cache_bytes, needs
+from relisten.training.memory import GB, Forward, Need, Shape, cache_bytes, needs
 from relisten.training.plan import TrainingPlan
 from relisten.types import Audio, Example, Format
 
@@ -35,6 +32,8 @@ class Size:
 
     audio: int
     """Tokens of its recording, and of the segments that its chain of thought names, if they are inserted."""
+    frames: int
+    """Frames of the audio encoder for these."""
     text: int
     """Tokens of its prompt and of what is learnt from."""
 
@@ -45,13 +44,18 @@ class Size:
 
 
 @dataclass(frozen=True)
-class _Counting:
-    """How tokens are counted."""
+class Counting:
+    """How a model counts, without its weights."""
 
-    tokenizer: PreTrainedTokenizerBase | None
+    text: Callable[[str], float]
+    """Tokens of a text."""
+    audio: Callable[[int], int]
+    """Tokens of a piece of audio of so many samples, with those around it."""
+    frames: Callable[[int], int]
+    """Frames of the audio encoder for such a piece."""
+    rate: int
+    """Samples per second."""
     prompts: Prompts
-    rate: float
-    """Audio tokens per second."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +87,7 @@ def reckoned(plan: TrainingPlan, gpus: int, gpu_memory: float) -> DryRun:
     Raises ValueError, in one line, if the shape of the model cannot be read.
     """
     config = plan.config
-    shape, own_bytes, folder, lines = shape_of(config.model)
-    tokenizer = None if folder is None else _tokenizer(folder)
-    if tokenizer is None:
-        lines.append(f"Its tokenizer is not on this machine, so tokens are estimated: {LETTERS:g} letters each.")
-    counting = _Counting(tokenizer, Prompts() if folder is None else read_prompts(folder), _audio_rate(folder))
+    shape, counting, lines = shape_of(config.model)
     places = range(0, plan.num_rows, max(1, plan.num_rows // MOST_EXAMPLES))[:MOST_EXAMPLES]
     sizes = [size for place in places for size in _sizes(plan.rows(place), config, counting)]
     rows = [size.total for size in sizes]
@@ -100,85 +100,90 @@ def reckoned(plan: TrainingPlan, gpus: int, gpu_memory: float) -> DryRun:
         + (", without the answers that are sampled." if isinstance(config, GrpoConfig) else ".")
     )
     length = max(max(rows), min(config.device_tokens, round(_row(config, sizes))))
-    share = sum(size.audio for size in sizes) / sum(rows)
+    share, frames = (sum(found) / sum(rows) for found in ([s.audio for s in sizes], [s.frames for s in sizes]))
     num = max(1, config.device_tokens // length)
     lines.append(
         f"A forward pass has up to {num * length:,} tokens (device_tokens), {share:.0%} of them audio;"
         f" gradient_checkpointing is {'on' if config.gradient_checkpointing else 'off'}."
     )
     grpo = isinstance(config, GrpoConfig)
-    context = int(shape.text_config.max_position_embeddings)
+    context = int(shape.text.max_position_embeddings)
     longest = min(context, max(rows) + config.max_new_tokens) if isinstance(config, GrpoConfig) else 0
-    found = needs(config, shape, own_bytes, Forward(num, length, round(share * num * length)), gpus)
-    cache = cache_bytes(shape, config, own_bytes) if grpo else 0
+    found = needs(config, shape, Forward(num, length, round(frames * num * length)), gpus)
+    cache = cache_bytes(shape, config) if grpo else 0
     return DryRun(lines, found, cache, longest, gpu_memory * GB)
 
 
-def shape_of(name: str) -> tuple[Qwen2_5OmniThinkerConfig, int, Path | None, list[str]]:
-    """The shape of a model, the bytes of a number in its weights, its folder if it is known, and notes.
+def shape_of(name: str) -> tuple[Shape, Counting, list[str]]:
+    """The shape of a model, how it counts tokens, and notes. Only its settings and its tokenizer are fetched.
 
-    Only its settings and its tokenizer are fetched. Qwen2.5-Omni-7B's shape is known where there is no network.
+    Qwen2.5-Omni-7B's shape is known where there is no network. Raises ValueError, in one line, for a model that
+    cannot be used.
     """
     if ":" in name:
         raise ValueError(f"model {name}: a dry run reads the shape of a model from a folder; save the model first")
     try:
         folder = models.find(name, weights=False)
-        if adapter.is_adapter(folder):
-            folder = models.find(adapter.base_of(folder), weights=False)
-        raw = read_json(folder / "config.json")
     except ValueError:
         if name != SEVEN:
             raise
-        return seven(), 2, None, [f"The settings of {name} cannot be fetched here; its shape is taken as known."]
-    if (kind := str(raw.get("model_type")).removesuffix("_thinker")) != "qwen2_5_omni":
-        raise ValueError(f"{folder}: a dry run knows the shapes of Qwen2.5-Omni only, and this is {kind[:60]}")
-    shape = Qwen2_5OmniThinkerConfig.from_dict(raw.get("thinker_config", raw))
-    stored = str(raw.get("dtype") or raw.get("torch_dtype") or shape.dtype)
-    return shape, 2 if "16" in stored else 4, folder, []
+        lines = [
+            f"The settings of {name} cannot be fetched here; its shape is taken as known.",
+            f"Its tokenizer is not on this machine, so tokens are estimated: {LETTERS:g} letters each.",
+        ]
+        return seven(), _estimated(), lines
+    model = models.load_without_weights(name)
+    if adapter.is_adapter(folder):
+        folder = models.find(adapter.base_of(folder), weights=False)
+    raw = read_json(folder / "config.json")
+    stored = str(raw.get("dtype") or raw.get("torch_dtype") or model.module.config.dtype)
+    return Shape(type(model.module), model.module.config, 2 if "16" in stored else 4), _counted(model), []
 
 
-def seven() -> Qwen2_5OmniThinkerConfig:
+def seven() -> Shape:
     """The shape of Qwen2.5-Omni-7B's Thinker: the defaults of its class, but for the width of its vision tower."""
-    shape = Qwen2_5OmniThinkerConfig()
-    shape.vision_config.hidden_size, shape.vision_config.out_hidden_size = 1280, shape.text_config.hidden_size
-    shape.vision_config.intermediate_size = 3420
-    shape.tie_word_embeddings = shape.text_config.tie_word_embeddings = False
-    return shape
+    kind = qwen2_5_omni.KIND
+    config = kind.config()
+    config.vision_config.hidden_size, config.vision_config.out_hidden_size = 1280, config.text_config.hidden_size
+    config.vision_config.intermediate_size = 3420
+    config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
+    return Shape(kind.module, config, 2)
 
 
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
-    try:
-        found: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError):
-        return None
-    return found  # type: ignore[no-any-return]
+def _counted(model: AudioLM) -> Counting:
+    return Counting(
+        lambda text: len(model.encode(text)),
+        lambda num: len(model.audio_tokens(num)),
+        model.num_encoder_frames,
+        model.rate,
+        model.prompts,
+    )
 
 
-def _audio_rate(folder: Path | None) -> float:
-    """Audio tokens per second."""
-    path = None if folder is None else folder / "preprocessor_config.json"
-    if path is None or not path.is_file():
-        return 25.0
-    written = read_json(path)
-    return float(written.get("sampling_rate", 16_000)) / float(written.get("hop_length", 160)) / 4
+def _estimated() -> Counting:
+    """As Qwen2.5-Omni counts, without its tokenizer: an audio token is 40 ms, or two frames."""
+    return Counting(
+        lambda text: len(text) / LETTERS, lambda num: num // 640 + 2, lambda num: num // 640 * 2, 16_000, Prompts()
+    )
 
 
-def _sizes(found: Sequence[Any], config: SftConfig | GrpoConfig, counting: _Counting) -> list[Size]:
+def _sizes(found: Sequence[Any], config: SftConfig | GrpoConfig, counting: Counting) -> list[Size]:
     pairs = [(one, config.format) if isinstance(one, Example) else one for one in found]
     return [_size(example, format, isinstance(config, SftConfig), counting) for example, format in pairs]
 
 
-def _size(example: Example, format: Format, learnt: bool, counting: _Counting) -> Size:
+def _size(example: Example, format: Format, learnt: bool, counting: Counting) -> Size:
     given, prompts = example.audio, counting.prompts
-    seconds = given.duration if isinstance(given, Audio) else audio.duration(given)
+    seconds = [given.duration if isinstance(given, Audio) else audio.duration(given)]
     text = (prompts.system or "") + prompts.text(example.question, example.choices, format)
     if learnt:
         said = response_text(example)
         text += said
         if format == "interleaved":
-            seconds += sum(max(0.0, one.end - one.start) for one in tags.parse(said, tags.EVERY).segments)
-    tokens = len(text) / LETTERS if counting.tokenizer is None else len(counting.tokenizer(text)["input_ids"])
-    return Size(round(seconds * counting.rate) + 2, round(tokens) + TEMPLATE)
+            seconds += [max(0.0, one.end - one.start) for one in tags.parse(said, tags.EVERY).segments]
+    pieces = [round(one * counting.rate) for one in seconds]
+    tokens = sum(map(counting.audio, pieces))
+    return Size(tokens, sum(map(counting.frames, pieces)), round(counting.text(text)) + TEMPLATE)
 
 
 def _row(config: SftConfig | GrpoConfig, sizes: Sequence[Size]) -> float:

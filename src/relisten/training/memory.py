@@ -3,17 +3,17 @@
 Weights, gradients and the optimiser's state follow from counts of parameters. Activations are measured: the text model
 runs forward and backward on fake tensors, which have shapes but no values, and every tensor that is alive is counted.
 Two runs, with one layer and with two, tell what each layer adds. Layers of the audio tower are reckoned from what they
-keep for the backward pass.
+keep for the backward pass. The convolutions before them are left out.
 """
 
 from __future__ import annotations
 
 import copy
-import fnmatch
 import warnings
 import weakref
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,19 +21,33 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
 from relisten.training.config import GrpoConfig, TrainingConfig
 from relisten.training.losses import token_scores
-from relisten.training.trainer import NO_GRADIENT
+from relisten.training.trainer import NO_GRADIENT, adapted_layers, matches
 
 GB = 1e9
 CONTEXT = 1.5 * GB
 """Bytes that CUDA, NCCL and torch's allocator take beside all tensors: an estimate."""
-FRAMES_PER_TOKEN = 2
-"""Frames of the audio tower that become one audio token."""
 ADAM, GRADIENT, MASTER = 8, 4, 4
 """Bytes for each trained number: AdamW's two moments, a gradient, a weight in float32."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model without its weights."""
+
+    module: Any
+    """Its class in transformers."""
+    config: Any
+    """Its configuration, of which that class is built."""
+    own_bytes: int
+    """Bytes of a number in its own weights: 2 for bfloat16."""
+
+    @property
+    def text(self) -> Any:
+        """The configuration of its text model."""
+        return self.config.get_text_config()
 
 
 @dataclass(frozen=True)
@@ -58,8 +72,8 @@ class Forward:
     rows: int
     length: int
     """Tokens of each row."""
-    audio: int
-    """Audio tokens in all rows together."""
+    frames: int
+    """Frames that the layers of the audio tower compute, for all rows together (see `AudioLM.num_encoder_frames`)."""
 
 
 @dataclass(frozen=True)
@@ -98,13 +112,8 @@ class Need:
         return self.held + self.whole
 
 
-def needs(
-    config: TrainingConfig, shape: Qwen2_5OmniThinkerConfig, own_bytes: int, forward: Forward, gpus: int
-) -> list[Need]:
-    """What each way to train needs on one of `gpus` GPUs. The first is LoRA, then full tuning.
-
-    own_bytes: of a number in the model's own weights (2 for bfloat16).
-    """
+def needs(config: TrainingConfig, shape: Shape, forward: Forward, gpus: int) -> list[Need]:
+    """What each way to train needs on one of `gpus` GPUs. The first is LoRA, then full tuning."""
     n = counts(shape, config)
     refers = isinstance(config, GrpoConfig) and config.kl > 0
     half = 2 if config.bf16 else 4  # bytes of a number in a forward of frozen or sharded weights
@@ -113,7 +122,7 @@ def needs(
         found = [activations(shape, forward, dtype, config, recompute, rank) for recompute in (True, False)]
         return (found[0], found[1]) if config.gradient_checkpointing else (found[1], found[0])
 
-    frozen = torch.bfloat16 if own_bytes == 2 and config.bf16 else torch.float32
+    frozen = torch.bfloat16 if shape.own_bytes == 2 and config.bf16 else torch.float32
     gathered = 2.0 * half * n.root + (2 * half + half + GRADIENT) * n.layer
     found = [
         Need(
@@ -143,30 +152,31 @@ def needs(
     return found
 
 
-def counts(shape: Qwen2_5OmniThinkerConfig, config: TrainingConfig) -> Counts:
+def counts(shape: Shape, config: TrainingConfig) -> Counts:
     """Numbers of parameters of a model of this shape, and of what these settings train of it."""
     with torch.device("meta"):
-        module = Qwen2_5OmniThinkerForConditionalGeneration(shape)
+        module = shape.module(shape.config)
     frozen = (*config.freeze, *NO_GRADIENT)
     sizes = {name: parameter.numel() for name, parameter in module.named_parameters()}
-    trained = sum(size for name, size in sizes.items() if not _matches(name, frozen))
+    trained = sum(size for name, size in sizes.items() if not matches(name, frozen))
     rank = config.lora or 64
-    adapted = [module.get_submodule(name) for name in _adapted(module, config)]
+    adapted = [module.get_submodule(name) for name in adapted_layers(module, config)]
     adapters = sum(rank * (layer.in_features + layer.out_features) for layer in adapted)
     in_layers = sum(size for name, size in sizes.items() if ".layers." in name or "visual." in name)
     layer = sum(parameter.numel() for parameter in _text(module).layers[0].parameters())
     return Counts(sum(sizes.values()), trained, adapters, layer, sum(sizes.values()) - in_layers)
 
 
-def cache_bytes(shape: Qwen2_5OmniThinkerConfig, config: TrainingConfig, own_bytes: int) -> int:
+def cache_bytes(shape: Shape, config: TrainingConfig) -> int:
     """Bytes of one token's keys and values during generation."""
-    text = shape.text_config
+    text = shape.text
     width = int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
-    return 2 * int(text.num_hidden_layers) * int(text.num_key_value_heads) * width * (2 if config.bf16 else own_bytes)
+    number = 2 if config.bf16 else shape.own_bytes
+    return 2 * int(text.num_hidden_layers) * int(text.num_key_value_heads) * width * number
 
 
 def activations(
-    shape: Qwen2_5OmniThinkerConfig,
+    shape: Shape,
     forward: Forward,
     dtype: torch.dtype,
     config: TrainingConfig,
@@ -178,13 +188,13 @@ def activations(
     dtype: that of the weights. recompute: whether gradient checkpointing is on. rank: of LoRA adapters, or 0 if the
     weights are trained.
     """
-    layers = int(shape.text_config.num_hidden_layers)
+    layers = int(shape.text.num_hidden_layers)
     one, two = (_text_peak(shape, forward, dtype, config, recompute, rank, num) for num in (1, 2))
-    return one + (layers - 1) * (two - one) + _tower_bytes(shape, forward.audio, dtype, recompute)
+    return one + (layers - 1) * (two - one) + _tower_bytes(shape, forward.frames, dtype, recompute)
 
 
 def _text_peak(
-    shape: Qwen2_5OmniThinkerConfig,
+    shape: Shape,
     forward: Forward,
     dtype: torch.dtype,
     config: TrainingConfig,
@@ -208,14 +218,14 @@ def _text_peak(
         text, head = _text(module), module.get_output_embeddings()
         size = (forward.rows, forward.length)
         embedded = torch.empty(*size, text.config.hidden_size, dtype=dtype, requires_grad=True)
-        positions = torch.zeros(3, *size, dtype=torch.long)
+        positions = torch.zeros(size, dtype=torch.long)
         mask = torch.ones(forward.rows, 1, forward.length, forward.length, dtype=torch.bool)
         labels, banned = torch.zeros(size[0] * size[1], dtype=torch.long), torch.zeros(8, dtype=torch.long)
         alive = _Alive([*module.parameters(), *module.buffers()])
         with alive:
             with torch.autocast("cpu", torch.bfloat16) if config.bf16 else nullcontext():
                 hidden = text(
-                    inputs_embeds=embedded, position_ids=positions, attention_mask={"full_attention": mask},
+                    inputs_embeds=embedded, position_ids=positions, attention_mask=mask,
                     use_cache=False,
                 ).last_hidden_state  # fmt: skip
                 scores = token_scores(hidden.flatten(0, 1), head, labels, banned, head.out_features)
@@ -251,19 +261,36 @@ class _Alive(TorchDispatchMode):
         self.now -= self._known.pop(key)
 
 
-def _fake(shape: Qwen2_5OmniThinkerConfig, dtype: torch.dtype, layers: int) -> Any:
+def _fake(shape: Shape, dtype: torch.dtype, layers: int) -> Any:
     """The model with as many layers, and hardly any of its other parts."""
-    small = copy.deepcopy(shape)
-    small.text_config.num_hidden_layers = small.text_config.max_window_layers = layers
-    if small.text_config.layer_types:
-        small.text_config.layer_types = small.text_config.layer_types[:layers]
-    small.vision_config.depth = small.audio_config.encoder_layers = 1
+    small = copy.deepcopy(shape.config)
+    text = small.get_text_config()
+    text.num_hidden_layers = layers
+    if getattr(text, "layer_types", None):
+        text.layer_types, text.max_window_layers = text.layer_types[:layers], layers
+    small.audio_config.encoder_layers = 1
+    if hasattr(small, "vision_config"):
+        small.vision_config.depth = 1
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        return Qwen2_5OmniThinkerForConditionalGeneration(small)
+        module = shape.module(small)
     finally:
         torch.set_default_dtype(before)
+    for part in module.modules():
+        if getattr(getattr(part, "gate_up_proj", None), "ndim", 0) == 3:
+            part.forward = partial(_experts, part)
+    return module
+
+
+def _experts(part: Any, hidden: Tensor, chosen: Tensor, shares: Tensor) -> Tensor:
+    """A layer of experts in which the first one takes every token: fake tensors have no values to choose by. Whichever
+    experts are chosen, the shapes of what is computed are the same."""
+    num = chosen.shape[-1]
+    tokens = hidden.repeat_interleave(num, dim=0)
+    gate, up = nn.functional.linear(tokens, part.gate_up_proj[0]).chunk(2, dim=-1)
+    found: Tensor = nn.functional.linear(part.act_fn(gate) * up, part.down_proj[0]) * shares.reshape(-1, 1)
+    return found.view(-1, num, hidden.shape[-1]).sum(1).to(hidden.dtype)
 
 
 class _Adapted(nn.Module):
@@ -282,18 +309,18 @@ class _Adapted(nn.Module):
 
 def _adapt(module: Any, config: TrainingConfig, rank: int) -> None:
     module.requires_grad_(False)
-    for name in _adapted(module, config):
+    for name in adapted_layers(module, config):
         parent, _, own = name.rpartition(".")
         setattr(module.get_submodule(parent), own, _Adapted(module.get_submodule(name), rank))
 
 
-def _tower_bytes(shape: Qwen2_5OmniThinkerConfig, audio: int, dtype: torch.dtype, recompute: bool) -> float:
+def _tower_bytes(shape: Shape, frames: int, dtype: torch.dtype, recompute: bool) -> float:
     """Bytes that the tower's layers keep: inputs of norms and of linear layers, and queries, keys and values."""
-    tower = shape.audio_config
+    tower = shape.config.audio_config
     width, inner = int(tower.d_model), int(tower.encoder_ffn_dim)
     # With float32 weights under autocast, the residual stream is float32, and each linear layer casts its own input.
     frame = 18 * width + 4 * inner if dtype == torch.bfloat16 else 26 * width + 4 * inner
-    frames, layers = FRAMES_PER_TOKEN * audio, int(tower.encoder_layers)
+    layers = int(tower.encoder_layers)
     kept = frames * width * dtype.itemsize * layers + frames * frame  # inputs of all layers, and one layer again
     return float(kept if recompute else frames * frame * layers)
 
@@ -302,19 +329,3 @@ def _text(module: nn.Module) -> Any:
     """The text model within a model: the part that has the embeddings of tokens."""
     embeddings = module.get_input_embeddings()  # type: ignore[operator]
     return next(part for part in module.modules() if getattr(part, "embed_tokens", None) is embeddings)
-
-
-def _adapted(module: nn.Module, config: TrainingConfig) -> list[str]:
-    """Names of the linear layers that get an adapter."""
-    frozen = (*config.freeze, *NO_GRADIENT)
-    return [
-        name
-        for name, layer in module.named_modules()
-        if isinstance(layer, nn.Linear)
-        and _matches(name, config.lora_modules)
-        and not _matches(f"{name}.weight", frozen)
-    ]
-
-
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)

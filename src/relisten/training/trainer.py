@@ -231,7 +231,7 @@ def set_trained(model: AudioLM, config: TrainingConfig) -> None:
     adapters = adapter.parameters(model.module)
     for name, parameter in model.module.named_parameters():
         trained = not config.lora or name in adapters
-        parameter.requires_grad = trained and not _matches(name, (*config.freeze, *NO_GRADIENT))
+        parameter.requires_grad = trained and not matches(name, (*config.freeze, *NO_GRADIENT))
         if launch.kind():
             parameter.data = parameter.data.contiguous()  # it is split by rows
     if not any(parameter.requires_grad for parameter in model.module.parameters()):
@@ -247,14 +247,7 @@ def _adapt(model: AudioLM, config: TrainingConfig) -> None:
                 " it further, or merge it first (`relisten merge`)"
             )
         return
-    patterns = (*config.freeze, *NO_GRADIENT)
-    targets = [
-        name
-        for name, layer in model.module.named_modules()
-        if isinstance(layer, torch.nn.Linear)
-        and _matches(name, config.lora_modules)
-        and not _matches(f"{name}.weight", patterns)
-    ]
+    targets = adapted_layers(model.module, config)
     if not targets:
         raise ValueError(f"lora_modules {', '.join(config.lora_modules)}: no layer has such a name")
     torch.manual_seed(config.seed)
@@ -263,7 +256,20 @@ def _adapt(model: AudioLM, config: TrainingConfig) -> None:
     adapter.to_float32(model.module, None)
 
 
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+def adapted_layers(module: torch.nn.Module, config: TrainingConfig) -> list[str]:
+    """Names of the linear layers that get an adapter."""
+    frozen = (*config.freeze, *NO_GRADIENT)
+    return [
+        name
+        for name, layer in module.named_modules()
+        if isinstance(layer, torch.nn.Linear)
+        and matches(name, config.lora_modules)
+        and not matches(f"{name}.weight", frozen)
+    ]
+
+
+def matches(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a name fits one of the patterns."""
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
