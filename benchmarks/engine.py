@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from benchmarks.timing import measure, median, noise, ratio, scripted, show, spread, with_threads
 from relisten.cli import main, standalone
 from relisten.engine.generation import GenerationConfig
 from relisten.engine.naive import Script, naive
 from relisten.engine.scripted import ScriptedEngine
+from relisten.engine.session import Session
 from relisten.models import nano
 from relisten.models.base import lay_out_for_cpu
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
@@ -30,6 +33,8 @@ NUM_SAMPLED = 110
 """Tokens that the model writes, the end token and three tags among them."""
 TAGS = ("<seg>03.0, 06.0</seg", "<seg>13.0, 16.0</seg", "<seg>23.0, 26.0</seg")
 ROWS = 8
+STEPS = 20
+"""Steps that are timed at once, where steps alone are timed."""
 RATIOS = {
     "naive loop / engine, one row": ("naive", "one"),
     "naive loop with the mel padded to 30 s / engine, one row": ("naive, 30 s mel", "one"),
@@ -37,6 +42,9 @@ RATIOS = {
     f"{ROWS} rows one after another / {ROWS} rows together": ("singles", "together"),
     "three pauses / none, one row": ("one", "no pause"),
     f"{ROWS} questions about {ROWS} recordings / about one": ("recordings", "one recording"),
+    "a step of one row / its floor": ("step, 1", "floor, 1"),
+    f"a step of {ROWS} rows / its floor": (f"step, {ROWS}", f"floor, {ROWS}"),
+    f"the products in a step of {ROWS} rows / its floor": (f"products, {ROWS}", f"floor, {ROWS}"),
 }
 
 
@@ -57,6 +65,7 @@ def engine(*, repeats: int = 3, threads: int = 1, out: Path | None = None) -> in
     model = random_model()
     with with_threads(threads):
         times, traces = measure(sides(model), repeats)
+        times |= measure(steps(model, repeats), repeats)[0]
     table, result = report(times, traces)
     millions = sum(p.numel() for p in model.module.parameters()) / 1e6
     show([table], result | {"repeats": repeats, "threads": threads, "parameters": millions}, out)
@@ -110,6 +119,48 @@ def sides(model: Qwen2_5Omni) -> dict[str, Callable[[], Trace]]:
         "recordings": lambda: questions([replace(own) for _ in range(ROWS)]),
         "one recording": lambda: questions([own] * ROWS),
     }
+
+
+def steps(model: Qwen2_5Omni, repeats: int) -> dict[str, Callable[[], None]]:
+    """Steps of decoding after a long prompt, each side called `repeats` times, and their floors.
+
+    The floor of a step is the time to read all weights, and the keys and values of its rows, once: in products of one
+    row, which wait for memory alone. The products of a step are those of all its rows with the weights.
+    """
+    [example] = noise(model, SECONDS)
+    script = scripted(model, (), STEPS * repeats + 3)
+    config = GenerationConfig(max_new_tokens=STEPS * repeats + 3)
+    parts = model.module.named_modules()
+    layers = [part for name, part in parts if isinstance(part, nn.Linear) and "audio_tower" not in name]
+    text = model.module.config.get_text_config()
+    width = int(text.hidden_size) // int(text.num_attention_heads)
+    heads = 2 * int(text.num_hidden_layers) * int(text.num_key_value_heads)
+
+    def repeated(step: Callable[[], object]) -> None:
+        for _ in range(STEPS):
+            step()
+
+    @torch.no_grad()
+    def products(rows: int) -> None:
+        for layer in layers:
+            layer(torch.ones(rows, layer.in_features))
+
+    found: dict[str, Callable[[], None]] = {}
+    for rows in (1, ROWS):
+        session = Session(ScriptedEngine(model, lambda i, s: script, rows))
+        session.submit(example, config, rows)
+        session.step()  # the prompt
+        prompt = len(model.prompt(example.question, example.choices, "interleaved", round(SECONDS * model.rate))[0])
+        cache = torch.ones(heads * (prompt + rows * STEPS * repeats // 2), width)
+
+        def floor(cache: Tensor = cache) -> None:
+            products(1)
+            torch.mv(cache, cache[0])
+
+        found[f"step, {rows}"] = partial(repeated, session.step)
+        found[f"floor, {rows}"] = partial(repeated, floor)
+        found[f"products, {rows}"] = partial(repeated, partial(products, rows))
+    return found
 
 
 def _padded_mel(model: Qwen2_5Omni, audio: Audio, seconds: float) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from conftest import make_example
 
-from benchmarks import data_build, engine, evaluation, full_checkpoint, gpu, training
+from benchmarks import beside_vllm, data_build, engine, evaluation, full_checkpoint, gpu, training
 from benchmarks.timing import measure, noise
 from relisten.cli import run
 from relisten.engine.engine import GenerationConfig
@@ -22,12 +23,17 @@ from relisten.training.trainer import token_logprobs_of
 WORK = training.Work(group_size=3, seconds=5.0, segments=2, sampled=24)
 
 
-def test_every_side_of_the_engine_does_equal_work() -> None:
-    model = engine.random_model(
+def tiny() -> Qwen2_5Omni:
+    return engine.random_model(
         hidden_size=32, num_layers=1, num_heads=1, num_key_value_heads=1, intermediate_size=32, audio_width=16,
         audio_layers=1, audio_heads=1, audio_intermediate_size=16, num_mel_bins=16,
     )  # fmt: skip
+
+
+def test_every_side_of_the_engine_does_equal_work() -> None:
+    model = tiny()
     times, traces = measure(engine.sides(model), 1)
+    times |= measure(engine.steps(model, 1), 1)[0]
     table, result = engine.report(times, traces)
     assert len(traces["no pause"].listens) == 1 and len(traces["one"].listens) == 4
     assert all(sum(trace.sampled) == engine.NUM_SAMPLED for trace in traces.values())
@@ -35,6 +41,45 @@ def test_every_side_of_the_engine_does_equal_work() -> None:
     traces["naive"] = traces["no pause"]
     with pytest.raises(AssertionError, match="unequal work"):
         engine.report(times, traces)
+
+
+VLLM = """#!{python}
+import json, sys
+work = json.load(open(sys.argv[2]))
+assert work["token_ids"].count({audio_id}) == 1, "vLLM repeats the placeholder itself"
+print("a line of vLLM's own")
+for line in sys.stdin:
+    num, prompt = int(line), len(work["token_ids"]) - 1 + {audio_tokens}
+    if num > 2:
+        sys.exit("out of memory")
+    print("result", json.dumps({{"cpu": 0.5, "tokens": num * {sampled}, "prompt": prompt}}), flush=True)
+"""
+
+
+def test_the_engine_is_measured_beside_a_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """vLLM is scripted here: it is given the same question, and its work is compared with the engine's."""
+    model, sampled = tiny(), 6
+    for name, value in {"random_model": lambda: model, "SECONDS": 1.0, "NUM_SAMPLED": sampled}.items():
+        monkeypatch.setattr(beside_vllm, name, value)
+    python, out = tmp_path / "env" / "bin" / "python", tmp_path / "out.json"
+    command = [str(tmp_path / "env"), "--repeats", "1", "--out", str(out), "--rows"]
+    assert run([*command, "1"], beside_vllm.commands) == 2
+    assert "runs/vllm_cpu.sh setup" in capsys.readouterr().err
+    python.parent.mkdir(parents=True)
+    told = {"python": sys.executable, "audio_id": model.audio_id, "audio_tokens": model.num_audio_tokens(model.rate)}
+    python.write_text(VLLM.format(**told, sampled=sampled))
+    python.chmod(0o700)
+    assert run([*command, "1", "--rows", "2"], beside_vllm.commands) == 0
+    times = json.loads(out.read_text())["times"]
+    assert times.keys() == {"1", "2"} and all(side["vllm"] == [0.5] and side["local"][0] > 0 for side in times.values())
+    assert "Best of 1." in capsys.readouterr().out
+    assert run([*command, "3"], beside_vllm.commands) == 2
+    assert "vLLM ended: out of memory" in capsys.readouterr().err
+    python.write_text(VLLM.format(**told, sampled=sampled - 1))
+    with pytest.raises(AssertionError, match="unequal work"):
+        beside_vllm.beside_vllm(tmp_path / "env", rows=(1,), repeats=1)
 
 
 def test_engine_and_usual_loop_write_the_same(build_model: Callable[..., Qwen2_5Omni]) -> None:
