@@ -119,8 +119,8 @@ def outcome(question: str, answer: str = "b", route: str = "sft", cot: str = "so
 def routed(outcomes: list[list[dict[str, Any]]]) -> tuple[list[Any], Funnel]:
     funnel = Funnel()
     rows = [
-        (n, f"clip{n}", {"duration": 4.0, "audio": f"{n}.wav", "events": [],
-                         "questions": [q | {"number": m} for m, q in enumerate(questions)]})
+        (f"clip{n}", {"duration": 4.0, "audio": f"{n}.wav", "events": [],
+                      "questions": [q | {"number": m} for m, q in enumerate(questions)]})
         for n, questions in enumerate(outcomes)
     ]  # fmt: skip
     return list(route(rows, "test", 0, funnel)), funnel

@@ -31,9 +31,9 @@ from relisten.data.build import build
 from relisten.data.build_config import BuildConfig
 kept, num = store.Store.keep_outcome, 0
 
-async def keep_and_die(*given, **more):
+def keep_and_die(*given, **more):
     global num
-    await kept(*given, **more)
+    kept(*given, **more)
     num += 1
     if num == most:
         os.kill(os.getpid(), signal.SIGKILL)

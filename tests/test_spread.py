@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import json
 import shutil
@@ -68,13 +67,10 @@ def test_shards_pay_once_even_when_their_number_changes_and_share_the_budget(tmp
 
 
 def test_a_shard_that_was_taken_over_before_a_crash_is_not_doubled(tmp_path: Path) -> None:
-    async def fill(store: Store) -> None:
-        await store.keep_call(b"k", "compose", "c", Call("fine", prompt_tokens=7))
-        await store.keep_outcome(b"1" * 16, "c", {"n": 1})
-
     part = shards.place(tmp_path, (0, 2))
     with Store(part) as store:
-        asyncio.run(fill(store))
+        store.keep_call(b"k", "compose", "c", Call("fine", prompt_tokens=7))
+        store.keep_outcome(b"1" * 16, "c", {"n": 1})
     copy = tmp_path / "copy"
     shutil.copy(part, copy)
     with shards.open_store(tmp_path, shards.WHOLE) as store:
@@ -89,9 +85,9 @@ def test_a_shard_that_was_taken_over_before_a_crash_is_not_doubled(tmp_path: Pat
 
 def test_two_builds_in_one_folder_are_refused(tmp_path: Path) -> None:
     settings = config(tmp_path, 4)
-    with shards.open_store(settings.out, shards.WHOLE), pytest.raises(ValueError, match="another build is at work"):
+    with shards.open_store(settings.out, shards.WHOLE), pytest.raises(ValueError, match="another process is writing"):
         build(settings)
-    with shards.open_store(settings.out, (0, 2)), pytest.raises(ValueError, match="another build is at work"):
+    with shards.open_store(settings.out, (0, 2)), pytest.raises(ValueError, match="another process is writing"):
         build(settings)  # it would take away a shard that is being written
     build(settings)
 

@@ -1,12 +1,10 @@
-"""The store of a build: whoever waits for a write is told how it went, and no text can break it.
+"""The store of a build: a write that cannot be made is told in a line, and no text can break it.
 
-The writer was a thread that caught SQLite's errors alone: half a character in a label, or a token count beyond 64 bits,
-ended it, and a build that waited for the next write waited for ever.
+Half a character in a label, or a token count beyond 64 bits, once ended the writing, and the build waited for ever.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sqlite3
 from pathlib import Path
@@ -19,58 +17,46 @@ from relisten.data import store as store_module
 from relisten.data.store import Call, Store
 
 
-def kept(path: Path, *calls: Call) -> list[BaseException | None]:
-    """Keep all calls at once, then one more; the errors of those that wait. Hangs where the writer is dead."""
-
-    async def keep(store: Store) -> list[Any]:
-        writes = [store.keep_call(bytes([n]) * 16, "compose", f"clip {n}", call) for n, call in enumerate(calls)]
-        some = await asyncio.wait_for(asyncio.gather(*writes, return_exceptions=True), 30)
-        await asyncio.wait_for(store.keep_fact("after", "the writer is alive"), 30)
-        return some
-
+def kept(path: Path, *calls: Call) -> None:
+    """Keep some calls in a new store."""
     with Store(path) as store:
-        return asyncio.run(keep(store))
+        for n, call in enumerate(calls):
+            store.keep_call(bytes([n]) * 16, "compose", f"clip {n}", call)
 
 
 def test_a_write_that_cannot_be_made_is_told_and_the_others_are_made(tmp_path: Path) -> None:
-    good, bad = Call("fine"), Call("fine", prompt_tokens=10**30)
-    errors = kept(tmp_path / "s.sqlite", good, bad, good)
-    assert errors[0] is None and errors[2] is None
-    assert isinstance(errors[1], ValueError) and "s.sqlite: a reply or a result cannot be stored" in str(errors[1])
     with Store(tmp_path / "s.sqlite") as store:
-        assert store.spent().calls == 2 and store.fact("after")
+        store.keep_call(b"a", "compose", "a", Call("fine"))
+        with pytest.raises(ValueError, match=r"s\.sqlite: cannot be written"):
+            store.keep_call(b"b", "compose", "b", Call("fine", prompt_tokens=10**30))
+        store.keep_call(b"c", "compose", "c", Call("fine"))
+    with Store(tmp_path / "s.sqlite") as store:
+        assert store.spent().calls == 2
 
 
-@pytest.mark.parametrize("error", [RuntimeError("odd"), MemoryError(), sqlite3.OperationalError("disk is full")])
-def test_whatever_goes_wrong_every_waiter_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    class Broken(sqlite3.Connection):
+def test_a_full_disk_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(sqlite3.Connection):
         def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
             if sql.startswith("INSERT INTO calls"):
-                raise error
+                raise sqlite3.OperationalError("database or disk is full")
             return super().execute(sql, *parameters)
 
     plain = sqlite3.connect
-    monkeypatch.setattr(store_module.sqlite3, "connect", lambda *a, **k: plain(*a, **k, factory=Broken))
-    errors = kept(tmp_path / "s.sqlite", Call("one"), Call("two"))
-    assert [type(told) for told in errors] == [ValueError, ValueError]
-    assert all("s.sqlite" in str(told) for told in errors)
+    monkeypatch.setattr(store_module.sqlite3, "connect", lambda *a, **k: plain(*a, **k, factory=Full))
+    with pytest.raises(ValueError, match=r"s\.sqlite: cannot be written \(database or disk is full\); check the disk"):
+        kept(tmp_path / "s.sqlite", Call("one"))
 
 
 def test_half_a_character_is_stored_as_a_mark_and_a_file_name_comes_back_unharmed(tmp_path: Path) -> None:
-    async def fill(store: Store) -> None:
-        await store.keep_call(b"k", "compose", "clip \ud800", Call("a \ud800 b", "\udfff", ""))
-        await store.keep_outcome(b"1" * 16, "clip \ud800", {"audio": "caf\udce9.wav"})
-        await store.keep_fact("name \ud800", "\ud800")
-
     with Store(tmp_path / "s.sqlite") as store:
-        asyncio.run(fill(store))
+        store.keep_call(b"k", "compose", "clip \ud800", Call("a \ud800 b", "\udfff", ""))
+        store.keep_outcome(b"1" * 16, "clip \ud800", {"audio": "caf\udce9.wav"})
+        store.keep_fact("name \ud800", "\ud800")
     with Store(tmp_path / "s.sqlite") as store:
         call = store.call(b"k")
         assert call is not None and (call.text, call.thought) == ("a \ufffd b", "\ufffd")
         assert store.meet([(b"1" * 16, "clip")]) == ["done"]
-        [(_, clip, outcome)] = store.outcomes()
+        [(clip, outcome)] = store.outcomes()
         assert clip == "clip \ufffd" and outcome == {"audio": "caf\udce9.wav"}
         assert store.fact("name \ud800") == "\ud800"
 
@@ -80,7 +66,7 @@ def test_no_secret_reaches_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     redact.hide('a"very secret/key')
     text = json.dumps({"question": 'Is it a"very secret/key?'})
     call = Call(text, 'a"very secret/key', "401: no such key sk-abcdefgh12345678 at http://me:word@host/v1")
-    assert kept(tmp_path / "s.sqlite", call) == [None]
+    kept(tmp_path / "s.sqlite", call)
     held = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert not any(secret in held for secret in (b"secret/key", b"sk-abcdefgh", b"me:word"))
     with Store(tmp_path / "s.sqlite") as store, sqlite3.connect(tmp_path / "s.sqlite") as file:
@@ -102,7 +88,7 @@ def test_a_teachers_prose_is_left_alone_but_for_keys() -> None:
 
 def test_a_damaged_store_is_told_in_one_line(tmp_path: Path) -> None:
     calls = [Call("a reply " * 200) for _ in range(100)]
-    assert set(kept(tmp_path / "s.sqlite", *calls)) == {None}
+    kept(tmp_path / "s.sqlite", *calls)
     whole = (tmp_path / "s.sqlite").read_bytes()
     (tmp_path / "s.sqlite").write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
     with pytest.raises(ValueError, match=r"s\.sqlite: cannot be (read|opened)"), Store(tmp_path / "s.sqlite") as store:

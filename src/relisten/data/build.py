@@ -1,17 +1,14 @@
-"""`relisten data build`: a source and settings in, two training sets and a manifest out."""
+"""`relisten data build`: makes two training sets and a manifest from a source."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import json
-import marshal
 import math
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +31,6 @@ from relisten.engine.operations import named
 from relisten.types import Clip, Event
 
 LEFT_OUT = ".left-out.jsonl"
-_HALF = re.compile(rb"\xed[\xa0-\xbf]")
-"""Half a character, as marshal writes it."""
 SURVEYED = 5_000
 """Clips of a source from which the labels for wrong choices are counted."""
 DESCRIBED_FIRST = 40
@@ -43,14 +38,14 @@ DESCRIBED_FIRST = 40
 DESCRIBING = 4
 """Recordings sent to a describing server at the same time; models in this process take one after another."""
 DRY_RETRIES = 2
-"""Of a dry run, which shall say soon that a server is down."""
+"""Most retries in a dry run, so that it soon says that a server is down."""
 
 
 def build(config: BuildConfig, sample: int = 0) -> dict[str, Any]:
-    """Run a build, or continue one that was stopped; gives what the manifest holds.
+    """Run a build, or continue one that was stopped. Returns the manifest.
 
-    sample: use only so many clips, for an estimate of the whole; then no set is written, but the calls are kept for the
-    real run. Raises ValueError on wrong settings, and where no call can succeed.
+    sample: use only so many clips, to estimate the cost of the whole. No set is written then, but the calls are kept
+    for the real run. Raises ValueError on wrong settings, and if no call can succeed.
     """
     check(config)
     begun = time.perf_counter()
@@ -77,17 +72,17 @@ def build(config: BuildConfig, sample: int = 0) -> dict[str, Any]:
 
 
 def survey(config: BuildConfig) -> None:
-    """Note what every shard needs to know of the source as a whole, and take over what earlier shards did."""
+    """Store the facts about the whole source that every shard needs, and adopt the stores of earlier shards."""
     with shards.open_store(config.out, shards.WHOLE) as store:
         asyncio.run(_survey(config, store))
 
 
 def make_caller(config: BuildConfig, store: Store) -> Caller:
-    """A caller with the limits that a config sets; with a shard's share of them."""
+    """A caller with the limits of a config; a shard gets its share of them."""
     num = shards.read(config.shard)[1]
     earlier = store.spent_earlier()
 
-    def share(limit: float, used: float) -> float:  # 0 is no limit; what is used up leaves less than any call
+    def share(limit: float, used: float) -> float:  # 0 sets no limit, so a used-up limit leaves a little instead
         return max(limit - used, 1e-9) / num if limit else 0.0
 
     most = math.ceil(share(config.max_total_tokens, earlier.tokens))
@@ -101,7 +96,7 @@ def make_caller(config: BuildConfig, store: Store) -> Caller:
 
 
 def make_plan(config: BuildConfig, labels: compose.Labels) -> Plan:
-    """Teachers, prompts and all else that decides what comes of a clip."""
+    """The plan of a config: teachers, prompts and everything else that decides the outcome of a clip."""
     first = replace(config, requests_per_minute=config.requests_per_minute / shards.read(config.shard)[1])
     second = replace(first, url=config.judge_url or config.url, temperature=0.0, json_mode=False)
     composer, judge = open_teachers((config.teacher, first), (config.judge or config.teacher, second))
@@ -130,22 +125,19 @@ def clips(config: BuildConfig, left: sources.LeftOut) -> Iterator[Clip]:
 
 
 def whole(clip: Clip) -> Clip:
-    """The clip with texts that can be written as UTF-8, whatever its source read; its path stays as it is.
+    """The clip with texts that can be written as UTF-8. Its path stays as it is.
 
-    An id keeps the odd bytes as escapes (`caf\\udce9`), so that two ids stay two; other texts have U+FFFD for them.
+    In the id, bytes that are not UTF-8 are written as escapes (`caf\\udce9`), so that different ids stay different. In
+    other texts they become U+FFFD.
     """
-    events = [(event.label, event.start, event.end, event.labels) for event in clip.events]
-    known = [clip.id, events, clip.descriptions]
-    with suppress(ValueError):  # a label that only its own class can write
-        if not _HALF.search(marshal.dumps(known, 2)):  # a tenth of the time of looking at each text
-            return clip
-    mended = redact.each_text(redact.whole, known)
+    listed = [(event.label, event.start, event.end, event.labels) for event in clip.events]
+    events, descriptions = redact.each_text(redact.whole, (listed, clip.descriptions))
     id = clip.id.encode("utf-8", "backslashreplace").decode()
-    return Clip(id, clip.audio, clip.duration, tuple(Event(*event) for event in mended[1]), mended[2])
+    return replace(clip, id=id, events=tuple(Event(*event) for event in events), descriptions=descriptions)
 
 
 async def _survey(config: BuildConfig, store: Store) -> tuple[compose.Labels, int]:
-    """Labels of the source's first clips, and how many clips are asked for; noted at the first start.
+    """Labels of the source's first clips, and how many clips are asked for; both are stored at the first start.
 
     The labels do not depend on `clips`: with other wrong choices every question would be composed and paid for anew.
     """
@@ -172,15 +164,15 @@ async def _survey(config: BuildConfig, store: Store) -> tuple[compose.Labels, in
             if heard is None:
                 return {}, total
             labels = heard
-        await store.keep_fact(noted, labels)
-    await store.keep_fact(count, total)
+        store.keep_fact(noted, labels)
+    store.keep_fact(count, total)
     return labels, total
 
 
 async def _labels_heard(config: BuildConfig, store: Store, first: list[Clip]) -> compose.Labels | None:
-    """Labels that a describer finds in a source that has none; its replies are kept, the run finds them again.
+    """Labels that a describer finds in a source without labels. Its replies are stored, and the run finds them again.
 
-    None where it failed for a reason that may pass: then the next start looks anew.
+    Returns None if it failed for a reason that may pass; the next start then tries again.
     """
     plan, caller = make_plan(config, {}), make_caller(config, store)
     found = []
@@ -212,7 +204,7 @@ async def _run(config: BuildConfig, plan: Plan, caller: Caller, left: sources.Le
 
 
 def _noting(path: Path) -> Callable[[str, str], None]:
-    """Writes down what a source leaves out, in a file that is begun anew."""
+    """A function that writes down what a source leaves out, in a new file."""
     records.write_atomic(path, "")
     file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1 << 16)
 
@@ -259,12 +251,12 @@ def _finish(config: BuildConfig, plan: Plan, caller: Caller, left: sources.LeftO
 
 
 def pretty(value: Any) -> str:
-    """JSON for people; paths as texts."""
+    """Indented JSON, with paths as texts."""
     return json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
 
 
 def licence(source: str) -> str:
-    """What a source says of its licence."""
+    """The licence of a source, as the source states it."""
     return "not known: a source of one's own" if ":" in source else sources.about()[source].licence
 
 
@@ -276,11 +268,11 @@ def _lines(path: Path) -> int:
 
 
 def _estimate(caller: Caller, before: Spent, total: int) -> dict[str, Any]:
-    """What the whole source would take, from the calls that a sample of it needed, now or in an earlier run.
+    """Estimate calls, tokens and cost of the whole source from a sample, whose calls were made now or earlier.
 
-    Clips for which a server failed are left out of the estimate. Raises ValueError where no clip got a reply.
+    Clips for which a server failed are left out. Raises ValueError if no clip got a reply.
     """
-    every = [outcome for _, _, outcome in caller.store.outcomes()]
+    every = [outcome for _, outcome in caller.store.outcomes()]
     good = [made["used"] for made in every if not made.get("again") and made["used"]["calls"] > made["used"]["failed"]]
     failed = Counter(_reason(made) for made in every if made.get("again"))
     if not good:
@@ -299,6 +291,6 @@ def _estimate(caller: Caller, before: Spent, total: int) -> dict[str, Any]:
 
 
 def _reason(made: dict[str, Any]) -> str:
-    """Why a clip, or the first of its questions that did not succeed, came to nothing."""
+    """Why a clip, or its first question that failed, failed."""
     ended = [made, *made["questions"]]
     return next((f"{one['stage']}: {one['reason']}" for one in ended if "stage" in one), "no call was needed")

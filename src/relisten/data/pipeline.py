@@ -1,4 +1,4 @@
-"""Many clips side by side: read the source, skip what is done, work on the rest, show how far it is."""
+"""Works on many clips side by side: reads the source, skips finished clips, works on the rest, shows progress."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from relisten.data.store import TOGETHER
 from relisten.types import Clip
 
 LOOK = 0.5
-"""Seconds between two looks at what the progress bar has to say."""
+"""Seconds between two updates of the progress bar's text."""
 Job = tuple[bytes, Clip]
-"""A clip that is to be worked on, and its fingerprint."""
+"""The fingerprint of a clip that needs work, and the clip."""
 
 
 class Pipeline:
@@ -31,9 +31,9 @@ class Pipeline:
     def __init__(
         self, plan: Plan, caller: Caller, out: Path, left_out: LeftOut | None = None, width: int = 128
     ) -> None:
-        """out: the build's folder. left_out: told of clips with an id that came before. width: clips at a time.
+        """out: the build's folder. left_out: is told of clips whose id came before. width: number of clips at a time.
 
-        Twice as many clips as calls in flight keep the calls busy: those between two calls leave none idle.
+        With twice as many clips as calls in flight, there is always a clip that has a call to make.
         """
         self.plan, self.caller, self.out, self.width = plan, caller, out, width
         self.left_out = left_out or LeftOut()
@@ -41,7 +41,7 @@ class Pipeline:
         self._waiting: asyncio.Queue[Job | None] = asyncio.Queue(2 * width)
 
     async def run(self, clips: Iterator[Clip], total: int | None = None) -> None:
-        """Work until the source ends or the caller stops. Raises ValueError where no call can succeed."""
+        """Work until the source ends or the caller stops. Raises ValueError if no call can succeed."""
         lasting: Exception | None = None
         with tqdm(total=total, unit="clip", smoothing=0.05) as bar:
             shown = asyncio.create_task(self._show(bar))
@@ -61,19 +61,20 @@ class Pipeline:
             raise lasting
 
     async def _feed(self, clips: Iterator[Clip], bar: tqdm[Any]) -> None:
-        """Meet every clip, after a stop too: what came of it before belongs in the sets."""
-        while num := (met := await asyncio.to_thread(self._meet, clips))[0]:
-            bar.update(num - len(met[1]))
-            for job in met[1]:
-                if not self.caller.stopped:
+        """Queue every clip that needs work. The source is read to its end even after a stop, because the clips that
+        were finished earlier belong in the sets."""
+        while batch := await asyncio.to_thread(self._meet, clips):
+            bar.update(batch.count(None))
+            for job in batch:
+                if job is not None and not self.caller.stopped:
                     await self._waiting.put(job)
         for _ in range(self.width):
             await self._waiting.put(None)
 
-    def _meet(self, clips: Iterator[Clip]) -> tuple[int, list[Job]]:
-        """Read the next clips: how many, and those that have no outcome yet.
+    def _meet(self, clips: Iterator[Clip]) -> list[Job | None]:
+        """The next clips of the source, with None for those that need no work; empty at the end of the source.
 
-        All in the thread that reads the source, so that no call waits for it.
+        This runs in a thread, so that no call waits for it.
         """
         batch = list(itertools.islice(clips, TOGETHER))
         keys = [fingerprint(clip, self._identity) for clip in batch]
@@ -81,7 +82,7 @@ class Pipeline:
         for clip, news in zip(batch, found, strict=True):
             if news == "twice":
                 self.left_out(clip.id, "another recording has this id")
-        return len(batch), [(k, clip) for k, clip, news in zip(keys, batch, found, strict=True) if news == "new"]
+        return [(k, clip) if news == "new" else None for k, clip, news in zip(keys, batch, found, strict=True)]
 
     async def _work(self, bar: tqdm[Any]) -> None:
         while (job := await self._waiting.get()) is not None:
@@ -94,11 +95,12 @@ class Pipeline:
                 self.caller.stopped = self.caller.stopped or str(stop)
                 continue
             made["used"] = self.caller.used(clip.id)
-            await self.caller.store.keep_outcome(key, clip.id, made, made.get("again", False))
+            self.caller.store.keep_outcome(key, clip.id, made, made.get("again", False))
             bar.update()
+            await asyncio.sleep(0)  # with a teacher that never waits, nothing else would run
 
     async def _show(self, bar: tqdm[Any]) -> None:
-        """Keep the bar's text up to date, also while every call waits to be sent again."""
+        """Keep the bar's text up to date, even while every call waits to be sent again."""
         before = ""
         while True:
             if (now := self._state()) != before:

@@ -1,4 +1,4 @@
-"""Divides questions into two sets: SFT where question and chain of thought are valid, RL where only the question is.
+"""Divides questions into two sets: SFT if question and chain of thought are valid, RL if only the question is.
 
 All other questions are rejected with stage and reason. Over the whole set, near-duplicates are removed and right
 answers are spread evenly over the positions.
@@ -69,26 +69,24 @@ class Funnel:
             self.reasons[reason] = self.reasons.get(reason, 0) + 1
 
 
-def route(
-    outcomes: Iterable[tuple[int, str, dict[str, Any]]], source: str, seed: int, funnel: Funnel
-) -> Iterator[Routed]:
+def route(outcomes: Iterable[tuple[str, dict[str, Any]]], source: str, seed: int, funnel: Funnel) -> Iterator[Routed]:
     """Every question of the outcomes, in their order, counted into the funnel. Equal outcomes give equal questions."""
     near = Near(NEAR)
     places = Places(seed)
-    for _, clip, outcome in outcomes:
+    for clip, outcome in outcomes:
         funnel.clips += 1
         if "stage" in outcome:
-            yield _counted(funnel, Routed(clip, "", None, outcome["stage"], outcome["reason"]))
-            continue
-        funnel.described += 1
-        before: list[tuple[set[str], Asks]] = []
-        for asked in outcome["questions"]:
-            yield _counted(funnel, _question(f"{clip}-{asked['number']}", source, outcome, asked, before, near, places))
-
-
-def _counted(funnel: Funnel, one: Routed) -> Routed:
-    funnel.count(one)
-    return one
+            found = [Routed(clip, "", None, outcome["stage"], outcome["reason"])]
+        else:
+            funnel.described += 1
+            before: list[tuple[set[str], Asks]] = []
+            found = [
+                _question(f"{clip}-{asked['number']}", source, outcome, asked, before, near, places)
+                for asked in outcome["questions"]
+            ]
+        for one in found:
+            funnel.count(one)
+            yield one
 
 
 def _question(

@@ -1,28 +1,23 @@
 """What a build has done so far, in one SQLite file: every call that was paid for, and how each clip came out.
 
-Nothing is ever changed in place: calls are appended, and a clip's outcome is written once. A write is on the disk
-before `await` returns; writes that wait together share one commit, so durability costs little.
+Nothing is ever changed in place: calls are appended, and a clip's outcome is written once. A write is in the file when
+its method returns, so a process that is killed loses nothing; a power cut may take the last seconds with it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import queue
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from relisten import redact
-from relisten.files import refuse_links
+from relisten.files import sole_writer
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS calls (number INTEGER PRIMARY KEY, key BLOB NOT NULL, stage TEXT, clip TEXT, time REAL,
@@ -30,14 +25,12 @@ CREATE TABLE IF NOT EXISTS calls (number INTEGER PRIMARY KEY, key BLOB NOT NULL,
   cost REAL, seconds REAL);
 CREATE INDEX IF NOT EXISTS calls_by_key ON calls (key);
 CREATE TABLE IF NOT EXISTS outcomes (key BLOB PRIMARY KEY, clip TEXT, again INTEGER, outcome TEXT);
-CREATE INDEX IF NOT EXISTS done ON outcomes (key) WHERE again = 0;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
+CREATE TEMP TABLE met (number INTEGER PRIMARY KEY, clip TEXT UNIQUE, key BLOB);
 """
+"""`met` holds the clips of the source in their order. It is temporary: every run meets the whole source again."""
 TOGETHER = 512
-"""At most so many writes share a commit, and so many clips are met in one step."""
-NO_KEY = bytes(16)
-
-
+"""Number of clips that are met, or outcomes that are read, in one step."""
 PAID = (
     "key, stage, clip, time, text, thought, error, failure, attempts, prompt_tokens, completion_tokens, cost, seconds"
 )
@@ -49,11 +42,6 @@ ADOPT = (
     "INSERT OR IGNORE INTO main.facts SELECT * FROM shard.facts",
 )
 """Statements that copy a shard's store into the store of the whole build."""
-
-
-Waiter = tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]
-Waiting = tuple[str, Sequence[Any], Waiter]
-"""A statement, its parameters, and who waits until it is on the disk."""
 Failure = Literal["", "passing", "lasting", "fatal"]
 
 
@@ -62,11 +50,11 @@ class Call:
     """One question to a teacher or describer, with all its attempts."""
 
     text: str
-    """What it replied; empty where it failed."""
+    """The reply; empty if the call failed."""
     thought: str = ""
     """What a reasoning model thought beside its reply."""
     error: str = ""
-    """Why it failed; empty where it did not."""
+    """Why the call failed; empty if it did not."""
     failure: Failure = ""
     """passing: the same call may succeed later. lasting: these messages will never succeed. fatal: no call will, since
     the key, the model or the credit is wrong."""
@@ -97,42 +85,29 @@ class Spent:
 
 
 class Store:
-    """The store of a build. Any thread may read; one thread of its own writes. Use it in a `with`, or close it."""
+    """The store of a build, for all threads of one process. Use it in a `with`, or close it."""
 
     def __init__(self, path: Path, earlier: Path | None = None) -> None:
         """earlier: another store in which replies and outcomes are looked up too; it is only read.
 
-        Raises ValueError where the file is no store, or another build is using it.
+        Raises ValueError if the file is not a store, or if another build is using it.
         """
         self.path = path
-        self._places = ["main"]
-        self._claim = _claimed(path)
-        try:
-            self._reader = self._open()
-            self._reader.executescript(TABLES)
-            writes = self._open()
-            if earlier is not None and earlier.exists():
-                # Without a log beside it nobody is writing, and a file that cannot change needs no locks of a network.
-                still = "" if earlier.with_name(f"{earlier.name}-wal").exists() else "&immutable=1"
-                self._reader.execute("ATTACH ? AS earlier", (f"{earlier.absolute().as_uri()}?mode=ro{still}",))
-                self._places.append("earlier")
-        except (OSError, sqlite3.Error) as error:
-            raise ValueError(f"{path}: cannot be opened as a build's store ({error}); choose a new folder") from None
         self._lock = threading.Lock()
-        self._done: Keys | None = None
-        self._ids = _Ids()
-        self._met = bytearray()
-        """Keys of the clips that were met, in order; zeros where an id came for the second time."""
-        self._queue: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
-        self._writer = threading.Thread(target=self._write, args=(writes,), name="store", daemon=True)
-        self._writer.start()
-
-    def _open(self) -> sqlite3.Connection:
-        where = self.path.absolute().as_uri()
-        connection = sqlite3.connect(where, timeout=60, check_same_thread=False, isolation_level=None, uri=True)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")  # a reply that was paid for outlives a power cut too
-        return connection
+        self._places = ["main"]
+        with ExitStack() as stack:
+            stack.enter_context(sole_writer(path))
+            try:
+                self._file = stack.enter_context(closing(_opened(path)))
+                self._file.executescript(TABLES)
+                if earlier is not None and earlier.exists():
+                    # Without a log beside it nobody is writing, and an unchanging file needs no locks of a network.
+                    still = "" if earlier.with_name(f"{earlier.name}-wal").exists() else "&immutable=1"
+                    self._file.execute("ATTACH ? AS earlier", (f"{earlier.absolute().as_uri()}?mode=ro{still}",))
+                    self._places.append("earlier")
+            except sqlite3.Error as error:
+                raise ValueError(f"{path}: cannot be opened as a store ({error}); choose a new folder") from None
+            self._open = stack.pop_all()
 
     def __enter__(self) -> Store:
         return self
@@ -141,26 +116,23 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Write what still waits, then close the file."""
-        self._queue.put(None)
-        self._writer.join()
-        self._reader.close()
-        self._claim.close()
+        """Close the file and let other processes write it."""
+        self._open.close()
 
     def adopt(self, path: Path) -> None:
-        """Copy a shard's store into this one and remove its file; what is here already is not doubled."""
-        with closing(_claimed(path)), closing(self._open()) as connection:
-            connection.execute("ATTACH ? AS shard", (path.absolute().as_uri(),))
-            connection.execute("BEGIN IMMEDIATE")
+        """Copy a shard's store into this one and remove its file. What is here already is not doubled."""
+        with sole_writer(path), self._writing() as file:
+            file.execute("ATTACH ? AS shard", (path.absolute().as_uri(),))
+            file.execute("BEGIN IMMEDIATE")
             for sql in ADOPT:
-                connection.execute(sql)
-            connection.execute("COMMIT")
-        for suffix in ("", "-wal", "-shm", ".lock"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-        self._done = None
+                file.execute(sql)
+            file.execute("COMMIT")
+            file.execute("DETACH shard")
+        for name in (path.name, f"{path.name}-wal", f"{path.name}-shm", f".{path.name}.lock"):
+            path.with_name(name).unlink(missing_ok=True)
 
     def call(self, key: bytes) -> Call | None:
-        """The reply that was once given to this very question; None where there is none."""
+        """The reply that was once given to this very question, or None."""
         for place in self._places:
             row = self._one(
                 "SELECT text, thought, error, failure, attempts, prompt_tokens, completion_tokens, cost, seconds"
@@ -171,59 +143,49 @@ class Store:
                 return Call(*row)
         return None
 
-    async def keep_call(self, key: bytes, stage: str, clip: str, call: Call) -> None:
-        """Append a call; it is on the disk when this returns. Secrets and halves of characters are taken out."""
+    def keep_call(self, key: bytes, stage: str, clip: str, call: Call) -> None:
+        """Append a call. Secrets and halves of characters are taken out."""
         values = asdict(call) | {name: redact.redact(getattr(call, name), prose=True) for name in ("text", "thought")}
         values["error"] = redact.redact(call.error)
-        await self._put(
-            f"INSERT INTO calls ({PAID}) VALUES ({', '.join('?' * 13)})",
-            (key, stage, redact.whole(clip), time.time(), *values.values()),
-        )
+        row = (key, stage, redact.whole(clip), time.time(), *values.values())
+        with self._writing() as file:
+            file.execute(f"INSERT INTO calls ({PAID}) VALUES ({', '.join('?' * len(row))})", row)
 
-    async def keep_outcome(self, key: bytes, clip: str, outcome: dict[str, Any], again: bool = False) -> None:
-        """Note how a clip came out; it is on the disk when this returns.
-
-        again: the outcome is for now only, and `meet` will call the clip new once more.
-        """
+    def keep_outcome(self, key: bytes, clip: str, outcome: dict[str, Any], again: bool = False) -> None:
+        """Note how a clip came out. again: for now only, and `meet` will call the clip new once more."""
         row = (key, redact.whole(clip), int(again), redact.redact(_json(outcome), prose=True))
-        await self._put("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?)", row)
+        with self._writing() as file:
+            file.execute("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?)", row)
 
     def meet(self, clips: Sequence[tuple[bytes, str]]) -> list[str]:
         """Note the next clips (key, id) of the source. Says of each whether it is "new" or "done".
 
-        It is "twice" where an earlier clip of this source has the same id.
+        It is "twice" if an earlier clip of this source has the same id.
         """
-        with self._reading():
-            if self._done is None:
-                self._done = self._read_done()
-            done = _among([key for key, _ in clips], self._done)
-            once = self._ids.add([clip for _, clip in clips])
-            self._met += b"".join(key if first else NO_KEY for (key, _), first in zip(clips, once, strict=True))
-        return ["twice" if not first else "done" if known else "new" for first, known in zip(once, done, strict=True)]
+        marks = ", ".join("?" * len(clips))
+        asked = " UNION ".join(
+            f"SELECT key FROM {place}.outcomes WHERE again = 0 AND key IN ({marks})" for place in self._places
+        )
+        with self._reading() as file:
+            done = {key for (key,) in file.execute(asked, [key for key, _ in clips] * len(self._places))}
+            file.execute("BEGIN")
+            first = [
+                file.execute("INSERT OR IGNORE INTO met (clip, key) VALUES (?, ?)", (redact.whole(clip), key)).rowcount
+                for key, clip in clips
+            ]
+            file.execute("COMMIT")
+        return [
+            "twice" if not new else "done" if key in done else "new" for (key, _), new in zip(clips, first, strict=True)
+        ]
 
-    def _read_done(self) -> Keys:
-        """Sorted keys of the clips that are finished now. One query for all is cheaper than one for each."""
-        every = " UNION ".join(f"SELECT key FROM {place}.outcomes WHERE again = 0" for place in self._places)
-        found = self._reader.execute(f"{every} ORDER BY key")
-        parts = []
-        while some := found.fetchmany(1 << 16):
-            parts.append(b"".join(key for (key,) in some))
-        return _halves(b"".join(parts))
-
-    def outcomes(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
-        """(position, clip's id, outcome) of the clips that were met since opening, in the order of the source."""
-        size = len(NO_KEY)
-        for first in range(0, len(self._met) // size, TOGETHER):
-            some = bytes(self._met[first * size : (first + TOGETHER) * size])
-            keys = [some[at : at + size] for at in range(0, len(some), size)]
-            asked = ", ".join("?" * len(keys))
-            with self._reading():
-                found = self._reader.execute(f"SELECT key, clip, outcome FROM outcomes WHERE key IN ({asked})", keys)
-                outcomes = {key: (clip, outcome) for key, clip, outcome in found}
-            for position, key in enumerate(keys, start=first):
-                if key in outcomes:
-                    clip, outcome = outcomes[key]
-                    yield position, clip, json.loads(outcome)
+    def outcomes(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(id, outcome) of the clips that were met since opening and have one, in the order of the source."""
+        found = "SELECT o.clip, o.outcome FROM met JOIN outcomes AS o USING (key) ORDER BY met.number"
+        with self._reading() as file:
+            rows = file.execute(found)
+        while some := self._next(rows):
+            for clip, outcome in some:
+                yield clip, json.loads(outcome)
 
     def spent_earlier(self) -> Spent:
         """Sums over the calls of the earlier store."""
@@ -242,155 +204,58 @@ class Store:
 
     def stages(self) -> list[str]:
         """Names of the stages that made calls, sorted."""
-        with self._reading():
-            return [stage for (stage,) in self._reader.execute("SELECT DISTINCT stage FROM calls ORDER BY stage")]
+        with self._reading() as file:
+            return [stage for (stage,) in file.execute("SELECT DISTINCT stage FROM calls ORDER BY stage")]
 
     def fact(self, name: str) -> Any:
-        """The value that was noted under a name; None where there is none."""
+        """The value that was noted under a name, or None."""
         for place in self._places:
             if row := self._one(f"SELECT value FROM {place}.facts WHERE name = ?", (redact.redact(name),)):
                 return json.loads(row[0])
         return None
 
-    async def keep_fact(self, name: str, value: Any) -> None:
-        """Note a value under a name; it is on the disk when this returns."""
-        await self._put("INSERT OR REPLACE INTO facts VALUES (?, ?)", (redact.redact(name), _json(value)))
+    def keep_fact(self, name: str, value: Any) -> None:
+        """Note a value under a name."""
+        with self._writing() as file:
+            file.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (redact.redact(name), _json(value)))
+
+    def _next(self, rows: sqlite3.Cursor) -> list[tuple[str, str]]:
+        with self._reading():
+            return rows.fetchmany(TOGETHER)
 
     def _one(self, sql: str, parameters: Sequence[Any]) -> tuple[Any, ...] | None:
-        with self._reading():
-            row: tuple[Any, ...] | None = self._reader.execute(sql, parameters).fetchone()
+        with self._reading() as file:
+            row: tuple[Any, ...] | None = file.execute(sql, parameters).fetchone()
         return row
 
     @contextmanager
-    def _reading(self) -> Iterator[None]:
-        """Hold the reader. Raises ValueError where the file is damaged."""
+    def _reading(self) -> Iterator[sqlite3.Connection]:
         try:
             with self._lock:
-                yield
+                yield self._file
         except sqlite3.Error as error:
             raise ValueError(f"{self.path}: cannot be read ({error}); build again in a new folder") from None
 
-    async def _put(self, sql: str, parameters: Sequence[Any]) -> None:
-        loop = asyncio.get_running_loop()
-        written: asyncio.Future[None] = loop.create_future()
-        self._queue.put((sql, parameters, (loop, written)))
-        await written
-
-    def _write(self, connection: sqlite3.Connection) -> None:
-        """Commit what waits, batch by batch. Whatever goes wrong, everybody who waits is told."""
-        with closing(connection):
-            while waiting := self._waiting():
-                errors = [self._commit(connection, waiting)]
-                if errors[0] and len(waiting) > 1:  # one write that cannot be made does not take the others with it
-                    errors = [self._commit(connection, [one]) for one in waiting]
-                _tell([waiter for *_, waiter in waiting], errors)
-
-    def _commit(self, connection: sqlite3.Connection, waiting: Sequence[Waiting]) -> ValueError | None:
-        """Make these writes, all or none; the reason where they cannot be made."""
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
         try:
-            with connection:
-                connection.execute("BEGIN IMMEDIATE")
-                for sql, parameters, _ in waiting:
-                    connection.execute(sql, parameters)
-        except sqlite3.OperationalError as error:
-            return ValueError(f"{self.path}: cannot be written ({error}); check the disk, then start again")
-        except BaseException as error:  # this thread must not die: a waiter would wait for ever
-            what = f"{type(error).__name__}: {redact.one_line(str(error))}"
-            return ValueError(f"{self.path}: a reply or a result cannot be stored ({what})")
-        return None
+            with self._lock:
+                yield self._file
+        except (sqlite3.Error, OverflowError) as error:
+            raise ValueError(f"{self.path}: cannot be written ({error}); check the disk, then start again") from None
 
-    def _waiting(self) -> list[Waiting]:
-        """Everything that waits to be written, at least one; nothing at the end."""
-        first = self._queue.get()
-        if first is None:
-            return []
-        waiting = [first]
-        while len(waiting) < TOGETHER and not self._queue.empty():
-            after = self._queue.get()
-            if after is None:
-                self._queue.put(None)
-                break
-            waiting.append(after)
-        return waiting
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """A connection in which every statement is a transaction of its own, unless BEGIN opens one."""
+    file = sqlite3.connect(
+        path.absolute().as_uri(), timeout=60, check_same_thread=False, isolation_level=None, uri=True
+    )
+    file.execute("PRAGMA journal_mode=WAL")
+    file.execute("PRAGMA synchronous=NORMAL")
+    return file
 
 
 def _json(value: Any) -> str:
     """JSON as it is written to the store. The bytes of a file name that is not UTF-8 come back unharmed."""
     text = json.dumps(value, ensure_ascii=False)
     return text if redact.is_whole(text) else json.dumps(value)
-
-
-def _claimed(path: Path) -> sqlite3.Connection:
-    """A lock beside a store, held until it is closed or the process ends. Two builds in one store would pay twice."""
-    refuse_links(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = sqlite3.connect(path.with_name(f"{path.name}.lock"), timeout=1, check_same_thread=False)
-        lock.execute("BEGIN EXCLUSIVE")
-    except sqlite3.OperationalError as error:
-        if "locked" in str(error):
-            raise ValueError(
-                f"{path}: another build is at work there; wait for its end, or choose another folder"
-            ) from None
-        raise ValueError(f"{path}: cannot be opened as a build's store ({error}); choose a new folder") from None
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be opened as a build's store ({error}); choose a new folder") from None
-    return lock
-
-
-Keys = NDArray[np.uint64]
-"""[N, 2] keys of 16 bytes, as two numbers each."""
-
-
-def _halves(keys: bytes) -> Keys:
-    return np.frombuffer(keys, ">u8").astype(np.uint64).reshape(-1, 2)
-
-
-def _among(keys: Sequence[bytes], done: Keys) -> list[bool]:
-    """Which keys are among `done`, which is sorted. Of two that share their first half, one may be done again."""
-    if not len(done):
-        return [False] * len(keys)
-    asked = _halves(b"".join(keys))
-    places = np.minimum(np.searchsorted(done[:, 0], asked[:, 0]), len(done) - 1)
-    return [bool(same) for same in (done[places] == asked).all(axis=1)]
-
-
-class _Ids:
-    """The ids that came before, 8 bytes each, in sorted runs that are merged when their lengths are alike.
-
-    Two ids with the same 64-bit hash are taken for one; among ten million clips the chance of that is 1 in 400,000.
-    """
-
-    def __init__(self) -> None:
-        self._runs: list[NDArray[np.int64]] = []
-
-    def add(self, ids: Sequence[str]) -> list[bool]:
-        """Says of each id whether it comes for the first time, and remembers it."""
-        asked = np.fromiter(map(hash, ids), np.int64, len(ids))
-        fresh, first = np.unique(asked, return_index=True)
-        for run in self._runs:
-            new = run[np.minimum(np.searchsorted(run, fresh), len(run) - 1)] != fresh
-            fresh, first = fresh[new], first[new]
-        once = np.zeros(len(asked), dtype=bool)
-        once[first] = True
-        while self._runs and len(self._runs[-1]) <= len(fresh):
-            fresh = np.sort(np.concatenate([self._runs.pop(), fresh]), kind="stable")  # merges two ordered runs
-        if len(fresh):
-            self._runs.append(fresh)
-        return once.tolist()
-
-
-def _tell(waiters: Sequence[Waiter], errors: Sequence[ValueError | None]) -> None:
-    """Let those who wait go on: each with its own error, or all with the only one."""
-
-    def settle(some: list[tuple[asyncio.Future[None], ValueError | None]]) -> None:
-        for future, error in some:
-            if not future.done():
-                future.set_exception(error) if error else future.set_result(None)
-
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[None], ValueError | None]]] = {}
-    for number, (loop, future) in enumerate(waiters):
-        by_loop.setdefault(loop, []).append((future, errors[number % len(errors)]))
-    for loop, some in by_loop.items():
-        with suppress(RuntimeError):  # a loop that was closed meanwhile has nobody who waits
-            loop.call_soon_threadsafe(settle, some)
