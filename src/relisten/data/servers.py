@@ -1,8 +1,8 @@
-"""The one way in which relisten asks a model behind an OpenAI-compatible server: bounded in time and in size.
+"""Requests to OpenAI-compatible servers, bounded in time and in size.
 
 A request and its whole reply take at most `timeout` seconds and MOST_BYTES bytes after decompression, whatever the
-server does. Redirects are not followed, so a prompt goes to the address that was given and to no other. A reply that is
-not what it should be is a `CallFailed`, as a refused one is.
+server does. Redirects are not followed, so a prompt goes to no other address than the one that was given. A reply that
+is refused, or that is not a completion, raises `CallFailed`.
 """
 
 from __future__ import annotations
@@ -12,27 +12,25 @@ import json
 import os
 import re
 import time
-import zlib
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote, urlsplit
+
+import httpx2
 
 from relisten import redact
 from relisten.data.store import Failure
-from relisten.extras import install_hint
 
-if TYPE_CHECKING:
-    from openai import AsyncOpenAI
-
+OPENAI = "https://api.openai.com/v1"
 MOST_BYTES = 8 << 20
-"""Of a reply, after decompression: the longest that models write, thoughts included, take a tenth of it."""
+"""Most bytes of a reply after decompression. The longest replies of models, with their thoughts, take a tenth of it."""
 MOST_CHARACTERS = 100_000
-"""Of the text of a reply, thoughts left out; a question with its chain of thought takes some 2,000."""
+"""Most characters of a reply without its thoughts. A question with its chain of thought takes some 2,000."""
 MOST_TOKENS = 1 << 40
-"""A server that says that one call took more than this is wrong."""
+"""If a server reports more tokens than this for one call, its report is wrong."""
 _NAME = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
 
 
@@ -66,17 +64,17 @@ DEFAULT = Server()
 
 
 class CallFailed(ValueError):  # noqa: N818
-    """A call that gave nothing, with the reason in one line."""
+    """A call that gave no reply, with the reason in one line."""
 
     def __init__(self, reason: str, failure: Failure, after: float | None = None) -> None:
-        """failure: whether it may pass (as in `Call.failure`). after: seconds to wait, where the server asks for it."""
+        """failure: as in `Call.failure`. after: seconds to wait, if the server asks for it."""
         super().__init__(reason)
         self.failure, self.after = failure, after
 
 
 @dataclass
 class Reply:
-    """What a server said, and what it took. The counts are right even where the reply is of no use."""
+    """A server's reply, and its tokens. The tokens are counted even if the reply is useless."""
 
     text: str = ""
     thought: str = ""
@@ -88,7 +86,7 @@ class Reply:
 
 
 def check_key(name: str) -> None:
-    """Raise ValueError where `name` cannot be the name of an environment variable. It may be a key: it is not shown."""
+    """Raise ValueError if `name` cannot be the name of an environment variable. It is not shown, as it may be a key."""
     if name not in os.environ and not _NAME.fullmatch(name):
         raise ValueError(
             "key: names no environment variable that is set. Give the name of the variable that holds the key, such as"
@@ -97,13 +95,15 @@ def check_key(name: str) -> None:
 
 
 def ready(server: Server, who: str) -> str:
-    """The key of a server. Raises ValueError, which says that `who` needs it, where something is missing or wrong."""
-    if server.url and not server.url.startswith(("http://", "https://")):
+    """The key of a server. Raises ValueError, which says that `who` needs it, if the key or the address is wrong."""
+    try:
+        right = not server.url or httpx2.URL(server.url).scheme in ("http", "https")
+    except httpx2.InvalidURL:
+        right = False
+    if not right:
         raise ValueError(
             f"url {redact.one_line(server.url)!r}: write a server's address such as http://localhost:8000/v1"
         )
-    if find_spec("openai") is None:
-        raise ValueError(f"{who} needs the package openai; {install_hint('data')}")
     check_key(server.key)
     key = os.environ.get(server.key, "")
     if not key and (not server.url or server.key != Server.key):
@@ -116,114 +116,71 @@ def ready(server: Server, who: str) -> str:
     return key or "none"
 
 
-def connect(server: Server, who: str) -> AsyncOpenAI:
-    """A client for a server, which keeps to this module's bounds. Close it. Raises ValueError as `ready` does."""
+def connect(server: Server, who: str) -> httpx2.AsyncClient:
+    """A client for a server. Close it. Raises ValueError as `ready` does."""
     key = ready(server, who)
-    import openai
-
-    # Retries are ours, so that every request is counted and a 429 slows all calls, not one.
-    return openai.AsyncOpenAI(
-        api_key=key, base_url=server.url or None, timeout=server.timeout, max_retries=0,
-        http_client=_bounded(openai.DefaultAsyncHttpxClient)(timeout=server.timeout),
-    )  # fmt: skip
-
-
-def _bounded(base: Any) -> Any:
-    """A class of HTTP clients that read a reply as a whole, but no more of it than MOST_BYTES, and follow nobody."""
-
-    class Bounded(base):  # type: ignore[misc]
-        async def send(self, request: Any, **options: Any) -> Any:
-            response = await super().send(request, **options | {"stream": True, "follow_redirects": False})
-            try:
-                content = await whole_body(response)
-            finally:
-                await response.aclose()
-            left = ("content-encoding", "content-length", "transfer-encoding")
-            headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in left]
-            return type(response)(response.status_code, headers=headers, content=content, request=request)
-
-    return Bounded
+    # Compression is not asked for: a reply is small, and one that unpacks without end is not sent by mistake.
+    return httpx2.AsyncClient(
+        base_url=server.url or os.environ.get("OPENAI_BASE_URL") or OPENAI,
+        headers={"Authorization": f"Bearer {key}", "Accept-Encoding": "identity"},
+        timeout=server.timeout,
+        limits=httpx2.Limits(max_connections=None),
+        follow_redirects=False,
+    )
 
 
-async def whole_body(response: Any) -> bytes:
+@asynccontextmanager
+async def opened(
+    client: httpx2.AsyncClient, method: str, url: str, timeout: float, body: Any = None
+) -> AsyncIterator[httpx2.Response]:
+    """A response with status 200, which must be read within `timeout` seconds. Other outcomes raise CallFailed."""
+    try:
+        async with asyncio.timeout(timeout), client.stream(method, url, json=body) as response:
+            if response.status_code != 200:
+                raise refused(response.status_code, response.headers, _message(await whole_body(response)))
+            yield response
+    except (TimeoutError, httpx2.TimeoutException):
+        raise CallFailed(f"timeout: no complete reply within {timeout:g} s", "passing") from None
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:  # no connection, half a body
+        raise CallFailed(f"{type(error).__name__}: {redact.one_line(str(error))}", "passing") from None
+
+
+def _message(content: bytes) -> str:
+    """The message in a server's error reply."""
+    text = content.decode("utf-8", "replace")
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    for key in ("error", "detail", "message"):
+        if isinstance(found, dict) and key in found:
+            found = found[key]
+    return found if isinstance(found, str) else text
+
+
+async def whole_body(response: httpx2.Response) -> bytes:
     """The body of an open response, decompressed. Raises CallFailed if it is too long, or compressed in an odd way."""
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", "gzip", "deflate"):  # of these, a small piece unpacks to a bounded one
+        raise CallFailed(f"the reply is compressed in a form that was not asked for ({encoding[:40]})", "passing")
     parts, size = [], 0
-    async for part in response.aiter_raw():
+    async for part in response.aiter_bytes():
         parts.append(part)
         size += len(part)
         if size > MOST_BYTES:
             raise CallFailed(f"the reply is longer than {MOST_BYTES:,} bytes", "passing")
-    raw = b"".join(parts)
-    encoding = response.headers.get("content-encoding", "identity").strip().lower()
-    if encoding == "identity":
-        return raw
-    if encoding not in ("gzip", "deflate"):
-        raise CallFailed(f"the reply is compressed in a form that was not asked for ({encoding[:40]})", "passing")
+    return b"".join(parts)
+
+
+async def ask(client: httpx2.AsyncClient, method: str, url: str, timeout: float, body: Any = None) -> Any:
+    """The JSON that a server replies with, which may be anything. Raises CallFailed."""
+    async with opened(client, method, url, timeout, body) as response:
+        content = await whole_body(response)
     try:
-        unpacked = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(raw, MOST_BYTES + 1)
-    except zlib.error:
-        raise CallFailed(f"the reply is damaged: it is not {encoding}", "passing") from None
-    if len(unpacked) > MOST_BYTES:
-        raise CallFailed(f"the reply is longer than {MOST_BYTES:,} bytes when it is decompressed", "passing")
-    return unpacked
-
-
-async def models(client: AsyncOpenAI, server: Server) -> list[str]:
-    """Names of the models that a server offers. Raises CallFailed."""
-    found = await _ask(client.models.with_raw_response.list, server, {})
-    listed = found.get("data") if isinstance(found, dict) else None
-    return [one["id"] for one in listed or [] if isinstance(one, dict) and isinstance(one.get("id"), str)]
-
-
-async def complete(
-    client: AsyncOpenAI,
-    server: Server,
-    model: str,
-    messages: Any,
-    reply: Reply,
-    may_be_empty: bool = False,
-    more: Mapping[str, Any] | None = None,
-) -> None:
-    """Ask once, and fill in the reply. Raises CallFailed; tokens that were paid for are in the reply all the same.
-
-    may_be_empty: an empty reply is an answer too; else it is a failure that may pass. more: fields of the request that
-    `server` does not say; the text of the reply is then left as it was written, thoughts included.
-    """
-    messages = redact.each_text(redact.whole, list(messages))
-    asked: dict[str, Any] = {"model": model, "messages": messages, "temperature": server.temperature}
-    if server.max_tokens:
-        asked["max_tokens"] = server.max_tokens
-    if server.json_mode:
-        asked["response_format"] = {"type": "json_object"}
-    asked |= more or {}
-    body = await _ask(client.chat.completions.with_raw_response.create, server, asked)
-    _read(body, reply, may_be_empty, as_written=more is not None)
-
-
-async def _ask(ask: Any, server: Server, asked: dict[str, Any]) -> Any:
-    """The JSON that a server replies with. Raises CallFailed."""
-    import openai
-
-    try:
-        async with asyncio.timeout(server.timeout):
-            # Compression is not asked for: a reply is small, and one that unpacks without end is not sent by mistake.
-            raw = await ask(**asked, extra_headers={"Accept-Encoding": "identity"})
-        return json.loads(raw.content)
-    except CallFailed:
-        raise
-    except (TimeoutError, openai.APITimeoutError):
-        raise CallFailed(f"timeout: no complete reply within {server.timeout:g} s", "passing") from None
-    except openai.APIStatusError as error:
-        raise refused(error.status_code, error.response.headers, str(error.message)) from None
-    except openai.APIError as error:  # no connection, half a body
-        cause = error.__cause__ or error
-        if isinstance(cause, CallFailed):
-            raise cause from None
-        raise CallFailed(f"{type(cause).__name__}: {redact.one_line(str(cause))}", "passing") from None
-    except (ValueError, TypeError, RecursionError) as error:
-        raise CallFailed(
-            f"unreadable reply ({redact.one_line(str(error)) or type(error).__name__})", "passing"
-        ) from None
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        reason = redact.one_line(str(error)) or type(error).__name__
+        raise CallFailed(f"unreadable reply ({reason})", "passing") from None
 
 
 def refused(status: int, headers: Mapping[str, str], message: str) -> CallFailed:
@@ -233,14 +190,14 @@ def refused(status: int, headers: Mapping[str, str], message: str) -> CallFailed
         return CallFailed(
             f"{status}: the server points to {target}; redirects are not followed, give that as url", "fatal"
         )
-    reason = f"{status}: {redact.one_line(message.removeprefix(f'Error code: {status} - '))}"
+    reason = f"{status}: {redact.one_line(message)}"
     if status in (408, 409, 429) or status >= 500:
         return CallFailed(reason, "passing", retry_after(headers))
     return CallFailed(reason, "fatal" if status in (401, 402, 403, 404) else "lasting")
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait, given as seconds, milliseconds or a date; None where it does not ask."""
+    """Seconds that a server asks to wait, given as seconds, milliseconds or a date; None if it does not ask."""
     given = headers.get("retry-after", "").strip()
     try:
         if "retry-after-ms" in headers:
@@ -254,8 +211,12 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return max(seconds, 0.0) if seconds == seconds else None
 
 
-def _read(body: Any, reply: Reply, may_be_empty: bool, as_written: bool) -> None:
-    """Fill in text, thoughts and counts from a completion. An odd or empty reply may be better next time."""
+def read(body: Any, reply: Reply, may_be_empty: bool, as_written: bool) -> None:
+    """Fill in a reply from a completion. Raises CallFailed; tokens that were paid for are in the reply all the same.
+
+    may_be_empty: an empty text is a reply too; otherwise it is a failure that may pass. as_written: leave the text as
+    it was written, with its thoughts and white space.
+    """
     usage = (body.get("usage") if isinstance(body, dict) else None) or {}
     for name in ("prompt_tokens", "completion_tokens"):
         setattr(reply, name, getattr(reply, name) + _count(usage, name))
@@ -285,7 +246,7 @@ def _read(body: Any, reply: Reply, may_be_empty: bool, as_written: bool) -> None
 
 
 def _part(value: Any, key: str | int, kind: type) -> Any:
-    """A part of a reply. Raises CallFailed where it is missing or of another kind."""
+    """A part of a reply. Raises CallFailed if it is missing, empty or of another type."""
     try:
         part = value[key]
     except (TypeError, KeyError, IndexError):
@@ -296,7 +257,7 @@ def _part(value: Any, key: str | int, kind: type) -> Any:
 
 
 def _count(usage: Any, name: str) -> int:
-    """A number of tokens. Raises CallFailed where it cannot be one: a budget could not be kept with it."""
+    """A number of tokens. Raises CallFailed if it cannot be one, because the budget depends on it."""
     value = usage.get(name) if isinstance(usage, dict) else usage
     if value is None:
         return 0

@@ -1,10 +1,10 @@
-"""Teachers write and judge questions. `complete(messages)` gives a call: a reply, and what it took.
+"""Teachers write and judge questions. `complete(messages)` returns a call: a reply with its tokens, cost and seconds.
 
     rules               no network: templates and code (rules.py)
     recorded:FILE       replays the calls of a JSONL file: {"messages": [...], "text": "..."} a line
     anything else       a model behind an OpenAI-compatible server (servers.py)
 
-A failure is a call with an `error`, never an exception: one reply that cannot be had does not stop the others.
+A failure is a call with an `error`, never an exception, so that one missing reply does not stop the others.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from relisten.data.servers import DEFAULT, CallFailed, Reply, Server
 from relisten.data.store import Call
 
 FIRST_WAIT = 0.5
-"""Seconds before a call is sent again for the first time; they are doubled each time, up to a minute."""
+"""Seconds before a call is sent again for the first time. The wait doubles each time, up to a minute."""
 LONGEST_WAIT = 300.0
-"""Seconds; a server that asks for longer (Retry-After) is asked again after these."""
+"""Most seconds that a server's Retry-After is followed."""
 
 
 class Teacher(Protocol):
@@ -40,7 +40,7 @@ class Teacher(Protocol):
         """A reply, or the reason why there is none. Never raises."""
 
     async def close(self) -> None:
-        """Close what it holds open."""
+        """Close its connections, if it has any."""
 
 
 def open_teachers(composer: tuple[str, Server], judge: tuple[str, Server]) -> tuple[Teacher, Teacher]:
@@ -52,7 +52,7 @@ def open_teachers(composer: tuple[str, Server], judge: tuple[str, Server]) -> tu
 
 
 def open_teacher(name: str, server: Server = DEFAULT) -> Teacher:
-    """The teacher of a name (see above). Raises ValueError where it cannot be had."""
+    """The teacher of a name (see above). Raises ValueError if it cannot be asked."""
     if name == "rules":
         return Rules()
     if name.startswith("recorded:"):
@@ -92,7 +92,7 @@ class Remote:
     def __init__(self, model: str, server: Server, may_be_empty: bool = False) -> None:
         """may_be_empty: an empty reply is an answer too.
 
-        Raises ValueError where the server cannot be asked at all, because key, package or address are missing.
+        Raises ValueError if the server cannot be asked at all, because its key or address is missing.
         """
         self.model, self.server, self.may_be_empty = model, server, may_be_empty
         self.name = json.dumps([model, server.url, server.temperature, server.max_tokens, server.json_mode])
@@ -101,14 +101,18 @@ class Remote:
 
     async def close(self) -> None:
         """Close its connections."""
-        await self._client.close()
+        await self._client.aclose()
 
     async def complete(self, messages: Messages) -> Call:
         """A reply; it is asked for again after a failure that may pass."""
         return (await self.ask(messages))[0]
 
     async def ask(self, messages: Messages, more: Mapping[str, Any] | None = None) -> tuple[Call, str]:
-        """A reply, and why it ended (finish_reason). more: as in `servers.complete`."""
+        """A reply, and why it ended (finish_reason).
+
+        more: fields of the request that `server` does not have. With them, the text of the reply is left as it was
+        written.
+        """
         begun = time.perf_counter()
         reply = Reply()  # an empty reply is paid for, too: its tokens add up here
         attempts = 1
@@ -125,9 +129,18 @@ class Remote:
         return call, reply.finish
 
     async def _once(self, messages: Messages, reply: Reply, more: Mapping[str, Any] | None) -> CallFailed | None:
+        server = self.server
+        sent = redact.each_text(redact.whole, list(messages))
+        asked: dict[str, Any] = {"model": self.model, "messages": sent, "temperature": server.temperature}
+        if server.max_tokens:
+            asked["max_tokens"] = server.max_tokens
+        if server.json_mode:
+            asked["response_format"] = {"type": "json_object"}
+        asked |= more or {}
         await self.turn.wait()
         try:
-            await servers.complete(self._client, self.server, self.model, messages, reply, self.may_be_empty, more)
+            body = await servers.ask(self._client, "POST", "chat/completions", server.timeout, asked)
+            servers.read(body, reply, self.may_be_empty, as_written=more is not None)
         except CallFailed as failed:
             self.turn.pause(failed.after or 0.0)
             return failed
@@ -135,11 +148,13 @@ class Remote:
 
     async def models(self) -> list[str]:
         """Names of the models that the server offers. Raises CallFailed."""
-        return await servers.models(self._client, self.server)
+        found = await servers.ask(self._client, "GET", "models", self.server.timeout)
+        listed = found.get("data") if isinstance(found, dict) else None
+        return [one["id"] for one in listed or [] if isinstance(one, dict) and isinstance(one.get("id"), str)]
 
 
 retrying: Counter[str] = Counter()
-"""Calls of this process that now wait to be sent again, counted by reason; the progress bar shows them."""
+"""Calls of this process that are waiting to be sent again, counted by reason; the progress bar shows them."""
 
 
 async def _wait(attempt: int, failed: CallFailed) -> None:

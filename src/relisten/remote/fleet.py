@@ -11,7 +11,6 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +18,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 from relisten import redact
-from relisten.data.servers import MOST_BYTES, CallFailed, refused, whole_body
+from relisten.data.servers import MOST_BYTES, CallFailed, opened, whole_body
 from relisten.models.base import AudioLM
 from relisten.models.trial import PROBE
 
@@ -193,7 +192,7 @@ class Fleet:
         return await self._json(machine, "POST", path, body)
 
     async def _json(self, machine: Machine, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        async with self._open(machine, method, path, body) as response:
+        async with opened(self._client, method, machine.url + path, self.timeout, body) as response:
             content = await whole_body(response)
         try:
             found = json.loads(content) if content.strip() else {}
@@ -206,7 +205,7 @@ class Fleet:
     async def _stream(self, machine: Machine, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """The objects of a reply in server-sent events."""
         size, ended = 0, False
-        async with self._open(machine, "POST", GENERATE, body) as response:
+        async with opened(self._client, "POST", machine.url + GENERATE, self.timeout, body) as response:
             async for line in response.aiter_lines():
                 size += len(line)
                 if size > MOST_BYTES:
@@ -224,22 +223,6 @@ class Fleet:
         if not ended:
             raise CallFailed("the reply ends before its end", "passing")
 
-    @asynccontextmanager
-    async def _open(self, machine: Machine, method: str, path: str, body: Any) -> AsyncIterator[Any]:
-        """A response with status 200. Whatever goes wrong inside becomes a CallFailed."""
-        try:
-            async with (
-                asyncio.timeout(self.timeout),
-                self._client.stream(method, machine.url + path, json=body) as response,
-            ):
-                if response.status_code != 200:
-                    raise refused(response.status_code, response.headers, _message(await whole_body(response)))
-                yield response
-        except (TimeoutError, httpx2.TimeoutException):
-            raise CallFailed(f"timeout: no complete reply within {self.timeout:g} s", "passing") from None
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise CallFailed(f"{type(error).__name__}: {redact.one_line(str(error))}", "passing") from None
-
 
 def tokens_of(reply: dict[str, Any]) -> tuple[list[int], list[float]]:
     """The token ids in a reply and their log-probabilities. Raises CallFailed if they are missing."""
@@ -256,19 +239,6 @@ def tokens_of(reply: dict[str, Any]) -> tuple[list[int], list[float]]:
     if choice.get("finish_reason") == "abort":
         raise CallFailed("the server gave the request up", "passing")
     return ids, logprobs
-
-
-def _message(content: bytes) -> str:
-    """The message in a server's error reply."""
-    text = content.decode("utf-8", "replace")
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    for key in ("error", "detail", "message"):
-        if isinstance(found, dict) and key in found:
-            found = found[key]
-    return found if isinstance(found, str) else text
 
 
 def _first(value: Any) -> dict[str, Any]:
