@@ -22,11 +22,11 @@ from relisten.types import Example
 
 FOLDS = 5
 MOST = 5_000
-"""At most so many questions are used; more would hardly narrow the interval."""
+"""Most questions that are used; more would hardly narrow the interval."""
 WIDTH = 1 << 17
 EPOCHS = 4
 LEAST = 50
-"""With fewer questions nothing is measured."""
+"""Fewest questions for which the guesser is trained at all."""
 
 
 @dataclass(frozen=True)

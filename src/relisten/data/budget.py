@@ -1,4 +1,4 @@
-"""What a build may spend, what it has spent, and what the calls in flight are likely to take."""
+"""What a build may spend, what it has spent, and what the calls in flight will probably cost."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from relisten.data.store import Call, Spent
 
 Prices = tuple[float, float]
-"""Of a million tokens of prompt and of a million tokens of reply, in any one currency."""
+"""Prices of a million tokens of prompt and of a million tokens of reply, in one currency."""
 
 
 class Stopped(Exception):  # noqa: N818
@@ -19,13 +19,13 @@ class Budget:
     """Counts cost and tokens over all runs into a folder, and stops before a limit is passed."""
 
     def __init__(self, spent: Spent, max_cost: float = 0.0, max_tokens: int = 0) -> None:
-        """spent: what earlier runs took. A limit of 0 is none."""
+        """spent: sums over earlier runs. max_cost, max_tokens: 0 sets no limit."""
         self.spent = spent
         self.max_cost, self.max_tokens = max_cost, max_tokens
         self._reserved_cost = self._reserved_tokens = 0.0
 
     def book(self, call: Call) -> None:
-        """Add what a call took."""
+        """Add a call's cost and tokens."""
         self.spent = Spent(
             self.spent.calls + 1,
             self.spent.failed + bool(call.error),
@@ -37,9 +37,9 @@ class Budget:
 
     @contextmanager
     def reserve(self, asked: float, replied: float, prices: Prices) -> Iterator[None]:
-        """Hold back the tokens that a call is likely to take, until it is over, so that all in flight fit in together.
+        """Reserve the tokens that a call will probably take until it is over, so that all calls in flight fit together.
 
-        Raises Stopped where they do not fit into what is left.
+        Raises Stopped if they do not fit into what is left.
         """
         tokens, cost = asked + replied, (asked * prices[0] + replied * prices[1]) / 1e6
         if self.max_tokens and self.spent.tokens + self._reserved_tokens + tokens > self.max_tokens:

@@ -1,4 +1,4 @@
-"""Settings of `relisten data build`, and what makes them impossible."""
+"""Settings of `relisten data build`, and their checks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from relisten.data.servers import Server, check_key
 from relisten.engine import operations
 
 MOST_IN_FLIGHT = 1_000
-"""Calls at the same time; each is a connection of its own, and systems commonly allow a process 1,024 open files."""
+"""Each call has its own connection, and systems commonly allow a process 1,024 open files."""
 MOST_WORKERS = 1_000
 NOT_NEGATIVE = (
     "clips", "seed", "repairs", "retries", "workers", "requests_per_minute", "temperature", "max_tokens", "price_in",
@@ -20,7 +20,7 @@ NOT_NEGATIVE = (
 
 @dataclass(frozen=True)
 class Contents:
-    """What is made of which recordings, and how much at a time and in all."""
+    """The contents of the sets, and the limits of the build."""
 
     source: str
     """Name of a source (`relisten data sources` lists them), or `module:function`, which gives clips of a folder."""
@@ -30,13 +30,13 @@ class Contents:
     """Folder for the sets, the manifest, and the store of all that was done so far."""
     describer: str = ""
     """Who describes recordings first: `ears` (offline), a model's name, a server's `address#model`, or
-    `module:function`. By default nobody does: what the source knows is all that is known."""
+    `module:function`. By default nobody does, and teachers get only what the source knows."""
     teacher: str = "rules"
     """Who composes questions: `rules` (offline), `recorded:FILE`, or the name of a model at `url`."""
     judge: str = ""
     """Who judges them; by default the teacher."""
     judge_url: str = ""
-    """Address of the judge's server, where it is another than the teacher's."""
+    """Address of the judge's server, if it is not the teacher's."""
     prompts: Path | None = None
     """A folder with compose*.md or judge*.md, which replace the shipped prompts."""
     questions: int = 1
@@ -86,7 +86,7 @@ class BuildConfig(Server, Contents):
 
 
 def check(config: BuildConfig) -> None:
-    """Raise ValueError on settings that cannot be meant, before anything is read or written."""
+    """Raise ValueError on impossible settings, before anything is read or written."""
     shards.read(config.shard)
     if config.shard and config.workers:
         raise ValueError("workers divide the clips into shards themselves; leave out one of workers and shard")

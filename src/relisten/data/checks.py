@@ -20,7 +20,7 @@ MAX_SEGMENTS = 8
 SLACK = 0.15
 """Seconds by which a segment may miss its sound or pass the recording's end, because times are rounded."""
 MAX_CHARACTERS = 4000
-"""Of a question, a choice or a chain of thought. Nothing longer is searched."""
+"""Most characters of a question, a choice or a chain of thought. Nothing longer is searched."""
 MAX_LABEL = 1000
 """Characters of a label that are read."""
 IDENTIFIER = re.compile(r"(?<![\w/])/[mgt]/\w+")
@@ -33,7 +33,7 @@ _BRACKETS = re.compile(r"\s*\(.*?\)")
 
 
 def question_fault(draft: Draft) -> str:
-    """What makes the question unusable with any chain of thought, or ""."""
+    """Why the question is unusable with any chain of thought, or ""."""
     if not 2 <= len(draft.choices) <= 8:
         return f"has {len(draft.choices)} choices; 2 to 8 are possible"
     if max(map(len, (draft.question, *draft.choices))) > MAX_CHARACTERS:
@@ -53,14 +53,14 @@ def question_fault(draft: Draft) -> str:
 
 
 def _leak(draft: Draft) -> str:
-    """Whether the question contains the answer, and none of the other choices."""
+    """A fault if the question contains the answer and no other choice, else ""."""
     asked = _plain(draft.question)
     inside = [choice for choice in draft.choices if re.search(rf"(?<!\w){re.escape(_plain(choice))}(?!\w)", asked)]
     return "the question tells the answer" if inside == [draft.answer] else ""
 
 
 def cot_fault(draft: Draft, clip: Clip, operations: Collection[str] = ()) -> str:
-    """What makes the chain of thought unusable, or ""; the question is not looked at.
+    """Why the chain of thought is unusable, or "". The question is not checked.
 
     operations: the ways to listen that it may use beside <seg>.
     """
@@ -87,7 +87,7 @@ def cot_fault(draft: Draft, clip: Clip, operations: Collection[str] = ()) -> str
 
 
 def _ungrounded(cot: str, segments: Sequence[Segment], events: Sequence[Event]) -> str:
-    """Whether a segment meets no event, or the text after it speaks only of events that are elsewhere."""
+    """A fault if a segment meets no event, or if the text after it names only events that are elsewhere, else ""."""
     if not events:
         return ""
     labels = {event.label for event in events}

@@ -1,4 +1,4 @@
-"""What a teacher is told about a recording, which question it is asked to write, and how its reply is read."""
+"""Writes the request to a teacher (what is known of a recording, which question to write) and reads its reply."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ MANNERS = {
 }
 """How a chain of thought may be written. One manner is drawn for each question, so that chains differ."""
 MAX_FALSE_STARTS = 1000
-"""Braces in a reply that look like the start of a JSON object and are not, before the search for one ends."""
+"""The search for a JSON object in a reply ends after this many braces that do not begin one."""
 SHORT = (
     "in the fewest words, question and thought: what is heard up to the place that decides, each sound with its time,"
     " then that place"
@@ -130,12 +130,12 @@ def read_prompts(folder: Path | None = None) -> TeacherPrompts:
 
 
 def hashes(prompts: TeacherPrompts) -> dict[str, str]:
-    """A name for the content of each prompt."""
+    """A hash of each prompt, by its name."""
     return {name: digest(text).hex() for name, text in sorted({**prompts.compose, **prompts.judge}.items())}
 
 
 def evidence(clip: Clip) -> dict[str, Any]:
-    """What is known of a recording, in the form that teachers read: A1 to A5 of the paper (A4 are the events)."""
+    """Everything known of a recording, in the form that teachers read: A1 to A5 of the paper (A4 are the events)."""
     known: dict[str, Any] = {
         f"A{n}_{key}": clip.descriptions[key] for n, key in _DESCRIBED if clip.descriptions.get(key)
     }
@@ -314,7 +314,7 @@ def read_object(text: str) -> dict[str, Any]:
             except RecursionError:
                 raise ValueError("the JSON object in the reply is nested too deeply") from None
             except ValueError as error:
-                # Of a string without an end, `pos` is where it starts; a number of thousands of digits has none.
+                # For a string without an end, `pos` is its start; an error about a too long number has no `pos`.
                 whole = "Unterminated" in str(error)
                 wasted += error.pos - at if isinstance(error, json.JSONDecodeError) and not whole else len(mended)
                 num_false, end = num_false + 1, at + 1

@@ -236,19 +236,15 @@ def to_verl(out: Path) -> list[Path]:
 
 
 def _verl(number: int, example: Example, out: Path) -> dict[str, Any]:
+    asked = "<audio>" + INSTRUCTION.format(example.question, list(example.choices))
     return {
         "data_source": "AVQA",  # the one name for which Echo's release has a reward
-        "prompt": [{"role": "user", "content": "<audio>" + instruction(example)}],
+        "prompt": [{"role": "user", "content": asked}],
         "audios": [relative(_path(example), out)],
         "ability": "audio",
         "reward_model": {"style": "rule", "ground_truth": example.answer},
         "extra_info": {"index": number, "id": example.id},
     }
-
-
-def instruction(example: Example) -> str:
-    """Question and choices in one text."""
-    return INSTRUCTION.format(example.question, list(example.choices))
 
 
 def _parquet(path: Path, rows: Iterable[dict[str, Any]], columns: Mapping[str, str]) -> Path | None:

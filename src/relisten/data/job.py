@@ -1,7 +1,7 @@
-"""One clip's way to its questions: describe, compose, check, judge.
+"""Takes one clip through the stages describe, compose, check and judge.
 
-What comes of a clip depends on nothing but the clip and the plan, so a build that was stopped twenty times ends like
-one that never was.
+The outcome of a clip depends only on the clip and the plan. So a build that was stopped twenty times makes the same
+sets as one that was never stopped.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import asyncio
 import hashlib
 import json
 import marshal
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from relisten import audio, redact
+from relisten import audio
 from relisten.data import checks, compose, judge, leakage
 from relisten.data.caller import Caller, NamedDescriber
 from relisten.data.compose import Draft, Labels, TeacherPrompts
@@ -29,7 +29,7 @@ from relisten.types import Audio, Clip, Event
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything but the clip that decides what comes of it."""
+    """Everything that decides the outcome of a clip, except the clip itself."""
 
     composer: Teacher
     judge: Teacher
@@ -49,7 +49,7 @@ class Plan:
     """The ways to listen that chains of thought may use beside <seg>."""
 
     def identity(self) -> str:
-        """A name for all of it: under another plan a clip comes out differently."""
+        """A name for the whole plan. Under another plan, a clip has another outcome."""
         prompts = compose.hashes(self.prompts)
         names = [self.composer.name, self.judge.name, self.describer.name if self.describer else ""]
         rest = [prompts, self.labels, self.questions, self.repairs, self.seed, self.benchmarks.name, self.manner]
@@ -58,7 +58,7 @@ class Plan:
 
 
 class Rejected(Exception):  # noqa: N818
-    """A clip or question that goes no further. `again`: for a reason that may pass."""
+    """A clip or question that is rejected. `again`: for a reason that may pass."""
 
     def __init__(self, stage: str, reason: str, again: bool = False) -> None:
         super().__init__(reason)
@@ -78,10 +78,10 @@ def fingerprint(clip: Clip, plan: str = "") -> bytes:
 
 
 async def outcome(clip: Clip, plan: Plan, caller: Caller, out: Path) -> dict[str, Any]:
-    """All that came of a clip: its questions, or the stage and reason at which it ended.
+    """The outcome of a clip: its questions, or the stage and the reason of its rejection.
 
-    `again` in it is true where a failure may pass, so that the clip is worth another try. out: the build's folder,
-    where a recording that is in memory only is saved. Raises Stopped, and ValueError where no call can succeed.
+    Its key `again` is true if a failure may pass, so that the clip is worth another try. out: the build's folder, in
+    which a recording that exists only in memory is saved. Raises Stopped, and ValueError if no call can succeed.
     """
     made: dict[str, Any] = {"questions": []}
     try:
@@ -92,7 +92,7 @@ async def outcome(clip: Clip, plan: Plan, caller: Caller, out: Path) -> dict[str
         made["events"] = [[e.label, round(e.start, 3), round(e.end, 3)] for e in clip.events]
     except Rejected as rejected:
         return made | {"stage": rejected.stage, "reason": rejected.reason, "again": rejected.again}
-    # Drawn by the clip alone: with another judge or describer the same questions are asked for, and found again.
+    # The seed depends on the clip alone, so another judge gets the same questions, and their calls are found again.
     own = int.from_bytes(digest([clip.id, made["events"]]), "big")
     for number in range(plan.questions):
         rng = np.random.default_rng([plan.seed, own, number])
@@ -107,7 +107,7 @@ async def outcome(clip: Clip, plan: Plan, caller: Caller, out: Path) -> dict[str
 
 
 def _saved(clip: Clip, recording: Audio, out: Path) -> Path:
-    """A recording that was in memory only, as a file."""
+    """Save a recording that existed only in memory. Returns its path."""
     name = "".join(c if c.isalnum() or c in "-_." else "_" for c in clip.id)[:150]
     path = make_folder(out / "audio") / f"{name}-{digest(clip.id).hex()[:6]}.flac"
     audio.save(path, recording)
@@ -115,7 +115,7 @@ def _saved(clip: Clip, recording: Audio, out: Path) -> Path:
 
 
 async def described(clip: Clip, plan: Plan, caller: Caller) -> Clip:
-    """The clip with what the describer finds in it. Raises Rejected where that is nothing."""
+    """The clip with what the describer finds in it. Raises Rejected if nothing is known of it then."""
     if plan.describer is not None:
         call = await caller.describe(plan.describer, fingerprint(clip), clip)
         if call.error:
@@ -143,14 +143,13 @@ async def _question(clip: Clip, plan: Plan, caller: Caller, rng: np.random.Gener
 
 
 async def _composed(clip: Clip, plan: Plan, caller: Caller, messages: Messages) -> tuple[Draft, str]:
-    """A draft whose question passes the checks, and what is wrong with its chain of thought, if anything."""
+    """A draft whose question passes the checks, and the fault of its chain of thought, or an empty text."""
     best: tuple[Draft, str] | None = None
     stage = reason = ""
     for _ in range(1 + plan.repairs):
         call = _good("compose", await caller.ask("compose", clip.id, plan.composer, messages))
         try:
-            read = compose.read_draft(call.text)  # JSON can hold half a character, even where its text does not
-            draft = replace(read, **redact.each_text(redact.whole, asdict(read)))
+            draft = compose.read_draft(call.text)
             stage, reason = "check", checks.question_fault(draft)
             if not reason:
                 reason = checks.cot_fault(draft, clip, plan.operations)
@@ -178,7 +177,7 @@ async def _judged(clip: Clip, plan: Plan, caller: Caller, messages: Messages) ->
 
 
 def _good(stage: str, call: Call) -> Call:
-    """The call, if it gave a reply. Raises Rejected where it failed."""
+    """The call, if it gave a reply. Raises Rejected if it failed."""
     if call.error:
         raise Rejected(stage, f"teacher: {call.error}", again=call.failure == "passing")
     return call

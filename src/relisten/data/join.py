@@ -6,7 +6,6 @@ last, so one without a manifest was cut short and is joined again from the start
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
@@ -55,16 +54,16 @@ class JoinConfig:
 
 @dataclass
 class _Build:
-    """A folder that is joined, and what becomes of its questions."""
+    """A folder that is joined, and the fate of each of its questions."""
 
     folder: Path
     manifest: dict[str, Any]
     prefix: str
-    """Put before an id that an earlier build has too."""
+    """Is put before an id that an earlier build has too."""
     fates: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
-    """Of each set's questions, in order: the new id (an empty text if it is left out), and the kind or the reason."""
+    """For each set: of each question, its new id and its kind; an empty id and the reason if it is left out."""
     renamed: int = 0
-    """Questions whose id an earlier build has too."""
+    """Number of questions whose id an earlier build has too."""
 
 
 def join(out: Path, folders: Sequence[Path], config: JoinConfig = JoinConfig()) -> dict[str, Any]:
@@ -108,13 +107,10 @@ def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MADE
     if not path.is_file():
         raise ValueError(f"{folder}: holds no manifest.json; name a folder that `relisten data build` finished")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if missing := [key for key in NEEDED if not isinstance(found[key], dict)]:
-            raise ValueError(f"{missing[0]} is not an object")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: is not the manifest of a build ({error}); build it again") from None
-    return dict(found)
+    found = records.read_object(path)
+    if missing := [key for key in NEEDED if not isinstance(found.get(key), dict)]:
+        raise ValueError(f"{path}: is not the manifest of a build (it has no {missing[0]}); build it again")
+    return found
 
 
 def _prefix(folders: Sequence[Path], number: int) -> str:
@@ -123,7 +119,7 @@ def _prefix(folders: Sequence[Path], number: int) -> str:
 
 
 def _decide(builds: Sequence[_Build]) -> None:
-    """Which questions are kept, and under which ids."""
+    """Decide which questions are kept, and under which ids."""
     shared = _shared(builds)
     near, met = Near(NEAR), set[tuple[str, ...]]()
     before: dict[str, list[tuple[set[str], str, str]]] = defaultdict(list)

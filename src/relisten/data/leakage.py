@@ -30,7 +30,7 @@ class Benchmarks:
 
     @property
     def name(self) -> str:
-        """A name for exactly these recordings; empty where there are none."""
+        """A name for exactly these recordings; empty if there are none."""
         return digest([sorted(self.ids), sorted(self.hashes)]).hex() if self else ""
 
     def leak(self, clip: Clip) -> str:
@@ -52,13 +52,13 @@ def read_benchmarks(paths: Iterable[Path]) -> Benchmarks:
     """The recordings that lists and folders of benchmarks name.
 
     A text file (MMAR-meta.jsonl, a plain list) gives every YouTube id in an address or at the start of a name, and
-    every SHA-256. A folder gives the hashes and ids of its recordings. Raises ValueError where nothing is found.
+    every SHA-256. A folder gives the hashes and ids of its recordings. Raises ValueError if nothing is found.
     """
     ids: set[str] = set()
     hashes: set[str] = set()
     for path in paths:
         found_ids, found_hashes = _known(path)
-        if not found_ids and not found_hashes:  # MMAU's list, for one: it has names of its own alone
+        if not found_ids and not found_hashes:  # MMAU's list, for example, has only names of its own
             raise ValueError(f"{path}: holds no YouTube id, SHA-256 or recording; name the folder of its recordings")
         ids |= found_ids
         hashes |= found_hashes
@@ -89,7 +89,7 @@ def recordings(folder: Path) -> Iterator[Path]:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256, or an empty text where the file cannot be read."""
+    """SHA-256, or an empty text if the file cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,7 +19,7 @@ BANDS, ROWS = 12, 5
 """60 hashes in 12 bands of 5. Two texts share a band with probability 0.99 at a similarity of 0.8, with 0.32 at 0.5,
 and with 0.004 at 0.2."""
 MOST = 64
-"""At most so many candidates are compared in full, those that share most bands first."""
+"""Most candidates that are compared in full; those that share most bands come first."""
 Runs = NDArray[np.uint32]
 _MULTIPLY, _ADD = np.random.default_rng(61).integers(0, 1 << 64, (2, BANDS * ROWS, 1), np.uint64) | np.uint64(1)
 
@@ -29,7 +29,7 @@ class Near:
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
-        self._file = sqlite3.connect("")  # on the disk where it grows
+        self._file = sqlite3.connect("")  # a temporary file once it is too large for memory
         self._file.execute("CREATE TABLE texts (number INTEGER PRIMARY KEY, runs BLOB)")
         self._file.execute(
             "CREATE TABLE bands (band INTEGER, number INTEGER, PRIMARY KEY (band, number)) WITHOUT ROWID"

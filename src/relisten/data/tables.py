@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
 import math
 import posixpath
 import re
@@ -35,7 +36,7 @@ NAMES = {
     "end": ("end", "offset", "stop", "end_time", "stop_time", "offset_time", "tmax", "to"),
     "duration": ("duration", "length", "dur"),
 }  # fmt: skip
-"""Usual names of columns, the preferred one first: a `class` beside a `class_name` may be a number. A unit may follow
+"""Usual names of columns, the preferred ones first: beside a `class_name`, `class` may be a number. A unit may follow
 the name, as in `start_ms` and `Begin Time (s)`."""
 UNITS = {
     "s": 1.0, "sec": 1.0, "secs": 1.0, "second": 1.0, "seconds": 1.0,
@@ -58,30 +59,30 @@ SLACK = 0.5
 # Text.
 
 
-def lines(path: Path) -> Iterator[str]:
-    """The lines of a file, with their ends. It must be UTF-8 (with or without a mark at its start), or UTF-16 with one.
+def text(path: Path) -> str:
+    """The text of a file, which must be UTF-8 (with or without a byte order mark) or UTF-16 with such a mark.
 
-    A code page such as cp1252 cannot be told from its neighbours, so it is refused and not guessed.
+    A code page such as cp1252 cannot be told from its neighbours, so it is refused and not guessed. Raises ValueError
+    that names the file, and the line if that is known.
     """
     try:
-        with path.open("rb") as raw:
-            wide = raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-        # An undecodable byte becomes half a surrogate pair, by which the line that holds it is found.
-        encoding, errors = ("utf-16", "strict") if wide else ("utf-8-sig", "surrogateescape")
-        with path.open(encoding=encoding, errors=errors, newline="") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.isascii() and re.search("[\ud800-\udfff]", line):
-                    raise ValueError(
-                        f"{path}, line {number}: is not UTF-8 text; save the table as UTF-8, for example with"
-                        f" `iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8-{path.name}` if Windows wrote it"
-                    )
-                if "\0" in line:
-                    raise ValueError(f"{path}, line {number}: holds bytes that are no text; save the table as UTF-8")
-                yield line
-    except UnicodeError as error:
-        raise ValueError(f"{path}: cannot be read as UTF-16 ({error}); save the table as UTF-8") from None
+        content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        found = content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        if wide:
+            raise ValueError(f"{path}: cannot be read as UTF-16 ({error}); save the table as UTF-8") from None
+        raise ValueError(
+            f"{path}, line {len(content[: error.start + 1].splitlines())}: is not UTF-8 text; save the table as UTF-8,"
+            f" for example with `iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8-{path.name}` if Windows wrote it"
+        ) from None
+    if "\0" in found:
+        number = len(found[: found.index("\0") + 1].splitlines())
+        raise ValueError(f"{path}, line {number}: holds bytes that are not text; save the table as UTF-8")
+    return found
 
 
 def table(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
@@ -122,7 +123,8 @@ def _cells(path: Path, delimiter: str, strict: bool = True) -> Iterator[tuple[in
     strict: refuse misplaced quotes, which swallow rows; not while the delimiter is looked for."""
     first, quoted = True, delimiter != "\t"
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    read = csv.reader(lines(path), delimiter=delimiter, strict=strict and quoted, quoting=quoting)
+    lines = io.StringIO(text(path), newline="")
+    read = csv.reader(lines, delimiter=delimiter, strict=strict and quoted, quoting=quoting)
     try:
         for cells in read:
             # A line such as `sep=;` tells Excel the separator.
@@ -140,7 +142,7 @@ def _unquoted(cell: str) -> str:
 
 
 def _fitted(path: Path, number: int, cells: list[str], width: int) -> list[str]:
-    """The cells of a row, empty ones added where it is short. Raises ValueError where it is longer than the header."""
+    """The cells of a row, filled up with empty ones. Raises ValueError if the row is longer than the header."""
     if len(cells) == width:
         return cells
     if any(cell.strip() for cell in cells[width:]):
@@ -155,9 +157,9 @@ def _fitted(path: Path, number: int, cells: list[str], width: int) -> list[str]:
 
 
 def seconds(value: Any) -> float | None:
-    """A time as JSON or a table has it, in seconds: 1.5, "1.5", "1,5", "1.5 s", "1500 ms", "0:01.5"; None for no time.
+    """A time of JSON or a table, in seconds: 1.5, "1.5", "1,5", "1.5 s", "1500 ms", "0:01.5"; None for an empty cell.
 
-    Raises ValueError where it is anything else.
+    Raises ValueError for anything else.
     """
     return _time(value)[0]
 
@@ -186,14 +188,14 @@ def _time(value: Any) -> tuple[float | None, bool]:
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column, or key of an object, holds what; the name is empty if none does."""
+    """The names of the columns, or of the keys of an object; a name is empty if there is no such column."""
 
     audio: str
     label: str
     start: str
     end: str
     duration: str = ""
-    """Of the event; used if there is no end."""
+    """The event's length; used if there is no end."""
     scale: float | None = None
     """Seconds in one unit of the times, according to the columns' names; None if they do not say."""
 
@@ -209,7 +211,7 @@ def _words(name: str) -> list[str]:
 
 @lru_cache(maxsize=256)
 def which(header: tuple[str, ...]) -> Columns:
-    """Find the columns by their names. Raises ValueError if times are in samples or frames, or in different units."""
+    """The columns, found by their names. Raises ValueError if times are in samples or frames, or in different units."""
     plain: dict[str, tuple[str, str]] = {}
     for name in header:
         words = _words(name)
@@ -232,12 +234,12 @@ def which(header: tuple[str, ...]) -> Columns:
 
 @dataclass
 class Times:
-    """What is known of the times of a file after reading them: their unit, and how commas are used."""
+    """What the times of a file have shown so far: their unit, and how commas are used."""
 
     where: str
     """The file, for messages."""
     columns: Columns
-    """Those of the file's first events."""
+    """The columns of the file's first events."""
     scale: float | None = None
     """Seconds in one unit; None until it is known."""
     thousands: str = ""
@@ -360,12 +362,12 @@ def _marked(path: Path, delimiter: str, header: list[str], times: Times) -> Iter
 
 
 def own_name(path: Path) -> str:
-    """What the recording of a label track is called: dog.txt or dog.Table.1.selections.txt belongs to dog.wav."""
+    """The name of a label track's recording: dog.txt and dog.Table.1.selections.txt belong to dog.wav."""
     return path.name.split(".Table.")[0] if ".Table." in path.name else path.stem
 
 
 def layout(path: Path) -> tuple[str, list[str], Columns]:
-    """Delimiter, header ([]: none) and columns of a table of events. Raises ValueError where it is none."""
+    """Delimiter, header ([] if there is none) and columns of a table. Raises ValueError if it is no table of events."""
     best: tuple[int, str, list[str], Columns] | None = None
     for delimiter in "\t;,":
         first = first_row(path, delimiter)

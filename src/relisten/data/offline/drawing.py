@@ -23,6 +23,7 @@ from relisten.data.offline.timeline import (
     Timeline,
     akin,
     is_word,
+    level,
     neighbours,
     right,
 )
@@ -33,7 +34,7 @@ from relisten.types import Event
 T = TypeVar("T")
 _COMPUTED = desk.KINDS | synth.KINDS
 ATTRIBUTES = ("pitch", "direction", "count of", "rate", "length")
-"""What can be asked about a sound itself: keys of phrases.QUESTIONS."""
+"""The attributes of a sound that can be asked about; they are keys of phrases.QUESTIONS."""
 MAX_TRIES = 200
 """Labels of other recordings that are drawn before a question does with fewer wrong choices."""
 
@@ -45,12 +46,12 @@ class Manner:
     questions: Mapping[str, Sequence[str]]
     """The wordings of each kind of question; one of them is drawn."""
     sides: tuple[str, str] = SIDES
-    """What the sounds before and after another one are called."""
+    """The names of the sounds before and after another one in choices."""
     checked: bool = True
     """Whether a question is asked only if `right` finds one right answer.
 
-    nano's world does without: its sounds hardly overlap, and its questions must stay as they were when nano was trained
-    and measured on them.
+    nano's world does not check: its sounds hardly overlap, and its questions must stay as they were when nano was
+    trained and measured on them.
     """
     max_count: int = 6
     """How often a sound may be heard for its number to be asked."""
@@ -112,7 +113,7 @@ def _wrong(
 
 
 def _neighbour(kind: str, step: int, lead: str) -> Maker:
-    """What came right after (or before) a sound."""
+    """Makes questions about the sound right after (or before) another one."""
 
     def make(rng: np.random.Generator, timeline: Timeline, manner: Manner) -> Asked | None:
         events, once = timeline.events, timeline.once()
@@ -169,7 +170,7 @@ def _count(rng: np.random.Generator, timeline: Timeline, manner: Manner) -> Aske
 
 
 def _edge(kind: str, lead: str) -> Maker:
-    """Which sound starts first, or last."""
+    """Makes questions about the sound that starts first, or last."""
 
     def make(rng: np.random.Generator, timeline: Timeline, manner: Manner) -> Asked | None:
         found = right(kind, (), timeline)
@@ -203,9 +204,9 @@ def _longest(rng: np.random.Generator, timeline: Timeline, manner: Manner) -> As
 
 
 def _compare(kind: str, size: Callable[[Event], float], margin: float) -> Maker:
-    """Which of the sounds before and after another is longer, or louder.
+    """Makes questions which of the sounds before and after another one is longer, or louder.
 
-    They are not named: which kinds of sounds are long or loud is known without listening.
+    The two are not named, because one knows without listening which kinds of sounds are long or loud.
     """
 
     def make(rng: np.random.Generator, timeline: Timeline, manner: Manner) -> Asked | None:
@@ -325,11 +326,6 @@ def _length(event: Event) -> float:
     return event.end - event.start
 
 
-def _level(event: Event) -> float:
-    level = event.labels.get("level")
-    return float(level) if isinstance(level, int | float) else 0.0
-
-
 MAKERS: dict[str, Maker] = {
     "after": _neighbour("after", 1, "next"),
     "before": _neighbour("before", -1, "previous"),
@@ -339,7 +335,7 @@ MAKERS: dict[str, Maker] = {
     "last": _edge("last", "end"),
     "longest": _longest,
     "longer": _compare("longer", _length, 0.3),
-    "louder": _compare("louder", _level, LOUDER),
+    "louder": _compare("louder", level, LOUDER),
     "together": _together,
     "detail": _detail,
     "word": _word,

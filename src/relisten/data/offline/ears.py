@@ -13,13 +13,14 @@ import csv
 import importlib.util
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soxr
 from numpy.typing import NDArray
 
 from relisten.audio import RATE, load
@@ -80,7 +81,8 @@ def listen(clip: Clip, whisper: str = "") -> Clip:
     """
     check(whisper)
     audio = clip.audio if isinstance(clip.audio, Audio) else load(clip.audio)
-    audio = audio if audio.rate == RATE else _at_rate(audio)
+    if audio.rate != RATE:
+        audio = Audio(soxr.resample(audio.samples, audio.rate, RATE).astype(np.float32), RATE)
     events = clip.events or hear(audio, whisper)
     return replace(clip, events=events, descriptions=_texts(audio, events, whisper))
 
@@ -101,7 +103,7 @@ def hear(audio: Audio, whisper: str = "") -> tuple[Event, ...]:
     spans = [s for s in voices(audio) if any(p > MIN_SPEECH and _overlap(s, w) > 0.05 for p, w in speaking)]
     kept = []
     for event in found:
-        span = Segment(event.start, event.end)
+        span = _span(event)
         covered = sum(_overlap(s, span) for s in spans)
         if event.label != "Speech" and covered < 0.5 * span.duration:
             kept.append(event)
@@ -115,7 +117,7 @@ def _spoken(audio: Audio, spans: Sequence[Segment], whisper: str) -> list[Event]
     """The words of each stretch of speech; one event `Speech` for a stretch in which Whisper is sure of none."""
     found: list[Event] = []
     for span in spans:
-        words = [word for word in speech.words(audio, [span], whisper) if word.labels["score"] >= speech.SURE]
+        words = [word for word in speech.words(audio, span, whisper) if word.labels["score"] >= speech.SURE]
         found += [
             replace(word, labels=word.labels | {"by": "ears", "level": round(level(audio, _span(word)), 1)})
             for word in words
@@ -165,14 +167,19 @@ def regions(audio: Audio) -> list[Segment]:
     if decibels.max() - bed < ABOVE:
         return [Segment(0.0, audio.duration)]
     edges = np.flatnonzero(np.diff(np.concatenate([[0], (smooth > bed + ABOVE).astype(int), [0]])))
-    runs = [(float(start) * 0.01, float(end) * 0.01) for start, end in edges.reshape(-1, 2)]
-    joined: list[tuple[float, float]] = []
-    for start, end in runs:
-        if joined and start - joined[-1][1] < GAP:
-            joined[-1] = joined[-1][0], end
+    runs = [Segment(float(start) * 0.01, float(end) * 0.01) for start, end in edges.reshape(-1, 2)]
+    return [span for span in _joined(runs, GAP) if span.duration >= SHORTEST]
+
+
+def _joined(spans: Iterable[Segment], gap: float) -> list[Segment]:
+    """Stretches in order; those that are less than `gap` seconds apart become one."""
+    found: list[Segment] = []
+    for span in spans:
+        if found and span.start - found[-1].end < gap:
+            found[-1] = Segment(found[-1].start, span.end)
         else:
-            joined.append((start, end))
-    return [Segment(start, end) for start, end in joined if end - start >= SHORTEST]
+            found.append(span)
+    return found
 
 
 # YAMNet.
@@ -213,16 +220,9 @@ def _yamnet() -> _Yamnet:
 @cache
 def _mel_weights() -> NDArray[np.float64]:
     """[257, 64] Triangular filters from 125 to 7500 Hz, as in YAMNet's training."""
+    from transformers.audio_utils import mel_filter_bank
 
-    def mel(hertz: NDArray[np.float64]) -> NDArray[np.float64]:
-        return 1127 * np.log1p(hertz / 700)
-
-    lowest, highest = mel(np.array([125.0, 7500.0]))
-    edges = np.linspace(lowest, highest, 66)
-    place = mel(np.linspace(0, RATE / 2, 257))[:, None]
-    low, middle, high = edges[:-2], edges[1:-1], edges[2:]
-    weights = np.maximum(0, np.minimum((place - low) / (middle - low), (high - place) / (high - middle)))
-    weights[0] = 0
+    weights = mel_filter_bank(257, 64, 125.0, 7500.0, RATE, mel_scale="htk", triangularize_in_mel_space=True)
     return np.asarray(weights)
 
 
@@ -291,13 +291,7 @@ def _best(scores: NDArray[np.float64]) -> tuple[str | None, float]:
 
 def voices(audio: Audio) -> list[Segment]:
     """Stretches of speech, with their ends where the sound begins and ends."""
-    spans: list[Segment] = []
-    for span in speech.voices(audio):
-        if spans and span.start - spans[-1].end < 0.2:
-            spans[-1] = Segment(spans[-1].start, span.end)
-        else:
-            spans.append(span)
-    return [_fitted(span, audio) for span in spans if span.duration >= 0.1]
+    return [_fitted(span, audio) for span in _joined(speech.voices(audio), 0.2) if span.duration >= 0.1]
 
 
 def _fitted(span: Segment, audio: Audio) -> Segment:
@@ -334,8 +328,8 @@ def _sound(audio: Audio, events: Sequence[Event]) -> str:
         return said[0] + " " + said[1]
     said.append("In order: " + "; ".join(f"{event.label} from {_times(event)}" for event in events) + ".")
     if len(events) > 1:
-        loud = sorted(events, key=lambda event: level(audio, Segment(event.start, event.end)))
-        gap = level(audio, Segment(loud[-1].start, loud[-1].end)) - level(audio, Segment(loud[0].start, loud[0].end))
+        loud = sorted(events, key=lambda event: level(audio, _span(event)))
+        gap = level(audio, _span(loud[-1])) - level(audio, _span(loud[0]))
         if gap >= 3.0:
             said.append(f"The loudest is {loud[-1].label} from {_times(loud[-1])},")
             said.append(f"{gap:.0f} dB above the quietest, {loud[0].label} from {_times(loud[0])}.")
@@ -347,7 +341,7 @@ def _speech(audio: Audio, events: Sequence[Event], whisper: str) -> str:
     first = f"There is speech from {', '.join(_times(event) for event in events)}: {seconds:.1f} s in all."
     known = [(_times(event), [event]) for event in events if event.labels.get("by") == "ears" and is_word(event)]
     others = [event for event in events if not is_word(event)]
-    known += [(_times(event), speech.words(audio, [_span(event)], whisper)) for event in others]
+    known += [(_times(event), speech.words(audio, _span(event), whisper)) for event in others]
     if heard := [f'"{" ".join(word.label for word in words)}" from {times}' for times, words in known if words]:
         first += f" A small recogniser, which may be wrong, takes the words for {', '.join(heard)}."
     return first
@@ -366,9 +360,3 @@ def _music(audio: Audio, events: Sequence[Event]) -> str:
     if (hertz := music.pitch(part)) is not None:
         said.append(f"The pitch from {_times(longest)} is about {hertz:.0f} Hz ({music.note(hertz)}).")
     return " ".join(said)
-
-
-def _at_rate(audio: Audio) -> Audio:
-    import soxr
-
-    return Audio(soxr.resample(audio.samples, audio.rate, RATE).astype(np.float32), RATE)

@@ -1,4 +1,4 @@
-"""What can be said of sounds beside their names: how long, how loud, when, beside what; and why a choice is wrong.
+"""Remarks about sounds: how long or loud they are, when they are heard and beside what, and why a choice is wrong.
 
 Everything is computed from events and their times. If a difference is too small to be heard, nothing is said of it.
 """
@@ -17,18 +17,18 @@ from relisten.types import Event
 OTHERS = ("over", "behind", "ahead", "gap", "meets", "longer", "shorter", "louder", "softer")
 """Remarks that name another sound."""
 Facts = dict[str, tuple[str, ...]]
-"""Keys of phrases.REMARKS that hold, and what stands in their places."""
+"""Keys of phrases.REMARKS that are true, each with the texts for its placeholders."""
 ROUND = ((0.25, "a quarter of a second"), (0.5, "half a second"), (1.0, "a second"), (1.5, "a second and a half"),
          (2.0, "two seconds"), (3.0, "three seconds"), (4.0, "four seconds"))  # fmt: skip
 
 
 def name(event: Event) -> str:
-    """What an event is called before it was listened to again: a spoken word is not understood yet."""
+    """The name of an event before it is heard again. A spoken word is not understood yet."""
     return "a spoken word" if is_word(event) else f"the {event.label}"
 
 
 def known(event: Event) -> str:
-    """What an event is called once it was listened to again."""
+    """The name of an event after it was heard again."""
     return f'the word "{event.label}"' if is_word(event) else f"the {event.label}"
 
 
@@ -44,7 +44,7 @@ def sentence(text: str) -> str:
 
 
 def facts(event: Event, last: Event | None, timeline: Timeline) -> Facts:
-    """What holds of an event: alone, among the others, and beside the one that was listened to last."""
+    """The remarks that are true of an event: alone, among the others, and compared with the one that was heard last."""
     length, third = event.end - event.start, timeline.duration / 3
     levels = [e.labels["level"] for e in timeline.events if isinstance(e.labels.get("level"), int | float)]
     level = event.labels.get("level", 0.0)
@@ -84,7 +84,7 @@ def _neighbour(event: Event, other: Event | None, last: Event | None) -> tuple[s
 
 
 def _compared(event: Event, last: Event) -> dict[str, tuple[str, ...] | None]:
-    """What holds of an event beside the one that was listened to before it."""
+    """The remarks that are true of an event compared with the one that was heard before it."""
     named = "the one before" if last.label == event.label else known(last)
     first, second = sorted((event, last), key=lambda e: e.start)
     gap = second.start - first.end

@@ -175,7 +175,7 @@ def _opening(rng: np.random.Generator, style: str, timeline: Timeline, choices: 
 
 
 def _overview(timeline: Timeline, timed: bool) -> list[str]:
-    """What a first hearing gives: up to six names in order; spoken words are not understood yet."""
+    """The result of a first hearing: up to six names in order. Spoken words are not understood yet."""
     events = [e for n, e in enumerate(timeline.events) if n == 0 or name(e) != name(timeline.events[n - 1])]
     names = [name(event) + (f" near {event.start:.1f}" if timed else "") for event in events]
     return names if len(names) <= 6 else [*names[:5], "more"]
@@ -189,7 +189,7 @@ def _listen(rng: np.random.Generator, step: Step, timeline: Timeline, lead: str,
 
 
 def tell(event: Event) -> str:
-    """What a close listen tells of an event; a spoken word stands in quotes."""
+    """An event in words after a close listen; a spoken word is quoted."""
     if is_word(event):
         return f'a voice saying "{event.label}"'
     if isinstance(event.labels.get("heard"), str):

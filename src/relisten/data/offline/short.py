@@ -19,12 +19,12 @@ from relisten.types import Clip, Event, Segment
 
 
 def name(event: Event) -> str:
-    """What a caption calls an event: its label, or "word" for any spoken word."""
+    """The name of an event in a caption: its label, or "word" for any spoken word."""
     return "word" if is_word(event) else event.label
 
 
 def heard(event: Event) -> str:
-    """What a close listen tells of an event: "a voice saying seven", "a rising chirp", "three knocks", "a cow"."""
+    """An event in words after a close listen: "a voice saying seven", "a rising chirp", "three knocks", "a cow"."""
     if is_word(event):
         return f"a voice saying {event.label}"
     value = event.labels.get("value")
@@ -62,7 +62,7 @@ def chain(
 ) -> str:
     """A grounded chain of thought: what a first hearing gives, sound by sound, and on the way the listens.
 
-    The first hearing is rough, so the segments give what it leaves out. The chain stops where nothing more is needed.
+    The first hearing is rough, so the segments give what it leaves out. The chain stops when nothing more is needed.
     operations: the ways to listen that it may use.
     """
     parts: list[str] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -42,38 +41,37 @@ def voices(audio: Audio) -> list[Segment]:
     return [Segment(one["start"] / RATE, min(one["end"] / RATE, audio.duration)) for one in found]
 
 
-def words(audio: Audio, spans: Sequence[Segment], whisper: str = "") -> list[Event]:
-    """The words that are spoken within `spans`, in order, each with its times and Whisper's probability as `score`.
+def words(audio: Audio, span: Segment, whisper: str = "") -> list[Event]:
+    """The words that are spoken within `span`, in order, each with its times and Whisper's probability as `score`.
 
     audio: at 16 kHz. whisper: a name on the Hub (small, large-v3 ...), a folder, or "" for tiny.en. Numbers are written
     as words. Raises ValueError, in one line, if the model cannot be had.
     """
     model = recogniser(whisper)
+    first = max(0, round((span.start - MARGIN) * RATE))
+    part = audio.samples[first : round((span.end + MARGIN) * RATE)].copy()
+    fade = min(round(FADE * RATE), len(part) // 4)
+    part[:fade] *= np.linspace(0, 1, fade, dtype=np.float32)
+    part[len(part) - fade :] *= np.linspace(1, 0, fade, dtype=np.float32)
+    silence = np.zeros(round(SILENCE * RATE), np.float32)
+    segments, _ = model.transcribe(
+        np.concatenate([silence, part, silence]),
+        language="en" if not model.model.is_multilingual else None,
+        word_timestamps=True,
+        condition_on_previous_text=False,
+        suppress_tokens=[-1, *_digits(model)],
+    )
+    spoken = [word for segment in segments for word in segment.words or ()]
+    offset = first / RATE - SILENCE
     found: list[Event] = []
-    for span in spans:
-        first = max(0, round((span.start - MARGIN) * RATE))
-        part = audio.samples[first : round((span.end + MARGIN) * RATE)].copy()
-        fade = min(round(FADE * RATE), len(part) // 4)
-        part[:fade] *= np.linspace(0, 1, fade, dtype=np.float32)
-        part[len(part) - fade :] *= np.linspace(1, 0, fade, dtype=np.float32)
-        silence = np.zeros(round(SILENCE * RATE), np.float32)
-        segments, _ = model.transcribe(
-            np.concatenate([silence, part, silence]),
-            language="en" if not model.model.is_multilingual else None,
-            word_timestamps=True,
-            condition_on_previous_text=False,
-            suppress_tokens=[-1, *_digits(model)],
-        )
-        spoken = [word for segment in segments for word in segment.words or ()]
-        offset = first / RATE - SILENCE
-        for word in spoken:
-            text = re.sub(r"^\W+|\W+$", "", word.word).casefold()
-            start, end = max(span.start, offset + word.start), min(span.end, offset + word.end)
-            if len(spoken) == 1:  # the detector knows better where a single word begins
-                start, end = span.start, span.end
-            if text and end - start > 0.02:
-                known = {"group": "word", "score": round(float(word.probability), 2)}
-                found.append(Event(text, round(float(start), 2), round(float(end), 2), known))
+    for word in spoken:
+        text = re.sub(r"^\W+|\W+$", "", word.word).casefold()
+        start, end = max(span.start, offset + word.start), min(span.end, offset + word.end)
+        if len(spoken) == 1:  # the detector knows better where a single word begins
+            start, end = span.start, span.end
+        if text and end - start > 0.02:
+            known = {"group": "word", "score": round(float(word.probability), 2)}
+            found.append(Event(text, round(float(start), 2), round(float(end), 2), known))
     return found
 
 

@@ -1,4 +1,4 @@
-"""What can be asked about events with exact times, and which answers are right.
+"""Events with exact times, and which answers to a question about them are right.
 
 `right` answers a question anew, whoever wrote it. It is strict: a question that could be understood in two ways has two
 right answers, and is not asked. "After" may mean after a sound has begun or after it has ended. A sound that pauses for
@@ -30,7 +30,7 @@ class Step:
     lead: str
     """Why the model listens: a key of phrases.LEADS."""
     event: Event
-    """What it then hears."""
+    """The sound that it then hears."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Timeline:
-    """What is heard in a recording, and what is heard in others: wrong choices come from both."""
+    """The sounds of a recording, and those of other recordings; wrong choices come from both."""
 
     events: tuple[Event, ...]
     """In order of onset."""
@@ -80,6 +80,12 @@ Solver = Callable[[Timeline, list[Event], tuple[str, ...]], set[str]]
 def is_word(event: Event) -> bool:
     """Whether an event is a spoken word. Its label is then the word."""
     return event.labels.get("group") == "word"
+
+
+def level(event: Event) -> float:
+    """The event's loudness in decibels, on the scale of whoever measured it; 0 if nobody has."""
+    known = event.labels.get("level")
+    return float(known) if isinstance(known, int | float) and known == known else 0.0
 
 
 def akin(one: Event, other: Event) -> bool:

@@ -32,16 +32,16 @@ JOINED = "its rows are not all together in the file; they are joined"
 
 @dataclass(frozen=True)
 class About:
-    """What `relisten data sources` says of a source."""
+    """The description of a source that `relisten data sources` shows."""
 
     what: str
     where: str
     """Where to get it."""
     licence: str
     files: tuple[str, ...]
-    """Patterns of file names; the source is found under a root that holds a file of one of them."""
+    """Patterns of file names. A folder that holds a file of one of these patterns looks like this source."""
     named: bool = True
-    """Whether the events are all sounds of a recording, by name; otherwise they are captions of some of them."""
+    """Whether the events are all the sounds of a recording, by name, and not captions of some of them."""
 
     def found(self, root: Path) -> bool:
         """Whether the root looks like this source."""
@@ -50,14 +50,14 @@ class About:
 
 @dataclass
 class LeftOut:
-    """What a source left out and why: counts, and the first ids for each reason. Memory stays flat."""
+    """The recordings that a source left out, as counts by reason with the first ids of each, so memory stays small."""
 
     record: Callable[[str, str], None] | None = None
     """Called with (id, reason) for each recording that is left out."""
     counts: Counter[str] = field(default_factory=Counter)
     """Recordings that are left out, by reason."""
     notes: Counter[str] = field(default_factory=Counter)
-    """Recordings that are kept and have something to be told, by what that is."""
+    """Recordings that are kept although something was odd or was changed, by what that was."""
     first: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     """Up to three ids for each reason."""
 
@@ -102,7 +102,7 @@ def read(name: str, root: Path, left_out: LeftOut | None = None) -> Iterator[Cli
 
 
 def _of_your_own(name: str, root: Path) -> Iterator[Clip]:
-    """The clips of a user's function; whatever is wrong with it becomes a ValueError that names it."""
+    """The clips of a user's function. Any error in it becomes a ValueError that names the function."""
     source = resolve(name)
     try:
         for clip in source(root):
@@ -114,12 +114,12 @@ def _of_your_own(name: str, root: Path) -> Iterator[Clip]:
 
 
 def about() -> dict[str, About]:
-    """What each source is, by its name."""
+    """The description of each source, by name."""
     return {name: _module(name).ABOUT for name in names()}
 
 
 def named(name: str) -> bool:
-    """Whether the events of a source are all its sounds, by name. Raises ValueError if there is no such source."""
+    """`About.named` of a source. Raises ValueError if there is no such source."""
     return bool(_module(name).ABOUT.named)
 
 
@@ -134,15 +134,16 @@ def _module(name: str) -> Any:
     return importlib.import_module(f"{__name__}.{name}")
 
 
-# What the files in this folder share: rows of a recording, events, and recordings on disk.
+# Helpers for the files in this folder: rows of a recording, events, and recordings on disk.
 
 
 def together(
     rows: Iterable[tuple[str, AnyRow]], leave: LeftOut, told: Callable[[str], str] = str
 ) -> Iterator[tuple[str, list[AnyRow]]]:
-    """(name, its rows) of each recording, in the order of the first rows. Rows that were apart are joined and told.
+    """(name, its rows) of each recording, in the order of the first rows.
 
-    rows: (name, row). All are read before the first recording is given. told: the name that is shown to the user.
+    If the rows of a recording are not all together, they are joined, and `leave` notes it. rows: (name, row); all are
+    read before the first recording is returned. told: gives the name that is shown to the user.
     """
     found: dict[str, list[AnyRow]] = {}
     apart: set[str] = set()
@@ -169,7 +170,7 @@ def required(root: Path, *patterns: str) -> Path:
 def loaded(path: Path) -> Any:
     """A whole JSON file. Raises ValueError if it is not JSON."""
     try:
-        return json.loads("".join(tables.lines(path)))
+        return json.loads(tables.text(path))
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: is not JSON ({error}); copy it again") from None
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from relisten.data.sources import About, LeftOut, Recordings, events_of, loaded, objects, required, together
-from relisten.data.tables import Columns, lines, marked, table
+from relisten.data.tables import Columns, marked, table, text
 from relisten.types import Clip, Event
 
 ABOUT = About(
@@ -79,7 +79,7 @@ def names(root: Path) -> dict[str, str]:
     path = required(root, "**/mid_to_display_name.tsv", "**/class_labels_indices.csv")
     if path.suffix == ".csv":
         return {row["mid"]: row["display_name"] for row in table(path, ("mid", "display_name"))}
-    pairs = (line.rstrip("\r\n").split("\t", 1) for line in lines(path))
+    pairs = (line.split("\t", 1) for line in text(path).split("\n"))
     return {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}
 
 

@@ -22,29 +22,26 @@ ABOUT = About(
     ("**/train_qa.json", "**/AVQA*.jsonl"),
 )
 RELATIONS = ("Sound", "Both")
-"""What a question may be about. Questions about `View` cannot be answered from the audio; R1-AQA and Echo's ablations
-used them as well."""
+"""Relations that a question may ask about. Questions about `View` cannot be answered from the audio; R1-AQA and Echo's
+ablations used them as well."""
 
 
 def clips(root: Path, leave: LeftOut) -> Iterator[Clip]:
     """Each recording once, its answered questions as a description."""
-    for name, asked in together(((str(one.audio), one) for one in examples(root, leave)), leave, _shown):
+    answered = ((str(one.audio), one) for one in examples(root, leave))
+    for name, asked in together(answered, leave, told=lambda path: Path(path).name):
         said = " ".join(f"{example.question} {example.answer}." for example in asked)
         yield Clip(f"avqa-{Path(name).stem}", Path(name), asked[0].labels["duration"], (), {"sound": said})
 
 
-def _shown(path: str) -> str:
-    return Path(path).name
-
-
-def examples(root: Path, leave: LeftOut, relations: tuple[str, ...] = RELATIONS) -> Iterator[Example]:
+def examples(root: Path, leave: LeftOut) -> Iterator[Example]:
     """The training questions as RL examples, from train_qa.json or a JSONL in R1-AQA's form."""
     path = required(root, "train_qa.json", "**/train_qa.json", "**/AVQA*.jsonl")
     rows = records.read(path) if path.suffix == ".jsonl" else objects(loaded(path), path)
     recordings = Recordings(root, leave)
     for row in rows:
         id = str(row.get("id", ""))
-        if (reason := refused(row, relations)) is not None:
+        if (reason := refused(row)) is not None:
             leave(id, reason)
             continue
         found = recordings.find(id, stems(row))
@@ -55,7 +52,7 @@ def examples(root: Path, leave: LeftOut, relations: tuple[str, ...] = RELATIONS)
             yield Example(f"avqa-{id}", found[0], question, choices, choices[row["answer"]], labels=labels)
 
 
-def refused(row: Mapping[str, Any], relations: tuple[str, ...]) -> str | None:
+def refused(row: Mapping[str, Any]) -> str | None:
     """Why a question is not used, or None."""
     choices, answer = row.get("multi_choice"), row.get("answer")
     if not isinstance(row.get("question_text"), str) or not row.get("video_name"):
@@ -66,7 +63,7 @@ def refused(row: Mapping[str, Any], relations: tuple[str, ...]) -> str | None:
         return "the answer is not the number of a choice"
     if len({choice.strip().casefold() for choice in choices}) < len(choices):
         return "two choices are the same"
-    if row.get("question_relation") not in relations:
+    if row.get("question_relation") not in RELATIONS:
         return f"asks about {row.get('question_relation')}"
     return None
 

@@ -28,9 +28,9 @@ ABOUT = About(
     ("clips.jsonl", "events.jsonl", "events.csv", "events.tsv", "*.csv", "*.tsv", "*.jsonl"),
 )
 PREFERRED = 4
-"""So many of the patterns above name one file; the others may fit several."""
+"""The first four patterns above name one file each; the others may fit several."""
 KINDS = ("sound", "speech", "music")
-"""Of descriptions."""
+"""The kinds of descriptions."""
 
 
 @dataclass
@@ -126,7 +126,7 @@ def _lines(path: Path, times: tables.Times, leave: LeftOut) -> Iterator[Found]:
 
 @dataclass
 class _Said:
-    """What one line says of its recording."""
+    """The events and descriptions in one line about a recording."""
 
     rows: list[tables.Row]
     descriptions: dict[str, str]

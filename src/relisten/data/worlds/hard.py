@@ -1,4 +1,4 @@
-"""Sounds that are hard to make out in a recording, and that an operation makes plain: for questions that need one.
+"""Sounds that are hard to make out in a recording unless an operation is used, for questions that need one.
 
 A sound goes by at more than twice its speed ("slow"), is 30 dB too quiet ("loud"), lies under a hum that covers all
 below 700 Hz ("high"), or under a hiss that covers all above 1.4 kHz ("low"). The event's label `way` names the
@@ -18,7 +18,7 @@ from relisten.engine.operations import SPLIT
 from relisten.types import Clip
 
 WAYS = ("slow", "loud", "high", "low")
-"""What a sound may need, each equally often."""
+"""The operations that hard sounds need; each is drawn equally often."""
 QUICK = 2.0
 """How many times as fast a quick sound is."""
 FAINT = 10 ** (-30 / 20)

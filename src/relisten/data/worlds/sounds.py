@@ -1,6 +1,6 @@
 """Reads a bank of short labelled sounds: the shipped one (NOTICE.md names authors and licences) or a user's folder.
 
-A file may hold many sounds: the columns start and end of sounds.csv say where each lies.
+A file may hold many sounds; the columns start and end of sounds.csv then give the times of each.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Sound:
     """One waveform of a label."""
 
     label: str
-    """What a person would call it: cow, snare, seven."""
+    """The name that a person would give it: cow, snare, seven."""
     kind: str
     """word, animal, person, object, drum, instrument, music or bed (background that no question is about); "sound" if a
     user's bank does not say."""

@@ -39,7 +39,7 @@ _MORE: dict[str, tuple[str, ...]] = {
 WORDINGS: dict[str, tuple[str, ...]] = {
     key: (*QUESTIONS.get(key, ())[:6], *_MORE.get(key, ())) for key in dict.fromkeys([*QUESTIONS, *_MORE])
 }
-"""What training draws from. nano's first world has the first one or two of each kind."""
+"""The wordings of training. nano's first world uses the first one or two of each kind."""
 
 HELDOUT: dict[str, tuple[str, ...]] = {
     "after": ("What sound do you hear right after the {0}?", "What is the sound that comes after the {0}?"),

@@ -2,11 +2,11 @@
 
     ears, ears#NAME            small models that need no network (ears.py); they find events and spoken words as well;
                                NAME is another Whisper than tiny.en: a folder, or a model of the Hub (small, large-v3)
-    Qwen/Qwen2.5-Omni-7B       a model of ours, by hub name or folder
-    http://host:8000/v1#NAME   a server that takes audio in OpenAI's form (vLLM ...); NAME where it has several models
+    Qwen/Qwen2.5-Omni-7B       a model that relisten runs itself, by its name on the Hub or its folder
+    http://host:8000/v1#NAME   a server that takes audio in OpenAI's form (vLLM ...); NAME if it has several models
     module:function            your own: Clip -> {"sound", "speech", "music"}, or Clip -> Clip
 
-Each is a function of a clip. The source's own events and descriptions are never changed.
+A describer is a function of a clip. It never changes the source's own events and descriptions.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from string import Template
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ import numpy as np
 from relisten import redact
 from relisten.audio import RATE, encoded, load
 from relisten.data import servers
+from relisten.data.compose import SHIPPED
 from relisten.data.kinds import MUSIC, SPEECH, musical, spoken
 from relisten.data.messages import Messages
 from relisten.data.servers import DEFAULT, CallFailed, Server
@@ -46,7 +47,7 @@ KEYS = ("sound", "speech", "music")
 
 @dataclass
 class Used:
-    """What a server took for one recording, failed requests included."""
+    """Requests and tokens that one recording needed, failed requests included."""
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -54,7 +55,7 @@ class Used:
 
 
 used: ContextVar[Used] = ContextVar("used")
-"""Where `remote` counts what it takes. To read the counts, set a `Used` of your own before describing."""
+"""Where `remote` counts requests and tokens. To read the counts, set a new `Used` before describing."""
 MOST_TOKENS = 512
 """Most tokens in a description."""
 MOST_CHARACTERS = 8_000
@@ -62,9 +63,9 @@ MOST_CHARACTERS = 8_000
 
 
 def find(name: str, server: Server = DEFAULT) -> Describer:
-    """The describer of a name (see above). Raises ValueError where it cannot be had.
+    """The describer of a name (see above). Raises ValueError if there is none, or if it cannot be loaded.
 
-    server: how long a describing server may take, and how often it is asked again.
+    server: its timeout and retries apply to a describing server.
     """
     if name.partition("#")[0] == "ears":
         from relisten.data.offline import ears
@@ -84,7 +85,7 @@ def find(name: str, server: Server = DEFAULT) -> Describer:
 
 
 def from_ask(ask: AskAboutAudio) -> Describer:
-    """A describer that asks for those descriptions that a clip does not have yet."""
+    """A describer that asks for the descriptions that a clip does not have yet."""
 
     def describe(clip: Clip) -> Clip:
         heard = clip.audio if isinstance(clip.audio, Audio) else load(clip.audio)
@@ -96,7 +97,7 @@ def from_ask(ask: AskAboutAudio) -> Describer:
 
 def prompt(key: str, clip: Clip) -> str:
     """The text of prompts/describe_<key>.md, with the labels that the clip has already."""
-    text = (files("relisten.data") / "prompts" / f"describe_{key}.md").read_text(encoding="utf-8")
+    text = (SHIPPED / f"describe_{key}.md").read_text(encoding="utf-8")
     listed = "; ".join(f"{event.label} from {event.start:.1f} to {event.end:.1f} s" for event in clip.events)
     labels = f"It is certain that this is heard: {listed}." if listed else ""
     return Template(text).substitute(duration=f"{clip.duration:.1f}", labels=labels).strip()
@@ -113,15 +114,15 @@ def local(model: AudioLM, max_new_tokens: int = 256) -> AskAboutAudio:
 
     def ask(prompt: str, heard: Audio) -> str:
         [[trace]] = engine.generate([Example("clip", heard, prompt)], config)
-        # At the limit the engine asks for an answer; what stands before that is the description.
+        # At the limit of tokens the engine asks for an answer; the text before that is the description.
         return next((piece for piece in re.split(r"</?(?:think|answer)>", trace.text) if piece.strip()), "").strip()
 
     return ask
 
 
 def remote(url: str, model: str = "", server: Server = DEFAULT) -> AskAboutAudio:
-    """A server that takes audio in OpenAI's chat form, asked with the limits of `server`. Ask raises CallFailed."""
-    # The price is reckoned by whoever sums up what was used; the key is never the one of a teacher elsewhere.
+    """A server that takes audio in OpenAI's chat form, asked with the limits of `server`. Asking raises CallFailed."""
+    # The caller computes the cost from `used`. The key of a teacher on another server is never sent here.
     here = Server(url=url, temperature=0.0, max_tokens=MOST_TOKENS, timeout=server.timeout, retries=server.retries)
     names = [model] if model else []
     servers.ready(here, "a describing server")
@@ -165,13 +166,13 @@ def wav(audio: Audio) -> str:
     return base64.b64encode(encoded(np.clip(audio.samples, -1, 1), audio.rate or RATE, "WAV")).decode()
 
 
-# What is kept of a description.
+# Which parts of a description are kept.
 
 
 def settled(clip: Clip, found: Clip | Mapping[str, str]) -> Clip:
-    """The clip with what a describer found, where the source says nothing itself and its labels do not contradict."""
+    """The clip with what a describer found, unless the source says it itself or its labels contradict it."""
     texts, events = (found.descriptions, found.events) if isinstance(found, Clip) else (dict(found), clip.events)
-    kept, _ = reconcile({key: texts.get(key, "") for key in KEYS}, clip)
+    kept = reconcile({key: texts.get(key, "") for key in KEYS}, clip)
     own = {key: text for key, text in clip.descriptions.items() if text}
     return replace(clip, events=clip.events or events, descriptions=kept | own)
 
@@ -182,51 +183,36 @@ DENIED = re.compile(
     r"\b(?:no|nobody|none|nothing|not|without|never|absent|absence|lacks?|neither|nor|n't|cannot|hardly)\b|n't\b", re.I
 )
 COMPLETE = ("audioset-", "desed-", "audiotime-")
-"""Beginnings of ids of the sources that label everything audible; the project's scenes do so too."""
+"""How the ids of those sources begin that label every audible sound. The project's own scenes do so too."""
 
 
-def reconcile(texts: Mapping[str, str], clip: Clip) -> tuple[dict[str, str], list[str]]:
-    """Descriptions without what the clip's labels contradict, and what was dropped, each after its reason.
+def reconcile(texts: Mapping[str, str], clip: Clip) -> dict[str, str]:
+    """Descriptions without the sentences that the clip's labels contradict.
 
     Texts that say nothing or repeat themselves are dropped, as are sentences with identifiers (/m/...) and sentences
-    that deny a labelled sound. Where labels are complete, sentences about speech or music without such a label are
-    dropped too.
+    that deny a labelled sound. If the labels are complete and name no speech (or music), sentences about it are dropped
+    too.
     """
     kept: dict[str, str] = {}
-    dropped: list[str] = []
     for key, text in texts.items():
         text = " ".join(text.split())
-        if not text or (key != "sound" and NONE.fullmatch(text)):
+        empty = not text or (key != "sound" and NONE.fullmatch(text)) or garbage(text)
+        if empty or (complete(clip) and absent(key, clip)):
             continue
-        if garbage(text):
-            dropped.append(f"garbage: {text[:80]}")
-            continue
-        sentences = []
-        for sentence in re.split(r"(?<=[.!?])\s+(?=[A-Z\"'])", text):
-            reason = contradiction(sentence, clip)
-            if reason is None and complete(clip) and absent(key, clip):
-                reason = f"no label is {key}"
-            if reason is None:
-                sentences.append(sentence)
-            else:
-                dropped.append(f"{reason}: {sentence}")
-        if sentences:
-            kept[key] = " ".join(sentences)
-    return kept, dropped
+        sentences = re.split(r"(?<=[.!?])\s+(?=[A-Z\"'])", text)
+        if fitting := [sentence for sentence in sentences if not contradicted(sentence, clip)]:
+            kept[key] = " ".join(fitting)
+    return kept
 
 
-def contradiction(sentence: str, clip: Clip) -> str | None:
-    """Why a sentence cannot stand beside the clip's labels, or None."""
+def contradicted(sentence: str, clip: Clip) -> bool:
+    """Whether a sentence cannot be true if the clip's labels are, or names an identifier instead of a sound."""
     if IDENTIFIER.search(sentence):
-        return "identifier"
+        return True
     if DENIED.search(sentence):
-        denied = next((event.label for event in clip.events if _mentions(sentence, event)), None)
-        return None if denied is None else f"denies {denied}"
-    if complete(clip):
-        for key, pattern in (("speech", SPEECH), ("music", MUSIC)):
-            if absent(key, clip) and pattern.search(sentence):
-                return f"no label is {key}"
-    return None
+        return any(_mentions(sentence, event) for event in clip.events)
+    patterns = {"speech": SPEECH, "music": MUSIC}
+    return complete(clip) and any(absent(key, clip) and pattern.search(sentence) for key, pattern in patterns.items())
 
 
 def absent(key: str, clip: Clip) -> bool:
@@ -236,30 +222,21 @@ def absent(key: str, clip: Clip) -> bool:
 
 
 def complete(clip: Clip) -> bool:
-    """Whether the clip's labels name everything that is heard."""
+    """Whether the clip's labels name every audible sound."""
     return clip.id.startswith(COMPLETE) or any("heard" in event.labels for event in clip.events)
 
 
 def garbage(text: str) -> bool:
-    """Whether a text has fewer than three words, or says a phrase of four words at least four times."""
+    """Whether a text has fewer than three words, or repeats a phrase of four words at least four times."""
     words = text.casefold().split()
-    if len(words) < 3:
-        return True
-    phrases: dict[tuple[str, ...], int] = {}
-    for place in range(len(words) - 3):
-        phrase = tuple(words[place : place + 4])
-        phrases[phrase] = phrases.get(phrase, 0) + 1
-    return max(phrases.values(), default=0) >= 4
+    phrases = Counter(zip(words, words[1:], words[2:], words[3:], strict=False))
+    return len(words) < 3 or max(phrases.values(), default=0) >= 4
 
 
 def _mentions(sentence: str, event: Event) -> bool:
-    """Whether a word of the label (its first, for "Bark, woof") stands in the sentence."""
-    return any(re.search(rf"\b{re.escape(word)}", sentence, re.IGNORECASE) for word in _content(event.label))
-
-
-def _content(label: str) -> Iterable[str]:
-    """The words of a label that carry its meaning."""
-    return [w for w in re.findall(r"[A-Za-z]+", label.split(",")[0]) if len(w) > 2 and w.lower() not in _SMALL]
+    """Whether a word of the label (of its first name, for "Bark, woof") is in the sentence."""
+    words = re.findall(r"[A-Za-z]{3,}", event.label.split(",")[0])
+    return any(re.search(rf"\b{word}", sentence, re.IGNORECASE) for word in words if word.lower() not in _SMALL)
 
 
 _SMALL = {"and", "the", "with", "sound", "sounds", "effect", "from", "noise", "small", "large"}
