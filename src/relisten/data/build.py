@@ -226,7 +226,7 @@ def _finish(config: BuildConfig, plan: Plan, caller: Caller, left: sources.LeftO
         itertools.islice(export.read_set(out / f"{s}.jsonl"), 20_000) for s in export.SETS
     )
     blind = guess(list(first), config.blind_margin, config.seed)
-    spent = {stage: asdict(store.spent(stage)) for stage in store.stages()} | {"all": asdict(store.spent())}
+    spent = store.spent_by_stage() | {"all": store.spent()}
     manifest: dict[str, Any] = {
         "stopped": caller.stopped,
         "config": asdict(config),
@@ -235,16 +235,14 @@ def _finish(config: BuildConfig, plan: Plan, caller: Caller, left: sources.LeftO
         "licences": {config.source: licence(config.source)},
         "counts": asdict(funnel) | {"left out by the source": left.counts.total()},
         "source": {"left out": dict(left.counts), "notes": dict(left.notes)},
-        "calls": spent,
+        "calls": {stage: asdict(sums) for stage, sums in spent.items()},
         "blind": blind.record(),
         "files": {name: _lines(out / name) for name in ("sft.jsonl", "rl.jsonl", "rejected.jsonl")},
         "versions": run.versions(),
         "git": run.git(),
         "seconds": round(seconds, 1),
     }
-    for name in config.export:
-        for path in export.EXPORTS[name](out):
-            manifest["files"][path.name] = path.stat().st_size
+    manifest["files"] |= export.write_forms(out, config.export)
     manifest = redact.each_text(redact.redact, manifest)
     records.write_atomic(out / "manifest.json", pretty(manifest))
     return manifest

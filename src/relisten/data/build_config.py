@@ -114,5 +114,4 @@ def check(config: BuildConfig) -> None:
         raise ValueError(
             "max_cost needs the prices of a million tokens, price_in and price_out; or use max_total_tokens"
         )
-    if unknown := [name for name in config.export if name not in export.EXPORTS]:
-        raise ValueError(f"no export {unknown[0]!r}; there are {', '.join(export.EXPORTS)}")
+    export.check_forms(config.export)

@@ -286,3 +286,14 @@ def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 EXPORTS: dict[str, Callable[[Path], list[Path]]] = {"parquet": to_parquet, "swift": to_swift, "verl": to_verl}
 """Each function writes its files into the folder of the sets, none for an empty set, and returns those it wrote."""
+
+
+def check_forms(names: Sequence[str]) -> None:
+    """Raise ValueError if one of these is not a key of EXPORTS."""
+    if unknown := [name for name in names if name not in EXPORTS]:
+        raise ValueError(f"no export {unknown[0]!r}; there are {', '.join(EXPORTS)}")
+
+
+def write_forms(out: Path, names: Sequence[str]) -> dict[str, int]:
+    """Write the sets of a folder in further forms. Returns the size of each file in bytes."""
+    return {path.name: path.stat().st_size for name in names for path in EXPORTS[name](out)}

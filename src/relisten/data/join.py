@@ -77,9 +77,7 @@ def join(out: Path, folders: Sequence[Path], config: JoinConfig = JoinConfig()) 
     export.write_sets(out, _routed(builds, config.seed), None, config.copy_audio)
     found = [one for name in export.SETS for one in _evenly(out / f"{name}.jsonl")]
     manifest = _told(builds, config) | {"blind": guess(found, config.blind_margin, config.seed).record()}
-    for name in config.export:
-        for path in export.EXPORTS[name](out):
-            manifest["files"][path.name] = path.stat().st_size
+    manifest["files"] |= export.write_forms(out, config.export)
     records.write_atomic(out / MADE, pretty(manifest))
     return manifest
 
@@ -99,8 +97,7 @@ def _check(out: Path, folders: Sequence[Path], config: JoinConfig) -> None:
         raise ValueError(f"max_share is {config.max_share:g}; give a share above 0, up to 1")
     if config.seed < 0:
         raise ValueError(f"seed is {config.seed}; it must not be negative")
-    if unknown := [name for name in config.export if name not in export.EXPORTS]:
-        raise ValueError(f"no export {unknown[0]!r}; there are {', '.join(export.EXPORTS)}")
+    export.check_forms(config.export)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

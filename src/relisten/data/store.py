@@ -42,6 +42,11 @@ ADOPT = (
     "INSERT OR IGNORE INTO main.facts SELECT * FROM shard.facts",
 )
 """Statements that copy a shard's store into the store of the whole build."""
+SUMS = (
+    "count(*), coalesce(sum(error != ''), 0), coalesce(sum(attempts), 0), coalesce(sum(prompt_tokens), 0),"
+    " coalesce(sum(completion_tokens), 0), coalesce(sum(cost), 0.0)"
+)
+"""The fields of `Spent`, over calls."""
 Failure = Literal["", "passing", "lasting", "fatal"]
 
 
@@ -191,21 +196,17 @@ class Store:
         """Sums over the calls of the earlier store."""
         return self.spent(place="earlier") if "earlier" in self._places else Spent()
 
-    def spent(self, stage: str | None = None, place: str = "main") -> Spent:
-        """Sums over all calls, or over those of one stage."""
-        row = self._one(
-            "SELECT count(*), coalesce(sum(error != ''), 0), coalesce(sum(attempts), 0),"
-            " coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), coalesce(sum(cost), 0.0)"
-            f" FROM {place}.calls WHERE ? IS NULL OR stage = ?",
-            (stage, stage),
-        )
+    def spent(self, place: str = "main") -> Spent:
+        """Sums over all calls."""
+        row = self._one(f"SELECT {SUMS} FROM {place}.calls", ())
         assert row is not None
         return Spent(*row)
 
-    def stages(self) -> list[str]:
-        """Names of the stages that made calls, sorted."""
+    def spent_by_stage(self) -> dict[str, Spent]:
+        """Sums over the calls of each stage, sorted by the stage's name."""
         with self._reading() as file:
-            return [stage for (stage,) in file.execute("SELECT DISTINCT stage FROM calls ORDER BY stage")]
+            rows = file.execute(f"SELECT stage, {SUMS} FROM calls GROUP BY stage ORDER BY stage").fetchall()
+        return {stage: Spent(*sums) for stage, *sums in rows}
 
     def fact(self, name: str) -> Any:
         """The value that was noted under a name, or None."""
