@@ -368,7 +368,7 @@ def own_name(path: Path) -> str:
 
 def layout(path: Path) -> tuple[str, list[str], Columns]:
     """Delimiter, header ([] if there is none) and columns of a table. Raises ValueError if it is no table of events."""
-    best: tuple[int, str, list[str], Columns] | None = None
+    tried: list[tuple[list[str], Columns]] = []
     for delimiter in "\t;,":
         first = first_row(path, delimiter)
         header = [cell.strip().lstrip("#").strip() for cell in first]
@@ -385,10 +385,8 @@ def layout(path: Path) -> tuple[str, list[str], Columns]:
             return delimiter, [], Columns("", "label", "start", "end")
         if _is_time(first, 1) and _is_time(first, 2) and len(first) == 4:
             return delimiter, [], Columns("audio", "label", "start", "end")
-        if best is None or len(header) > best[0]:
-            best = len(header), delimiter, header, columns
-    assert best is not None
-    _, _, header, columns = best
+        tried.append((header, columns))
+    header, columns = max(tried, key=lambda one: len(one[0]))
     missing = next(key for key in ("label", "start", "end") if not getattr(columns, key))
     others = ", ".join(name for name in NAMES[missing][:6] if name != missing)
     raise ValueError(f"{path}: has no column {missing!r} (or {others}); its columns are {_named(header)}")
