@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from relisten import records
-from relisten.evals.benchmarks.layout import About, first_of
+from relisten.evals.benchmarks.layout import About, examples_in, first_of
 from relisten.types import Example
 
 FILE = "dev.jsonl"
@@ -28,8 +27,7 @@ def file(root: Path) -> Path:
 
 def examples(root: Path) -> list[Example]:
     """The questions in a folder."""
-    path = file(root)
-    return records.examples_from(((place, in_mmars_form(row)) for place, row in records.entries(path)), path)
+    return examples_in(file(root), in_mmars_form)
 
 
 def in_mmars_form(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from relisten import records
+from relisten.types import Example
 
 
 @dataclass(frozen=True)
@@ -32,3 +37,11 @@ def first_of(root: Path, names: tuple[str, ...], about: About) -> Path:
     raise ValueError(
         f"{root}: holds no {' or '.join(names)}; get it from {about.where}, so that the folder holds {about.layout}"
     )
+
+
+def examples_in(
+    path: Path, in_mmars_form: Callable[[Mapping[str, Any]], Mapping[str, Any]], home: Path | None = None
+) -> list[Example]:
+    """The questions of a file whose entries have names of their own. home: the folder that audio_path is relative to,
+    if it is not the file's. Raises ValueError with the place of an entry that cannot be read."""
+    return records.examples_from(((place, in_mmars_form(row)) for place, row in records.entries(path)), path, home)

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from relisten import records
-from relisten.evals.benchmarks.layout import About, first_of
+from relisten.evals.benchmarks.layout import About, examples_in, first_of
 from relisten.types import Example
 
 MINI = About(
@@ -46,7 +45,7 @@ def file(root: Path) -> Path:
 
 
 def _examples(path: Path) -> list[Example]:
-    return records.examples_from(((place, in_mmars_form(row)) for place, row in records.entries(path)), path)
+    return examples_in(path, in_mmars_form)
 
 
 def in_mmars_form(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from relisten import records
-from relisten.evals.benchmarks.layout import About, first_of
+from relisten.evals.benchmarks.layout import About, examples_in, first_of
 from relisten.types import Example
 
 FILES = ("question/mmsu.jsonl", "mmsu.jsonl")
@@ -32,7 +31,7 @@ def examples(root: Path) -> list[Example]:
     """The questions in a folder, or in its folder question/."""
     path = file(root)
     home = path.parent.parent if path.parent.name == "question" else path.parent
-    return records.examples_from(((place, in_mmars_form(row)) for place, row in records.entries(path)), path, home)
+    return examples_in(path, in_mmars_form, home)
 
 
 def in_mmars_form(row: Mapping[str, Any]) -> dict[str, Any]:
