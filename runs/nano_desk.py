@@ -6,10 +6,10 @@ usage: python runs/nano_desk.py FOLDER
 import sys
 from pathlib import Path
 
-from relisten.choices import is_right
 from relisten.data.worlds.microphone import CANNOT_TELL
 from relisten.evals.runs import read_run
 from relisten.evals.scoring import wilson
+from relisten.same_text import is_right
 
 ROWS = {
     "scenes at the microphone, interleaved": "desk-own",

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relisten.choices import LONGEST, is_right, read_choice
+from relisten.choices import LONGEST, read_choice
+from relisten.same_text import is_right
 
 ANIMALS = ("dog", "cat", "cow", "a red cow")
 PLACES = ("in the kitchen", "in the garden", "on the stairs")

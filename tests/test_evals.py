@@ -19,7 +19,6 @@ from conftest import make_audio
 
 from relisten import models, records, tags
 from relisten.audio import save
-from relisten.choices import is_right
 from relisten.commands.eval import eval_file
 from relisten.commands.options import ModelOptions
 from relisten.engine.generation import GenerationConfig
@@ -31,6 +30,7 @@ from relisten.evals.predictions import read_predictions
 from relisten.evals.runner import Asking
 from relisten.evals.runs import read_run
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
+from relisten.same_text import is_right
 from relisten.types import Audio, Example, Segment, Trace
 
 

@@ -13,7 +13,6 @@ from transformers import AutoTokenizer, Qwen2_5OmniThinkerForConditionalGenerati
 
 from relisten import audio, records
 from relisten.asking import ask
-from relisten.choices import is_right
 from relisten.data.worlds.scene_files import write_scenes
 from relisten.engine.engine import Engine
 from relisten.engine.generation import GenerationConfig
@@ -21,6 +20,7 @@ from relisten.evals.figures import mean_iou
 from relisten.evals.runner import evaluate
 from relisten.models import load
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
+from relisten.same_text import is_right
 from relisten.types import Audio
 
 FOLDER = Path(str(files("relisten") / "assets" / "nano"))

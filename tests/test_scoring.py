@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relisten import records
-from relisten.choices import is_right, read_choice
+from relisten.choices import read_choice
 from relisten.cli import run
 from relisten.evals import figures
 from relisten.evals.benchmarks import BENCHMARKS, export
@@ -25,6 +25,7 @@ from relisten.evals.paired import bootstrap, mcnemar, paired
 from relisten.evals.predictions import read_predictions
 from relisten.evals.reading import answer_text, status
 from relisten.evals.scoring import wilson, word_match
+from relisten.same_text import is_right
 from relisten.segments import iou
 from relisten.types import Segment
 

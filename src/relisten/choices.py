@@ -7,31 +7,17 @@ read. Every step takes time linear in the text, and a text longer than `LONGEST`
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from relisten.mentions import joins, mentioned
+from relisten.same_text import fold, key_of, unmarked
 
 LONGEST = 4_000
 """Characters. A longer text is a whole chain of thought: only what it declares at its end counts."""
 MOST_SAID = 40
 """Declarations that are read, the last ones of a text; a text with more of them repeats itself."""
-
-
-def is_right(prediction: str | None, answer: str | None) -> bool:
-    """Whether an answer equals the right one as a text. Case, Unicode form and surrounding blanks do not count."""
-    if prediction is None or answer is None:
-        return False
-    return _folded(prediction) == _folded(answer)
-
-
-def is_same(said: str | None, answer: str | None) -> bool:
-    """Whether two texts say the same: case, punctuation at their ends and the form of numerals do not count."""
-    if said is None or answer is None:
-        return False
-    return is_right(said, answer) or (bool(_key(_plain(said))) and _key(_plain(said)) == _key(_plain(answer)))
 
 
 def read_choice(answer: str | None, choices: Sequence[str]) -> str | None:
@@ -46,7 +32,7 @@ def read_choice(answer: str | None, choices: Sequence[str]) -> str | None:
     """
     if answer is None or not answer.strip():
         return None
-    whole = _plain(answer)
+    whole = unmarked(answer)
     options = _options(tuple(choices))
     steps: tuple[Callable[[str, tuple[Option, ...]], frozenset[int]], ...] = (_same, _declared, _labelled, _mentioned)
     if len(whole) > LONGEST:
@@ -68,79 +54,33 @@ class Option:
     label: str
     """Its own label in upper case ("A" of "A. cow"), or ""."""
     text: str
-    """Plain text without the label, as `_plain` gives it."""
+    """Plain text without the label, as `unmarked` gives it."""
     key: str
     """The same in lower case and with numerals as figures: what texts are compared by."""
 
 
-# --- texts made comparable --------------------------------------------------------------------------------------------
+# --- the choices as they are looked for -------------------------------------------------------------------------------
 
 _OWN_LABEL = re.compile(r"\s*(?:[(\[]([A-Za-z]|\d{1,2})[)\]]|([A-Za-z])[.):]|(\d{1,2})[.)])\s+(?=\S)")
 """A choice's own label: "(A) cow", "A. cow", "[A] cow", "1) cow"."""
-_WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mathit)\s{0,3}\{([^{}]{0,200})\}")
-_EMPHASIS = re.compile(r"^[\s#>-]{1,9}(?=[^\W\d]|[(\[])|[*`$\u200b\u200c\u200d\ufeff]|(?<!\w)_{1,3}|_{1,3}(?!\w)")
-_ENDS = " \t\r\n.,;:!?\"'“”‘’„«»「」『』。、"
-_UNITS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-_TEENS = ["ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
-_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-_VALUES = {word: n for n, word in enumerate(["zero", *_UNITS, *_TEENS])} | {w: 10 * n for n, w in enumerate(_TENS, 2)}
-_PLAIN = "|".join(["zero", *_UNITS, *_TEENS])
-_NUMERAL = re.compile(
-    rf"(?<!hundred )(?<!hundred and )(?<!thousand )(?<!point )"
-    rf"\b(?:({'|'.join(_TENS)})(?:[- ]({'|'.join(_UNITS)}))?|({_PLAIN}))\b(?! (?:hundred|thousand|million|point)\b)"
-)
-_PRONOUN = re.compile(
-    r"(?:\b(?:the|this|that|which|first|second|third|last|next|no|other|each|any|every|some) one\b|\bone of\b)"
-)
-"""Where "one" is no number."""
-_ATTACHED = re.compile(r"(?<=\d)(?=(?:k?hz|s|sec|ms|min|bpm|db)\b)")
-"""Between a number and its unit, as in 30Hz."""
-_ACCIDENTAL = re.compile(r"\b([a-g])[ -]?(sharp|flat)(?= (?:major|minor)\b)|(?<=[a-g])[♯♭]")
-
-
-def _folded(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).strip().casefold()
-
-
-def _plain(text: str) -> str:
-    """The text in one Unicode form, without the marks of Markdown and LaTeX and without its thoughts; case is kept."""
-    text = unicodedata.normalize("NFKC", text)
-    _, closed, rest = text.rpartition("</think>")
-    text = _WRAPPER.sub(r"\1", rest if closed and rest.strip() else text)
-    return _EMPHASIS.sub("", text).strip()
-
-
-def _key(text: str) -> str:
-    """What texts are compared by: lower case, numerals as figures, nothing but words at the ends."""
-    low = _ACCIDENTAL.sub(lambda m: (m[1] or "") + ("#" if m[2] == "sharp" or m[0] == "♯" else "b"), text.casefold())
-    low = _ATTACHED.sub(" ", low)
-    kept = {match.start() + match[0].index("one") for match in _PRONOUN.finditer(low)}
-
-    def figures(match: re.Match[str]) -> str:
-        if match.start() in kept:
-            return match[0]
-        tens, unit, plain = match.groups()
-        return str(_VALUES[plain] if plain else _VALUES[tens] + (_VALUES[unit] if unit else 0))
-
-    return " ".join(_NUMERAL.sub(figures, low).strip(_ENDS).split())
 
 
 @lru_cache(maxsize=1024)
 def _options(choices: tuple[str, ...]) -> tuple[Option, ...]:
     """The distinct choices. Labels of their own count only where every choice has one, and no two the same."""
-    matches = [_OWN_LABEL.match(_plain(choice)) for choice in choices]
+    matches = [_OWN_LABEL.match(unmarked(choice)) for choice in choices]
     labels = [next(filter(None, m.groups())).upper() for m in matches if m]
     own = len(labels) == len(choices) and len(set(labels)) == len(labels)
     found: dict[str, Option] = {}
     for place, choice in enumerate(choices):
-        plain, match = _plain(choice), matches[place]
+        plain, match = unmarked(choice), matches[place]
         text = plain[match.end() :] if own and match else plain
-        folded = _folded(choice)
+        folded = fold(choice)
         if folded in found:
             first = found[folded]
             found[folded] = Option(first.choice, (*first.places, place), first.label, first.text, first.key)
         else:
-            found[folded] = Option(choice, (place,), labels[place] if own else "", text, _key(text))
+            found[folded] = Option(choice, (place,), labels[place] if own else "", text, key_of(text))
     return tuple(found.values())
 
 
@@ -148,9 +88,9 @@ def _options(choices: tuple[str, ...]) -> tuple[Option, ...]:
 
 
 def _same(text: str, options: Sequence[Option]) -> frozenset[int]:
-    for form in (_folded, _key):
+    for form in (fold, key_of):
         for said in (text, _without_label(text)):
-            keys = [(_folded(o.choice), _folded(o.text)) if form is _folded else (o.key,) for o in options]
+            keys = [(fold(o.choice), fold(o.text)) if form is fold else (o.key,) for o in options]
             found = frozenset(i for i, key in enumerate(keys) if form(said) in key and form(said))
             if len(found) != 1:
                 continue
@@ -350,7 +290,7 @@ def _named(text: str, options: Sequence[Option], whole: bool = False) -> frozens
 
     So "B. The dog." contradicts itself where B is the cat, and "B. The dog is heard later." does not.
     """
-    key = _key(_LEAD.sub("", text, count=1))
+    key = key_of(_LEAD.sub("", text, count=1))
     found = [option.key for option in options if option.key and _begins(key, option.key)]
     longest = max(found, key=len, default=None)
     if longest is None or (whole and not re.match(r"\s*(?:$|[.,;:)!\n])", key[len(longest) :])):
@@ -382,7 +322,7 @@ def _place(text: str, options: Sequence[Option]) -> frozenset[int]:
         last = max((p for o in options for p in o.places), default=0)
         place = last if word == "last" else _ORDINALS.get(word, int(word) - 1 if word.isdigit() else -1)
     else:
-        number = _NUMBER.fullmatch(_key(text))
+        number = _NUMBER.fullmatch(key_of(text))
         if number is None:
             return frozenset()
         if all(o.label.isdigit() for o in options):
@@ -397,4 +337,4 @@ def _place(text: str, options: Sequence[Option]) -> frozenset[int]:
 
 
 def _mentioned(text: str, options: Sequence[Option]) -> frozenset[int]:
-    return mentioned(text, _key(text), [(option.text, option.key) for option in options])
+    return mentioned(text, key_of(text), [(option.text, option.key) for option in options])

@@ -13,7 +13,6 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from relisten import audio, records
-from relisten.choices import is_right
 from relisten.commands.options import ModelOptions, keeping, kept_answers
 from relisten.engine.answer import answer_each, answered
 from relisten.engine.answering import Answering
@@ -22,6 +21,7 @@ from relisten.files import check_size, resolved, size_of
 from relisten.models.scope import notice_of
 from relisten.reports.answer_json import as_json
 from relisten.reports.text import console
+from relisten.same_text import is_right
 from relisten.types import Example
 
 Line = dict[str, Any]

@@ -13,10 +13,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from relisten import records
-from relisten.choices import is_right, is_same
 from relisten.evals.instructions import followed
 from relisten.evals.reading import Status
 from relisten.evals.scoring import wilson, word_match
+from relisten.same_text import is_right, is_same
 from relisten.segments import best_iou
 from relisten.types import Format, Segment
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from relisten import records
-from relisten.choices import is_right, read_choice
+from relisten.choices import read_choice
 from relisten.evals import benchmarks, runs
 from relisten.evals.figures import Record, groups, ruled
 from relisten.evals.reading import answer_text, status
 from relisten.evals.runs import ANSWERS, CONFIG, Run, known, read_run
+from relisten.same_text import is_right
 from relisten.types import Format
 
 KEYS = ("answer_prediction", "model_prediction", "model_output")

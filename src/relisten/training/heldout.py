@@ -15,10 +15,11 @@ from typing import Any
 from transformers import TrainerCallback
 
 from relisten import audio, run, tags
-from relisten.choices import is_right, read_choice
+from relisten.choices import read_choice
 from relisten.engine.answer import answer_each
 from relisten.engine.engine import Engine
 from relisten.engine.generation import GenerationConfig
+from relisten.same_text import is_right
 from relisten.training.config import TrainingConfig
 from relisten.training.progress import tell
 from relisten.types import Audio, Example, Trace

@@ -20,10 +20,10 @@ from math import exp
 from typing import TYPE_CHECKING
 
 from relisten import run, tags
-from relisten.choices import is_right
 from relisten.engine.generation import AnswerConfig
 from relisten.engine.listener import Hear, Listener
 from relisten.records import gold_segments
+from relisten.same_text import is_right
 from relisten.segments import best_iou
 from relisten.types import Example, Format, Response, Segment, Trace
 
