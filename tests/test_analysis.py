@@ -14,10 +14,12 @@ from relisten.cli import run as relisten
 from relisten.evals import analysis
 from relisten.evals.analysis import analyse, attention_curve, overlap_rate
 from relisten.evals.comparison import compare
+from relisten.evals.controls import controlled
 from relisten.evals.predictions import read_runs
 from relisten.evals.runs import Run, checked, read_run
 from relisten.evals.scoring import wilson
 from relisten.plotting import svg
+from relisten.reports import controls
 from relisten.reports.tables import dynamics_table, uses_table
 from relisten.training.plots import Series, dynamics_figure, panels, read_metrics
 from relisten.types import Segment
@@ -126,6 +128,14 @@ def test_operations_that_do_not_belong_to_what_was_heard_are_refused(ways: list[
         checked("line 1", answer("a", heard=[[0, 1], [2, 3]], operations=ways))
 
 
+def test_the_table_of_controls_says_which_questions_could_not_be_asked() -> None:
+    """They count as wrong, so a change may come from them alone, and the table did not say so."""
+    own, silent = make_run([answer("a"), answer("b")]), make_run([answer("a"), answer("b", None, error="gone")], "s")
+    [table, *_] = controls.tables(controlled(own, {"silence": silent}), "t")
+    assert table.note.endswith("count as wrong; from the first row to the last there are 0, 1.")
+    assert "could not be asked" not in controls.tables(controlled(own, {"silence": own}), "t")[0].note
+
+
 def test_grounded_answers_refer_to_what_they_name_within_the_recording() -> None:
     found = analyse(make_run([answer("a", named=[[8, 12], [11, 12]])], format="grounded"))
     assert found.references == 1.0 and found.seconds == 2.0
@@ -208,6 +218,10 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert {"listening.svg", "by-iou.svg", "by-seconds.svg"} <= {p.name for p in (tmp_path / "out").iterdir()}
     assert relisten(["compare", str(own), str(other), "--out", str(tmp_path / "change")]) == 0
     assert "-1.000" in capsys.readouterr().out and (tmp_path / "change" / "changes-kind.svg").is_file()
+    hidden = write_run(tmp_path / "hidden", [answer("a") | {"answer": None}])
+    assert relisten(["analyse", str(hidden), "--out", str(tmp_path / "none")]) == 0
+    said = capsys.readouterr().out
+    assert "accuracy by" not in said and "the right answers are withheld" in said
     assert relisten(["analyse", str(tmp_path)]) == 2
     assert "no answers.jsonl" in capsys.readouterr().err
     assert relisten(["analyse"]) == 2

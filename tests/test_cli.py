@@ -298,7 +298,10 @@ def test_many_questions_without_out_go_to_stdout(run: Run, questions: Path, says
     ("tokens", "said"),
     [
         (["aks"], "no command 'aks'; did you mean 'ask'?"),
-        (["ask"], "requires an argument"),
+        (["ask"], "AUDIO is missing (see relisten ask --help)"),
+        (["judge", "run"], "--judge is missing"),
+        (["judge", "run", "--judge"], "--judge requires an argument"),
+        (["analyse", "run", "--out", "CLIP"], "is a file; name a folder"),
         (["ask", "CLIP"], "what do you ask?"),
         (["ask", "CLIP", "which", "word"], "quotes"),
         (["ask", "CLIP", "q", "--tempo", "1"], "Unknown option"),

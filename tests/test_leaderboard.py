@@ -95,6 +95,28 @@ def test_runs_of_other_questions_or_without_answers_are_refused(
         assert words in capsys.readouterr().err
 
 
+def test_predictions_stand_beside_a_run_of_the_same_questions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They were refused as of other questions, because a file of predictions has no hash; and they were `greedy`."""
+    own, path = a_run(tmp_path / "own", "mmar", mmar_lines()), tmp_path / "theirs.jsonl"
+    meta = tmp_path / "MMAR-meta.jsonl"
+    for n in range(4):
+        row = {name: mmar_row(n)[name] for name in ("id", "question", "choices", "answer", "modality")}
+        records.append(path, row | {"model_output": "bell"})
+        records.append(meta, row | {"audio_path": "gone.wav"})
+    for given in ([own, path], [path, own], [path, own, "--questions", meta]):
+        assert run(["leaderboard", *map(str, given)]) == 0
+        said = capsys.readouterr().out
+        assert "MMAR (by words" in said and "| theirs.jsonl | - | 4 |" in said
+    cut = a_run(tmp_path / "cut", "mmar", mmar_lines()[1:])
+    assert run(["leaderboard", str(path), str(cut)]) == 0
+    other = a_run(tmp_path / "other", "mmar", [line | {"answer": "cow"} for line in mmar_lines()])
+    for given in ([path, other], [other, path]):
+        assert run(["leaderboard", *map(str, given)]) == 2
+        assert "is of other questions" in capsys.readouterr().err
+
+
 def test_anybodys_predictions_have_a_row_by_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
         {"id": f"q{n}", "choices": ["cow", "bell"], "answer": "bell", "kind": "ab"[n % 2], "model_output": "bell"}

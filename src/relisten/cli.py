@@ -14,7 +14,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from cyclopts import App, CycloptsError, Parameter, UnknownCommandError, UnusedCliTokensError
+from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, UnknownCommandError, UnusedCliTokensError
 
 from relisten import __version__
 from relisten.commands.settings import from_yaml
@@ -186,6 +186,8 @@ def _wrong_usage(error: CycloptsError, name: str) -> str:
         said = f"no command {given!r}; " + (
             f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(known)}"
         )
+    elif isinstance(error, MissingArgumentError) and error.argument and not (error.keyword or error.argument.tokens):
+        said = f"{error.argument.name} is missing"
     elif isinstance(error, UnusedCliTokensError):
         said = f"too many arguments ({' '.join(error.unused_tokens or [])}); put a text of several words in quotes"
     else:

@@ -10,6 +10,7 @@ from pathlib import Path
 from relisten import records
 from relisten.evals.analysis import Analysis, AttentionCurve, to_json, write_attention
 from relisten.evals.analysis import analyse as analyse_run
+from relisten.evals.figures import tally
 from relisten.evals.predictions import read_runs
 from relisten.evals.runs import Run
 from relisten.reports.table import Table, terminal_table
@@ -46,6 +47,8 @@ def analyse(
     """
     if not runs:
         raise ValueError("name one or more folders of runs, as `relisten eval` writes them")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out}: is a file; name a folder")
     if attention < 0:
         raise ValueError(f"--attention {attention}: give the number of answers to watch, 0 or more")
     trained = {folder: read_metrics(folder) for folder in runs if _is_training(folder)}
@@ -56,8 +59,10 @@ def analyse(
     tables |= {f"training {folder.name}": dynamics_table(series) for folder, series in trained.items()}
     for title, table in tables.items():
         console().print(terminal_table(table, title))
-    for note in (note for run in evaluated for note in run.notes):
-        console().print(note, soft_wrap=True)
+    unknown = "the right answers are withheld, or a model judges the answers, so no accuracy is shown"
+    for run in evaluated:
+        for note in [*run.notes, *([] if tally(run.records).known else [f"{run.folder}: {unknown}"])]:
+            console().print(note, soft_wrap=True)
     found = {"runs": [to_json(a) for a in analyses]}
     records.write_atomic(out / "analysis.json", json.dumps(found, indent=2) + "\n")
     _draw(analyses, curves, trained, out)

@@ -192,7 +192,10 @@ def check_hearing(
     if hears != "own" and format != "interleaved":
         raise ValueError(f"--hears {hears} goes with --format interleaved: {format} answers hear no segments")
     if examples and "other" in (hears, recording) and len({_whose(e) for e in examples}) < 2:
-        raise ValueError("hears other: needs two recordings or more, so that one can stand in for another")
+        raise ValueError(
+            "--controls, --hears other and --recording other put another question's recording in place of each, so the"
+            " file must have two recordings or more"
+        )
     without = [e.id for e in examples if not gold_segments(e)]
     if hears == "oracle" and without:
         raise ValueError(

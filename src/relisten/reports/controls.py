@@ -27,6 +27,10 @@ def tables(found: Sequence[Controlled], title: str) -> list[Table]:
         "Change: from the run with the recording, over the same questions; its interval is a paired bootstrap (95 %),"
         f" p is McNemar's exact test, two-sided. Accuracy of guessing: {share(found[0].tally.chance)}."
     )
+    failed = [each.tally.counts["failed"] for each in found]
+    if any(failed):
+        listed = ", ".join(map(str, failed))
+        note += f" Questions that could not be asked count as wrong; from the first row to the last there are {listed}."
     columns = ["the model hears", "n", "accuracy", "95 % interval", "change", "interval of the change", "p"]
     results = [result(each.run) for each in found]
     few = [name for name, groups in results[0].groups.items() if len(groups) <= MOST_GROUPS]

@@ -21,9 +21,10 @@ OWN = ("kind", "modality", "category")
 
 def leaderboard(runs: Sequence[Run], failed: Failed = "wrong") -> Table:
     """A run to a row, in percent. Raises ValueError if runs are of different questions, or their answers withheld."""
-    benchmark, questions = benchmark_of(runs[0]), _questions(runs[0])
+    benchmark = next(filter(None, map(benchmark_of, runs)), None)
+    questions = next(filter(None, map(_questions, runs)), "")
     for run in runs[1:]:
-        if benchmark_of(run) is not benchmark or _questions(run) != questions:
+        if not _is_alike(run, runs[0]):
             raise ValueError(f"{run.folder}: is of other questions than {runs[0].folder}; make a table of each")
     alone = benchmark is not None and benchmark.judge is not None and benchmark.judge.alone
     for run in runs:
@@ -55,7 +56,7 @@ def settings(run: Run) -> str:
     config = run.config
     temperature, samples = config.get("temperature", 0), config.get("samples", 1)
     words = [str(run.format)] if run.traced else []
-    if config:
+    if run.traced:  # of anybody's predictions it is not known
         words.append(f"T = {temperature:g}" if is_number(temperature) and temperature else "greedy")
     words += [f"{samples} samples"] if samples != 1 else []
     words += ["shuffled choices"] if config.get("shuffle") is not None else []
@@ -99,6 +100,17 @@ def _share(run: Run, which: _Which, failed: Failed) -> float | None:
 def _questions(run: Run) -> str:
     """SHA-256 of the question file; "" of anybody's predictions."""
     return next((str(v) for k, v in run.config.items() if k == f"sha256 of {_file(run)}"), "")
+
+
+def _is_alike(run: Run, other: Run) -> bool:
+    """Whether two runs are of the same questions. Anybody's predictions may lack some of them."""
+    benchmarks, hashes = {benchmark_of(run), benchmark_of(other)}, {_questions(run), _questions(other)}
+    if len(benchmarks - {None}) > 1 or len(hashes - {""}) > 1:
+        return False
+    if "" not in hashes:
+        return len(benchmarks) == 1
+    asked, there = ({(str(r["id"]), r["answer"]) for r in each.records} for each in (run, other))
+    return asked <= there or there <= asked
 
 
 def _file(run: Run) -> str:
