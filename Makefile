@@ -15,7 +15,7 @@ ask: $(VENV)/installed  ## answer a question about an example recording
 	$(BIN)/relisten ask "$(AUDIO)" "$(QUESTION)" $(CHOICES)
 
 test: $(VENV)/installed-dev  ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/installed-dev  ## lint, formatting, types
 	$(BIN)/ruff check .

@@ -100,8 +100,8 @@ def make_example(seconds: float = 4.0, seed: int = 0, question: str = "What is h
 
 @pytest.fixture(scope="session")
 def model() -> Qwen2_5Omni:
-    """Four layers, random."""
-    return make_model()
+    """Two layers, random."""
+    return make_model(layers=2)
 
 
 @pytest.fixture(scope="session")

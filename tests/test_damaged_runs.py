@@ -147,8 +147,9 @@ def test_a_damaged_run_is_told_in_one_line(
             path = root / "own" / RUN_FILES[max(turn - 2, 0)]
             command = command_for(rng, root)
         way = damage(rng, path)
-        # Figures are made each time; that they can be written, which takes longest, is tried on every tenth.
-        monkeypatch.setattr(plotting, "_written", written if case % 10 == 0 else lambda figure, format: b"<svg/>")
+        # Figures are made each time; that they can be written, which takes longest, is tried on every 25th, so that
+        # each file has its turn.
+        monkeypatch.setattr(plotting, "_written", written if case % 25 == 0 else lambda figure, format: b"<svg/>")
         capsys.readouterr()
         code = relisten(command)
         told = capsys.readouterr().err

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_example, make_model
-from test_engine import CONFIG, TAGS, examples, ragged, same
+from conftest import make_example
+from test_engine import CONFIG, TAGS, TOKEN_BYTES, examples, ragged, same
 from test_engine_session import drained, finished
 from torch import Tensor
 
@@ -22,15 +22,7 @@ from relisten.engine.scripted import END, ScriptedEngine, script
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
 from relisten.types import Trace
 
-PER_TOKEN = 2 * 2 * 2 * 32 * 4
-"""Bytes of a token of the small model: keys and values, layers, heads, width, float32."""
 GIB = 2**30
-
-
-@pytest.fixture(scope="module")
-def model() -> Qwen2_5Omni:
-    """Half as deep as that of the other tests, because these answer many questions twice."""
-    return make_model(layers=2)
 
 
 class Gpu:
@@ -56,7 +48,7 @@ def test_memory_that_pytorch_holds_without_using_it_counts_as_free(monkeypatch: 
 
 
 def test_later_rollouts_have_as_many_rows_as_the_first(model: Qwen2_5Omni, monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = Gpu(monkeypatch, int(16 * 500 * PER_TOKEN / SHARE))
+    gpu = Gpu(monkeypatch, int(16 * 500 * TOKEN_BYTES / SHARE))
     engine = ScriptedEngine(model, lambda i, s: script(model, "<think>", TAGS[0], 30, "</answer>", END), max_rows=64)
     asked, rows, groups = [make_example(10.0, seed=i) for i in range(3)], [], []
     for step in range(4):
@@ -71,15 +63,15 @@ def test_later_rollouts_have_as_many_rows_as_the_first(model: Qwen2_5Omni, monke
 
 def test_a_token_takes_the_bytes_of_the_type_that_the_cache_really_has(model: Qwen2_5Omni) -> None:
     """In a rollout under autocast, float32 weights make keys and values in bfloat16: twice as many rows fit."""
-    assert memory.bytes_per_token(model) == PER_TOKEN
+    assert memory.bytes_per_token(model) == TOKEN_BYTES
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert memory.bytes_per_token(model) == PER_TOKEN // 2
+        assert memory.bytes_per_token(model) == TOKEN_BYTES // 2
 
 
 def test_rows_are_admitted_by_what_they_are_likely_to_need(model: Qwen2_5Omni) -> None:
     """Rows once reserved memory for the most that they may ever need, so that 3 were decoded side by side, not 16."""
     config = replace(CONFIG, max_new_tokens=2048)
-    engine = ScriptedEngine(model, lambda i, s: script(model, "<think>", 40, "</answer>", END), 16, 8000 * PER_TOKEN)
+    engine = ScriptedEngine(model, lambda i, s: script(model, "<think>", 40, "</answer>", END), 16, 8000 * TOKEN_BYTES)
     engine.generate(examples(2), config, 16)
     first = engine.usage
     engine.generate(examples(2), config, 16)
@@ -111,7 +103,7 @@ def test_no_answer_is_cut_when_memory_runs_out(model: Qwen2_5Omni, cells: int, t
     """The youngest row waits again and goes on where it stopped: same tokens, same random numbers, same segments."""
     config = replace(CONFIG, temperature=temperature)
     expected = ScriptedEngine(model, ragged(model)).generate(examples(), config, 4)
-    engine = ScriptedEngine(model, ragged(model), max_rows=12, max_cache_bytes=cells * PER_TOKEN)
+    engine = ScriptedEngine(model, ragged(model), max_rows=12, max_cache_bytes=cells * TOKEN_BYTES)
     engine.lengths.add(1)  # as if answers were short, so that too many are admitted
     alike(engine.generate(examples(), config, 4), expected)
     assert engine.usage.put_back > 0
@@ -119,7 +111,7 @@ def test_no_answer_is_cut_when_memory_runs_out(model: Qwen2_5Omni, cells: int, t
 
 
 def test_rows_that_were_put_back_are_the_youngest_and_go_on_first(model: Qwen2_5Omni) -> None:
-    engine = ScriptedEngine(model, ragged(model), max_rows=12, max_cache_bytes=1200 * PER_TOKEN)
+    engine = ScriptedEngine(model, ragged(model), max_rows=12, max_cache_bytes=1200 * TOKEN_BYTES)
     engine.lengths.add(1)
     with engine.session() as session:
         for example in examples():

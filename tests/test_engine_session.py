@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import make_example, make_model
-from test_engine import CONFIG, TAGS, examples, ragged, same
+from test_engine import CONFIG, TAGS, TOKEN_BYTES, examples, ragged, same
 
 from relisten import audio as audio_files
 from relisten.engine import decoder
@@ -225,7 +225,7 @@ def test_questions_about_one_recording_share_it_and_get_the_naive_loops_answers(
 def test_a_shared_recording_survives_a_full_cache_and_cancelled_questions(model: Qwen2_5Omni) -> None:
     asked = about_one_recording(4)
     expected = ScriptedEngine(model, ragged(model), 1).generate(asked, CONFIG, 2)
-    engine = ScriptedEngine(model, ragged(model), 8, 900 * 2 * 4 * 2 * 32 * 4)
+    engine = ScriptedEngine(model, ragged(model), 8, 900 * TOKEN_BYTES)
     engine.lengths.add(40)  # so that too many rows are admitted
     with engine.session() as session:
         for example in asked:
