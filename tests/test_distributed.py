@@ -124,6 +124,11 @@ def watched(trainer, *more):
     return folder
 training.train = watched
 plots.training_curves = lambda *_: None  # they take longer than the training
+write = training.PackedTrainer.write
+def in_its_precision(self, folder, dtype, weights):
+    assert dtype is None or not weights or {{weight.dtype for weight in weights.values()}} == {{dtype}}, "cast at once"
+    write(self, folder, dtype, weights)
+training.PackedTrainer.write = in_its_precision
 losses.CHUNK = 4096  # log-probabilities in several chunks
 class Stopped(Exception): pass
 def stop(self, arguments, state, control, **_):

@@ -301,7 +301,7 @@ def train(
             trainer.train(resume_from_checkpoint=last)
         except ValueError as error:  # from a process that prepares data, it has the whole traceback of that process
             raise ValueError(str(error).rpartition("\nValueError: ")[2].strip()) from error
-        weights = None if trainer.sharding is None else trainer.sharding.weights(model.module)
+        weights = None if trainer.sharding is None else trainer.sharding.weights(model.module, trainer.saved_dtype)
     if trainer.is_world_process_zero():
         model.module.eval()
         trainer.write(config.output / "model", trainer.saved_dtype, weights)

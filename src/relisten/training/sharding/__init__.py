@@ -26,8 +26,11 @@ class Sharding(Protocol):
     def whole(self, model: AudioLM) -> AbstractContextManager[None]:
         """Let every process hold all weights, so that it can generate as many tokens as it needs without the others."""
 
-    def weights(self, module: Any) -> dict[str, Tensor]:
-        """All weights by name, each once, in the first process; an empty dict in the others."""
+    def weights(self, module: Any, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+        """All weights by name, each once, in the CPU memory of the first process; an empty dict in the others.
+
+        They are gathered one after another. dtype: precision of the copies; None: that in which they are trained.
+        """
 
     def set_weights(self, module: Any, weights: dict[str, Tensor]) -> None:
         """Distribute the weights of the first process; those of the others are ignored."""

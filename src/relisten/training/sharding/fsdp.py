@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
-    get_model_state_dict,
     get_optimizer_state_dict,
     set_model_state_dict,
     set_optimizer_state_dict,
@@ -21,7 +20,6 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from relisten.models.base import AudioLM
 from relisten.training.sharding import order, parts
 
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 _FROM_FIRST = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 
 
@@ -70,12 +68,14 @@ class Fsdp2:
                 if isinstance(last, FSDPModule):
                     last.set_reshard_after_forward(False, recurse=False)
 
-    def weights(self, module: Any) -> dict[str, Tensor]:
+    def weights(self, module: Any, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
         """See `Sharding`."""
-        names = {name for name, _ in module.named_parameters()}
-        tied = {name for name, _ in module.named_parameters(remove_duplicate=False)} - names
-        weights: dict[str, Any] = get_model_state_dict(module, options=_WHOLE)
-        return {name: weight for name, weight in weights.items() if name not in tied}
+        weights: dict[str, Tensor] = {}
+        for name, parameter in module.named_parameters():
+            whole = parameter.detach().full_tensor()
+            if self.accelerator.is_main_process:
+                weights[name] = whole.to("cpu", dtype)
+        return weights
 
     def set_weights(self, module: Any, weights: dict[str, Tensor]) -> None:
         """See `Sharding`."""

@@ -66,8 +66,8 @@ class Zero3:
             finally:
                 offload._register_deepspeed_module(offload.module)
 
-    def weights(self, module: Any) -> dict[str, Tensor]:
-        """See `Sharding`. The weights are in float32, whatever the precision of forwards."""
+    def weights(self, module: Any, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+        """See `Sharding`. They are trained in float32, whatever the precision of forwards."""
         from deepspeed.runtime.zero import GatheredParameters
         from deepspeed.utils import safe_get_full_fp32_param
 
@@ -76,11 +76,11 @@ class Zero3:
             if parameter.requires_grad:
                 whole = safe_get_full_fp32_param(parameter)
                 if self._first:
-                    weights[name] = whole.detach().cpu()
+                    weights[name] = whole.detach().to("cpu", dtype)
                 continue
             with GatheredParameters([parameter]):
                 if self._first:
-                    weights[name] = parameter.detach().float().cpu().clone()
+                    weights[name] = parameter.detach().to("cpu", dtype or torch.float32, copy=True)
         return weights
 
     def set_weights(self, module: Any, weights: dict[str, Tensor]) -> None:
