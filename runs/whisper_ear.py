@@ -170,13 +170,15 @@ class FrozenEar(Qwen2_5Omni):
         """The states [width, audio tokens] of one piece of audio."""
         key = hash(audio.samples.tobytes())
         if key not in self.known:
-            self.known[key] = self._states(super().features(audio)).half()
+            self.known[key] = self.states(audio).half()
             if len(self.known) > self.REMEMBERED:
                 self.known.popitem(last=False)
         return self.known[key].float()
 
     @torch.no_grad()
-    def _states(self, mel: Tensor) -> Tensor:
+    def states(self, audio: Audio) -> Tensor:
+        """The same, computed anew, in 32 bits."""
+        mel = super().features(audio)
         frames = torch.tensor([mel.shape[1]])
         found = self.ear(input_features=mel, feature_lens=frames, aftercnn_lens=(frames - 1) // 2 + 1)
         states: Tensor = found.last_hidden_state.T
@@ -209,7 +211,7 @@ def align(model: Qwen2_5Omni, clips: Sequence[Example], new_ear: bool, steps: in
     """
     heard, projection = FrozenEar.of(copy.deepcopy(model)), tower_of(model).proj
     embeddings = model.module.get_input_embeddings().weight
-    vocab, known = model.tokenizer.get_vocab(), load("nano").tokenizer.get_vocab()
+    vocab, new = model.tokenizer.get_vocab(), new_tokens(model)
     pieces = [example.audio for example in clips if isinstance(example.audio, Audio)]
     states = torch.stack([heard.features(piece).mean(1) for piece in tqdm(pieces, desc="clips")])
     targets = torch.zeros(len(clips), len(vocab))
@@ -217,7 +219,6 @@ def align(model: Qwen2_5Omni, clips: Sequence[Example], new_ear: bool, steps: in
         words = [word for word in str(example.answer).split() if word not in ("a", "an", "saying")]
         targets[row, [token for word in words for token in model.encode(" " + word)]] = 1.0
     targets /= targets.sum(1, keepdim=True)
-    new = torch.tensor([[token not in known] for token in sorted(vocab, key=vocab.__getitem__)])
     length = embeddings[: len(vocab)][~new.squeeze(1)].norm(dim=1).mean().detach()
     classes = embeddings[: len(vocab)].detach().clone() + 0.3 * length * new * _directions(
         len(vocab), embeddings.shape[1]
@@ -242,6 +243,12 @@ def align(model: Qwen2_5Omni, clips: Sequence[Example], new_ear: bool, steps: in
         share = length / projection(states).norm(dim=1).mean() if new_ear else 1.0
         projection.weight *= share
         projection.bias *= share
+
+
+def new_tokens(model: Qwen2_5Omni) -> Tensor:
+    """[tokens, 1] whether the shipped nano does not know a token."""
+    vocab, known = model.tokenizer.get_vocab(), load("nano").tokenizer.get_vocab()
+    return torch.tensor([[token not in known] for token in sorted(vocab, key=vocab.__getitem__)])
 
 
 def _directions(num: int, width: int) -> Tensor:

@@ -15,6 +15,7 @@ from relisten.data.worlds.channel import Channel, draw_channel
 from relisten.data.worlds.microphone import CANNOT_TELL, JUDGED, TRAINED, microphone_questions, microphone_scene
 from relisten.data.worlds.scene_files import write_scenes
 from relisten.data.worlds.scenes import Bank, SceneConfig, bank, make_scene
+from relisten.data.worlds.sounds import Sound
 from relisten.data.worlds.synth import make
 from relisten.data.worlds.wordings import HELDOUT, WORDINGS
 from relisten.types import Audio
@@ -48,6 +49,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sounds(folder: Path) -> Bank:
     return microphone.microphone_bank("heldout", folder)
+
+
+def test_half_of_the_takes_are_by_other_voices_than_espeaks() -> None:
+    # twenty of 27 voices were espeak's, and an ear that had learnt them told a word by no other voice
+    takes = tuple(
+        Sound("one", "word", np.zeros(1, np.float32), voice) for voice in (*["espeak-a"] * 20, "flite", "joe")
+    )
+    voices = [take.voice for take in microphone.varied(takes)]
+    assert voices.count("espeak-a") == 20 and voices.count("flite") == voices.count("joe") == 10
+    assert microphone.varied(takes[20:]) == takes[20:]
+    assert microphone.varied(takes[:2]) == takes[:2]
 
 
 def test_a_label_is_one_thing_and_has_enough_recordings(sounds: Bank) -> None:

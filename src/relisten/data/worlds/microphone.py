@@ -66,6 +66,7 @@ def widened(sounds: Bank, train: Bank) -> Bank:
     few = {label for label, found in train.sounds.items() if len(found) < FEWEST and label not in ATTRIBUTES}
     kept = {label: found for label, found in sounds.sounds.items() if label not in few and label in train.sounds}
     kept = {label: found for label, found in kept.items() if found[0].kind != "word" or label not in ATTRIBUTES}
+    kept = {label: varied(found) if sounds.split == "train" else found for label, found in kept.items()}
     words = tuple(label for label, found in kept.items() if found[0].kind == "word")
     instruments = tuple(label for label, found in kept.items() if found[0].kind == "instrument")
     others = tuple(label for label in kept if label not in (*words, *instruments))
@@ -73,6 +74,14 @@ def widened(sounds: Bank, train: Bank) -> Bank:
     groups = (words, tuple(desk.KINDS), others, words, tuple(desk.KINDS), others, (*instruments, *made))
     models = dict.fromkeys(desk.KINDS, desk.make) | dict.fromkeys(synth.KINDS, synth.make)
     return Bank(kept, tuple(group for group in groups if group), sounds.split, sounds.beds, models)
+
+
+def varied(takes: tuple[Sound, ...]) -> tuple[Sound, ...]:
+    """The takes of a label, in which half of the voices are not espeak's: those are many and sound alike, so the others
+    are repeated."""
+    alike = [take for take in takes if take.voice.startswith("espeak")]
+    others = [take for take in takes if not take.voice.startswith("espeak")]
+    return (*alike, *others * (max(1, round(len(alike) / len(others))) if others else 1))
 
 
 def drawn_config(rng: np.random.Generator, seconds: tuple[float, float] = (3.0, 60.0)) -> SceneConfig:
