@@ -217,9 +217,14 @@ def gold_segments(example: Example) -> list[Segment]:
     return found
 
 
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a number, which `true` and `false` are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _text(record: Mapping[str, Any], key: str) -> str | None:
     value = record.get(key)
-    if isinstance(value, int | float) and not isinstance(value, bool) and key in ("id", "answer"):
+    if is_number(value) and key in ("id", "answer"):
         return str(value)  # a question file made by a spreadsheet
     if value is not None and not isinstance(value, str):
         raise ValueError(f"{key!r} must be a text, not {_short(value)}")

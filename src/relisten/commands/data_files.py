@@ -235,4 +235,4 @@ def _duration(path: Path) -> float:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return records.is_number(value) and math.isfinite(value)

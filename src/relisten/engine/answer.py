@@ -38,7 +38,7 @@ def answer_each(
     engine: Answering,
     examples: Sequence[Example],
     config: GenerationConfig,
-    ready: Callable[[Example], Example],
+    ready: Callable[[Example], Example] = lambda example: example,
     num_samples: int | Sequence[int] = 1,
 ) -> Iterator[tuple[int, int, Trace | str]]:
     """Yield (index, sample, trace) as answers finish, in no fixed order.
@@ -46,8 +46,9 @@ def answer_each(
     If an example cannot be asked, it gives (index, 0, reason) once for all of its samples: `ready` raised a ValueError
     or an OSError, or the prompt does not fit into the context of the model.
 
-    ready: returns the example with its recording in memory. It is called when the example's turn comes, so that no more
-    recordings are held than the engine has rows, and one. num_samples: answers to each example, or one number for each.
+    ready: prepares an example, for instance by loading its recording. It is called when the example's turn comes, so
+    that no more recordings are held than the engine has rows, and one. num_samples: the number of answers to every
+    example, or a list with the number for each.
     """
     counts = [num_samples] * len(examples) if isinstance(num_samples, int) else num_samples
     left = iter(range(len(examples)))

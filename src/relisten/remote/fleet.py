@@ -21,6 +21,7 @@ from relisten import redact
 from relisten.data.servers import MOST_BYTES, CallFailed, opened, whole_body
 from relisten.models.base import AudioLM
 from relisten.models.trial import PROBE
+from relisten.records import is_number
 
 GENERATE = "/inference/v1/generate"
 KEY = "VLLM_API_KEY"
@@ -230,7 +231,7 @@ def tokens_of(reply: dict[str, Any]) -> tuple[list[int], list[float]]:
     ids = choice.get("token_ids") or []
     told = choice.get("logprobs")
     content = (told.get("content") if isinstance(told, dict) else None) or []
-    logprobs = [float(one["logprob"]) for one in content if isinstance(one, dict) and _number(one.get("logprob"))]
+    logprobs = [float(one["logprob"]) for one in content if isinstance(one, dict) and is_number(one.get("logprob"))]
     whole = isinstance(ids, list) and all(type(i) is int and i >= 0 for i in ids) and len(ids) == len(logprobs)
     if not whole or not (
         ids or choice.get("finish_reason")
@@ -243,10 +244,6 @@ def tokens_of(reply: dict[str, Any]) -> tuple[list[int], list[float]]:
 
 def _first(value: Any) -> dict[str, Any]:
     return value[0] if isinstance(value, list) and value and isinstance(value[0], dict) else {}
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _whole(value: Any) -> int:

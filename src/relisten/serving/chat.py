@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from relisten.engine.generation import GenerationConfig
+from relisten.records import is_number
 from relisten.types import Segment
 
 MAX_TEXT = 20_000
@@ -333,12 +334,8 @@ def heard_segment(given: Mapping[str, Any]) -> Segment:
 
 
 def _pair(given: Any, param: str, what: str) -> tuple[float, float]:
-    numbers = isinstance(given, list) and len(given) == 2 and all(_is_number(value) for value in given)
+    numbers = isinstance(given, list) and len(given) == 2 and all(is_number(value) for value in given)
     if not numbers or not 0 <= given[0] < given[1] < 1e9:
         order = what[1:].partition("]")[0].replace(", ", " < ")
         raise RequestError(400, f"{param} must be {what}, with 0 <= {order}", param)
     return float(given[0]), float(given[1])
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -7,14 +7,12 @@ weights. The checkpoint with the highest accuracy is kept.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
-from relisten import audio, run, tags
+from relisten import run, tags
 from relisten.choices import read_choice
 from relisten.engine.answer import answer_each
 from relisten.engine.engine import Engine
@@ -22,7 +20,7 @@ from relisten.engine.generation import GenerationConfig
 from relisten.same_text import is_right
 from relisten.training.config import TrainingConfig
 from relisten.training.progress import tell
-from relisten.types import Audio, Example, Trace
+from relisten.types import Example, Trace
 
 ACCURACY, QUESTIONS = "eval_accuracy", "eval_questions"
 
@@ -33,21 +31,14 @@ def ask(engine: Engine, examples: Sequence[Example], config: GenerationConfig) -
     An answer to a question with choices is right if the choice that it declares is the right one, as in `relisten
     eval` (`exact` in its summary.json). A question that could not be asked counts as wrong and as failed.
     """
-    ready = partial(_ready, rate=engine.model.rate)
     found: list[dict[str, float]] = []
-    for index, _, trace in answer_each(engine, examples, config, ready):
+    for index, _, trace in answer_each(engine, examples, config):
         if isinstance(trace, str):
             tell(f"{examples[index].id} of the held-out questions cannot be asked: {trace}")
             found.append({"right": 0.0, "failed": 1.0})
         else:
             found.append(_judged(examples[index], trace))
     return found
-
-
-def _ready(example: Example, rate: int) -> Example:
-    if isinstance(example.audio, Audio):
-        return example
-    return replace(example, audio=audio.load(example.audio, rate))
 
 
 def _judged(example: Example, trace: Trace) -> dict[str, float]:

@@ -85,7 +85,7 @@ def planned(config: SftConfig | GrpoConfig, weights: bool = True) -> TrainingPla
     if isinstance(config, GrpoConfig):
         functions = rewards.find(config.rewards, config.max_heard)
         rewards.try_out(functions, examples or rows(0), config.format)
-    held_out = [] if config.eval_data is None else _answered(Path(config.eval_data), "eval_data")
+    held_out = [] if config.eval_data is None else _answered(Path(config.eval_data))
     if shared := _shared(held_out, examples or []):
         notes.append(f"{shared:,} of the {len(held_out):,} questions of eval_data are also trained on.")
     return TrainingPlan(config, rows, num, num_steps, held_out, notes)
@@ -112,15 +112,13 @@ def _read(config: TrainingConfig) -> tuple[Rows, int, list[Example] | None]:
         if config.steps < 1:
             raise ValueError(f"data {config.data} has no end; give the number of steps with --steps")
         return run.resolve(config.data), config.steps * config.batch_size, None
-    examples = _answered(Path(config.data), "data")
+    examples = _answered(Path(config.data))
     return partial(_one, examples), len(examples), examples
 
 
-def _answered(path: Path, option: str) -> list[Example]:
+def _answered(path: Path) -> list[Example]:
     """The examples of a file. Raises ValueError if some have no answer or no recording, or if there are none."""
     examples = records.read_examples(path)
-    if not examples:
-        raise ValueError(f"{option} {path}: holds no examples")
     if without := [e.id for e in examples if e.answer is None]:
         raise ValueError(f"{path}: {len(without)} examples have no answer, for example {without[0]}; give each one")
     if absent := [e for e in examples if isinstance(e.audio, Path) and not e.audio.is_file()]:

@@ -66,8 +66,8 @@ def read_metrics(folder: Path) -> list[Series]:
         if not isinstance(step, int) or not 0 <= step < 10**12:
             raise ValueError(f"{place}: `step` must be a whole number from 0, not {step!r:.60}; correct that line")
         for name, value in line.items():
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if number and name not in ("step", "time") and -LARGEST < value < LARGEST:  # false for NaN as well
+            # The comparison is false for NaN as well.
+            if name not in ("step", "time") and records.is_number(value) and -LARGEST < value < LARGEST:
                 found.setdefault(name, {})[step] = float(value)
     if not found:
         raise ValueError(f"{path}: holds no metrics yet")
