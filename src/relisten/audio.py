@@ -45,7 +45,7 @@ def load(path: str | os.PathLike[str], rate: int = RATE, max_seconds: float = MA
     path = _expanded(path)
     empty = np.zeros(0, np.float32)
     with open_file(path) as file:
-        blocks = _limited(path, _blocks(path, file, max_seconds), max_seconds)
+        blocks = _limited(path, _blocks(path, parts(file), max_seconds), max_seconds)
         samples = np.concatenate([empty, *_resampled(path, blocks, rate)])
     if not len(samples):
         raise ValueError(f"{shown(path)}: holds no sound (a header and zero samples); record or copy it again")
@@ -59,10 +59,11 @@ def duration(path: str | os.PathLike[str]) -> float:
     """
     path = _expanded(path)
     with open_file(path) as file:
-        if len(parts(file)) == 1 and (sound := uncompressed(file)) is not None:
+        files = parts(file)
+        if len(files) == 1 and (sound := uncompressed(file)) is not None:
             with sound:
                 return length(path, sound)
-        return float(sum(block.samples.shape[1] / block.rate for block in _blocks(path, file, math.inf)))
+        return float(sum(block.samples.shape[1] / block.rate for block in _blocks(path, files, math.inf)))
 
 
 def sample_at(seconds: float, rate: int, num_samples: int) -> int:
@@ -116,9 +117,8 @@ def _expanded(path: str | os.PathLike[str]) -> Path:
         raise ValueError(f"{shown(Path(path))}: no such user; write the path in full") from None
 
 
-def _blocks(path: Path, file: File, max_seconds: float) -> Iterator[Block]:
-    """The recording in a file, or all recordings that were joined to one file."""
-    files = parts(file)
+def _blocks(path: Path, files: list[File], max_seconds: float) -> Iterator[Block]:
+    """The recordings in these parts of a file, one after the other."""
     for part in files:
         with part:
             sound = uncompressed(part)
