@@ -115,11 +115,11 @@ class _Track:
 class _Piece(NamedTuple):
     """A stretch of sound, as decoded from a packet."""
 
-    time: float | None  # seconds on the container's clock; None where it follows the piece before
+    time: float | None  # seconds on the container's clock; None if it follows the piece before
     num_frames: int
     num_channels: int
     rate: int
-    frame: av.AudioFrame | None = None  # None where nothing was decoded: silence
+    frame: av.AudioFrame | None = None  # None stands for silence
 
 
 def read(path: Path, container: av.container.InputContainer, file: File) -> Iterator[Block]:

@@ -42,7 +42,7 @@ class Asked:
 
 
 Converse = Callable[[Asked, int], AsyncIterator[AnswerEvent]]
-"""Given a question and the number of an answer, the events of that answer. Raises CannotBeAsked, or ValueError where no
+"""Given a question and the number of an answer, the events of that answer. Raises CannotBeAsked, or ValueError if no
 question can be asked."""
 
 

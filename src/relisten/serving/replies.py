@@ -143,7 +143,7 @@ def finish(trace: Trace) -> str:
 def usage(traces: Sequence[Trace]) -> Json | None:
     """Tokens that the model read (prompt and audio, each prompt once) and wrote (sampled and forced).
 
-    None where an engine counts no tokens.
+    None if the engine does not count tokens.
     """
     if any(trace.text_alone for trace in traces):
         return None

@@ -107,7 +107,7 @@ class GrpoTrainer(PackedTrainer):
         self._reference_is_split = False
         self._figures: list[dict[str, float]] = []
         self._failed: dict[str, str] = {}
-        """Why a question could not be asked, by its id. Each is told once."""
+        """Why a question could not be asked, by its id. Each is reported once."""
         self._best = {"well_formed": 0.0, "segments": 0.0}
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:

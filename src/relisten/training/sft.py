@@ -60,7 +60,7 @@ class SftTrainer(PackedTrainer):
     def __init__(self, audio_lm: AudioLM, config: SftConfig, **kwargs: Any) -> None:
         super().__init__(audio_lm, config, **kwargs)
         self._left_out: set[str] = set()
-        """Ids of the examples that are longer than the model's context. Each is told once."""
+        """Ids of the examples that are longer than the model's context. Each is reported once."""
         self._forward_tokens = 0
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
