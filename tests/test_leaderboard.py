@@ -66,6 +66,10 @@ def test_what_a_judge_gave_is_the_last_column(tmp_path: Path, capsys: pytest.Cap
     (out / "judged.json").write_text(json.dumps(told))
     assert run(["leaderboard", str(out)]) == 0
     assert printed(capsys)[0]["MMAR-Rubrics (95 %)"] == "50.0 (25.0–75.0), m"
+    empty = {"n": 0, "score": None, "interval": None, "accuracy": None}
+    (out / "judged.json").write_text(json.dumps(told | {"figures": {"all": {"all": empty}}}))
+    assert run(["leaderboard", str(out)]) == 0, "a judge that could not be reached barred the run from the table"
+    assert "MMAR-Rubrics (95 %)" not in printed(capsys)[0]
     (out / "judged.json").write_text(json.dumps(told | {"figures": {}}))
     assert run(["leaderboard", str(out)]) == 2 and "run `relisten judge` again" in capsys.readouterr().err
 

@@ -118,13 +118,15 @@ def _file(run: Run) -> str:
 
 
 def _judged(run: Run) -> Mapping[str, Any] | None:
-    """What `relisten judge` wrote into a run's folder. Raises ValueError if it is damaged."""
+    """What `relisten judge` wrote into a run's folder; None if it judged no answer. ValueError if it is damaged."""
     path = run.folder / JUDGED
     if not run.folder.is_dir() or not path.is_file():
         return None
     found = records.read_object(path)
     try:
         whole = found["figures"]["all"]["all"]
+        if whole["score"] is None and whole["n"] == 0:  # no reply came, and the same command continues
+            return None
         right = is_number(whole["score"]) and all(map(is_number, whole["interval"])) and isinstance(found["score"], str)
     except (KeyError, TypeError):
         right = False
