@@ -36,6 +36,8 @@ class FakeBatch:
     max_rows: int = 2
     seconds: float = 0.0
     """How long a step takes."""
+    go: threading.Event = field(default_factory=threading.Event)
+    """Cleared, steps wait until it is set."""
     num_steps: int = 0
     live: dict[tuple[int, int], int] = field(default_factory=dict)
     waiting: list[tuple[int, int]] = field(default_factory=list)
@@ -44,6 +46,9 @@ class FakeBatch:
     latest: Example | None = None
     """The one that was answered last."""
     numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def __post_init__(self) -> None:
+        self.go.set()
 
     @contextmanager
     def session(self) -> Iterator[FakeBatch]:
@@ -71,6 +76,7 @@ class FakeBatch:
         """As `Session.step`."""
         self.num_steps += 1
         time.sleep(self.seconds)
+        self.go.wait()
         while self.waiting and len(self.live) < self.max_rows:
             self.live[self.waiting.pop(0)] = 0
         updates: list[Update] = []

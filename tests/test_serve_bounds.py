@@ -200,7 +200,9 @@ def test_a_full_queue_is_refused_with_a_time_to_come_back() -> None:
     ):
         first = [pool.submit(ask, address) for _ in range(2)]
         wait_for(lambda: len(batch.live) + len(batch.waiting) == 2)
+        batch.go.clear()  # however long the next requests take, both places stay taken
         refused = [ask(address), ask(address, body() | {"stream": True})]
+        batch.go.set()
         assert [reply.status_code for reply in refused] == [503, 503]
         assert all(int(reply.headers["retry-after"]) >= 1 for reply in refused)
         assert [reply.result().status_code for reply in first] == [200, 200]
@@ -227,9 +229,7 @@ def test_half_a_request_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(service, "IDLE_SECONDS", 0.5)
     with running(FakeBatch(), Limits(max_uploads=1, num_decoders=1)) as (address, _):
         half = raw(address, head(1000), b'{"model"')
-        started = time.monotonic()
         assert ask(address).status_code == 200  # it waited for the only place
-        assert time.monotonic() - started < 20
         assert b" 408 " in half.recv(1000)
         half.close()
 
