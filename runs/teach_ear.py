@@ -1,18 +1,18 @@
 """Teaches nano's own ear to hear words as Whisper's encoder does, before its text model is trained further.
 
-usage: python runs/teach_ear.py EAR.SAFETENSORS PACKAGES FROM TO [STEPS]
+usage: python runs/teach_ear.py EAR.SAFETENSORS PACKAGES OUT [STEPS]
 
-EAR.SAFETENSORS is the encoder of Whisper tiny.en (`runs/whisper_ear.py extract`), PACKAGES the folder where
-`runs/make_bank.py` keeps the packages that it has fetched, FROM a nano with its own ear and the names of both worlds
-(`runs/whisper_ear.py graft own`). TO/model becomes the new one. RELISTEN_BANK names the wide bank. If it is stopped,
-run it again: it continues where it was.
+EAR.SAFETENSORS is Whisper's encoder (`runs/whisper_ear.py`), PACKAGES the folder where `runs/make_bank.py` keeps the
+packages that it has fetched, and RELISTEN_BANK names the bank that it has made. It begins with the shipped nano, whose
+vocabulary is widened to the world at the microphone. OUT/model becomes the new nano. If it is stopped, run it again: it
+continues where it was.
 
 Only the ear, its projection and the embeddings of new names are trained, by three losses:
 
 - states: a linear map of the ear's states gives what words differ by in Whisper's states, and voices do not. Whisper
   hears the whole scene where nano's ear hears a piece of it, so the ear learns to hear short pieces as well;
 - kept: what the text model reads stays near to what it has been trained to read;
-- names: the mean of a sound's tokens is near to the embeddings of its name, as in `whisper_ear.align`.
+- names: the mean of a sound's tokens is near to the embeddings of its name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import copy
 import re
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,19 +31,19 @@ import scipy.linalg
 import torch
 from bank.packages import fetch_debian, files
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
-from whisper_ear import FrozenEar, graft, new_tokens, standardise, taught_clips, told_words, tower_of
+from transformers import PreTrainedTokenizerFast
+from whisper_ear import ear_states, encoded, tower_of, whisper
 
 from relisten.audio import load as load_audio
-from relisten.data.worlds.curriculum import quick_scene
-from relisten.data.worlds.microphone import drawn_config, microphone_bank, microphone_scene
+from relisten.data.worlds.curriculum import close_listen, quick_scene, vocabulary
+from relisten.data.worlds.microphone import drawn_config, microphone_bank, microphone_scene, word_scene
 from relisten.data.worlds.scenes import RATE, Bank, SceneConfig, make_scene
 from relisten.data.worlds.sounds import Sound
-from relisten.models import load
+from relisten.models import load, nano
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
 from relisten.types import Audio, Clip
 
@@ -121,19 +121,18 @@ def dense(number: int, seconds: tuple[float, float], fewest: int, most: int) -> 
     return replace(config, min_events=fewest, max_events=most, max_gap=0.4, speed=0.2, repeat=0.0, quiet=0.3)
 
 
-@torch.no_grad()
-def whisper_states(whisper: FrozenEar, samples: NDArray[Any]) -> Tensor:
+def whisper_states(teacher: Qwen2_5Omni, samples: NDArray[Any]) -> Tensor:
     """[tokens, 768] two of Whisper's tokens for each of nano's."""
-    found = whisper.states(Audio(samples, RATE))
-    num = min(found.shape[1] // 2, len(samples) // TOKEN)
-    return found[:, : 2 * num].T.reshape(num, -1)
+    found = ear_states(teacher, Audio(samples, RATE))
+    num = min(len(found) // 2, len(samples) // TOKEN)
+    return found[: 2 * num].reshape(num, -1)
 
 
 class Lessons(IterableDataset[Lesson]):
     """Scenes from a number on. target: mean and directions of Whisper's states; without it they are whole."""
 
-    def __init__(self, whisper: FrozenEar, people: Bank, names: dict[str, list[int]], first: int) -> None:
-        self.whisper, self.people, self.names, self.first = whisper, people, names, first
+    def __init__(self, teacher: Qwen2_5Omni, people: Bank, names: dict[str, list[int]], first: int) -> None:
+        self.teacher, self.people, self.names, self.first = teacher, people, names, first
         self.target: tuple[Tensor, Tensor] | None = None
 
     def __iter__(self) -> Iterator[Lesson]:
@@ -143,7 +142,7 @@ class Lessons(IterableDataset[Lesson]):
             clip, number = scene(number, self.people), number + 1
             assert isinstance(clip.audio, Audio)
             samples = clip.audio.samples[: len(clip.audio.samples) // TOKEN * TOKEN]
-            states, named = whisper_states(self.whisper, samples), []
+            states, named = whisper_states(self.teacher, samples), []
             if self.target is not None:
                 states = (states - self.target[0]) @ self.target[1]
             for event in clip.events:
@@ -172,7 +171,7 @@ def directions(lessons: Lessons) -> tuple[Tensor, Tensor]:
     apart = torch.cat([(states.mean(0) - mean).expand_as(states) for states in classes])
     around = every - mean - apart
     within = around.T @ around / len(every)
-    within += 0.05 * within.diagonal().mean() * torch.eye(len(within), dtype=within.dtype)
+    within += 0.05 * torch.diag(within.diagonal())
     ratios, vectors = scipy.linalg.eigh((apart.T @ apart / len(every)).numpy(), within.numpy())
     ratios, vectors = ratios[: -DIRECTIONS - 1 : -1], vectors[:, : -DIRECTIONS - 1 : -1]
     chosen = torch.from_numpy(vectors * np.sqrt(np.maximum(ratios, 0) / (1 + ratios)))
@@ -197,22 +196,21 @@ class Pupil:
     def __init__(self, model: Qwen2_5Omni) -> None:
         self.model, self.tower = model, tower_of(model)
         self.before = copy.deepcopy(self.tower).requires_grad_(False)
-        self.projection, self.tower.proj = self.tower.proj, torch.nn.Identity()
         self.head = torch.nn.Linear(len(self.tower.ln_post.weight), DIRECTIONS)
         self.new = new_tokens(model)
         self.classes = model.module.get_input_embeddings().weight[: len(self.new)].detach().clone()
-        self.changed = self.classes.clone().requires_grad_()
+        apart = torch.randn(self.classes.shape, generator=torch.Generator().manual_seed(1))
+        self.length = self.classes[~self.new.squeeze(1)].norm(dim=1).mean()
+        self.changed = (self.classes + 0.3 * self.length * functional.normalize(apart, dim=1)).requires_grad_()
         model.module.requires_grad_(False)
-        inner = [parameter for name, parameter in self.tower.named_parameters() if "positional" not in name]
-        self.parts = torch.nn.ModuleList(
-            [self.tower.requires_grad_(True), self.projection.requires_grad_(True), self.head]
-        )
-        matrices = [parameter for parameter in inner if parameter.ndim == 2]
-        rest = [parameter for parameter in inner if parameter.ndim != 2]
-        rest += [*self.projection.parameters(), *self.head.parameters(), self.changed]
-        self.parameters = matrices + rest
+        self.parts = torch.nn.ModuleList([self.tower, self.head]).requires_grad_(True)
+        inner = {name: value for name, value in self.tower.named_parameters() if "positional" not in name}
+        matrices = {name: value for name, value in inner.items() if value.ndim == 2 and name != "proj.weight"}
+        rest = [value for name, value in inner.items() if name not in matrices]
+        rest += [*self.head.parameters(), self.changed]
+        self.parameters = [*matrices.values(), *rest]
         self.optimizers = {
-            "muon": torch.optim.Muon(matrices, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+            "muon": torch.optim.Muon(matrices.values(), weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
             "adamw": torch.optim.AdamW(rest, betas=(0.9, 0.98), weight_decay=0.0),
         }
 
@@ -220,9 +218,9 @@ class Pupil:
         """Each of the three losses, and the share of sounds whose name is nearest."""
         mels, targets, named = zip(*(self.piece(lesson, rng) for lesson in lessons), strict=True)
         states = encoded(self.tower, mels)
-        told = [self.projection(one) for one in states]
+        told = [self.tower.proj(one) for one in states]
         with torch.no_grad():
-            kept = torch.cat(encoded(self.before, mels))
+            kept = self.before.proj(torch.cat(encoded(self.before, mels)))
         heard = [(one[first:last].mean(0), tokens) for one, sounds in zip(told, named, strict=True)
                  for first, last, tokens in sounds if first < len(one)]  # fmt: skip
         wanted = torch.zeros(len(heard), len(self.classes))
@@ -266,12 +264,10 @@ class Pupil:
     @torch.no_grad()
     def save(self, folder: Path) -> None:
         """Save the whole nano."""
-        length = self.classes[~self.new.squeeze(1)].norm(dim=1).mean()
         embeddings = self.model.module.get_input_embeddings().weight
         embeddings[: len(self.new)] = torch.where(
-            self.new, functional.normalize(self.changed, dim=1) * length, self.classes
+            self.new, functional.normalize(self.changed, dim=1) * self.length, self.classes
         )
-        self.tower.proj = self.projection
         self.model.save(folder, dtype=torch.float32)
 
     def state(self) -> dict[str, Any]:
@@ -286,14 +282,6 @@ class Pupil:
         self.changed.data.copy_(state["changed"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state[name])
-
-
-def encoded(tower: Any, mels: Sequence[Tensor]) -> list[Tensor]:
-    """[tokens, width] of each, as the tower gives them."""
-    lengths = torch.tensor([mel.shape[1] for mel in mels])
-    inner, tokens = tower._get_feat_extract_output_lengths(lengths)
-    found = tower(input_features=torch.cat(list(mels), 1), feature_lens=lengths, aftercnn_lens=inner)
-    return list(found.last_hidden_state.split(tokens.tolist()))
 
 
 def teach(pupil: Pupil, lessons: Lessons, steps: int, saved: Path) -> None:
@@ -316,21 +304,60 @@ def teach(pupil: Pupil, lessons: Lessons, steps: int, saved: Path) -> None:
             saved.with_suffix(".part").replace(saved)
 
 
-def main(ear: Path, packages: Path, start: Path, out: Path, steps: int) -> None:
+def widened(texts: Iterable[str] | PreTrainedTokenizerFast) -> Qwen2_5Omni:
+    """The shipped nano with a vocabulary for these texts. Tokens that are new to it begin with the mean embedding."""
+    old = load("nano", "float32", "cpu")
+    assert isinstance(old, Qwen2_5Omni)
+    model = nano.create(texts)
+    state, given = model.module.state_dict(), old.module.state_dict()
+    with torch.no_grad():
+        for name, value in given.items():
+            if not any(part in name for part in ("visual", "embed_tokens", "lm_head", "positional_embedding")):
+                state[name].copy_(value)
+        rows, known = old.module.get_input_embeddings().weight, old.tokenizer.get_vocab()
+        embeddings = model.module.get_input_embeddings().weight
+        embeddings.copy_(rows.mean(0).expand_as(embeddings))
+        for token, index in model.tokenizer.get_vocab().items():
+            if token in known:
+                embeddings[index] = rows[known[token]]
+    return model
+
+
+def new_tokens(model: Qwen2_5Omni) -> Tensor:
+    """[tokens, 1] whether the shipped nano does not know a token."""
+    vocab, known = model.tokenizer.get_vocab(), load("nano").tokenizer.get_vocab()
+    return torch.tensor([[token not in known] for token in sorted(vocab, key=vocab.__getitem__)])
+
+
+@torch.no_grad()
+def told_words(model: Qwen2_5Omni, num: int = 300) -> float:
+    """The share of words by held-out voices, each alone over a background, whose name is nearest to the projection."""
+    names, sounds = microphone_bank("train").words, microphone_bank("heldout")
+    takes = [take for word in sounds.words for take in sounds.sounds[word]]
+    takes = [takes[int(n)] for n in np.random.default_rng(1).permutation(len(takes))]
+    rows = model.module.get_input_embeddings().weight[[model.encode(" " + name)[0] for name in names]]
+    rng, right = np.random.default_rng(2), 0
+    for number in range(88_000_000, 88_000_000 + num):
+        clip = word_scene(number, sounds, takes)
+        piece = close_listen(rng, clip).audio
+        assert isinstance(piece, Audio)
+        told = tower_of(model).proj(ear_states(model, piece).mean(0))
+        right += names[int(functional.cosine_similarity(told[None], rows).argmax())] == clip.events[0].label
+    return right / num
+
+
+def main(ear: Path, packages: Path, out: Path, steps: int) -> None:
     """Carry out the usage."""
     torch.manual_seed(0)
     out.mkdir(parents=True, exist_ok=True)
-    model = load(str(start), "float32", "cpu")
-    assert isinstance(model, Qwen2_5Omni)
-    teacher = graft(load_file(ear), model.tokenizer)
-    standardise(teacher, [clip.audio for clip in taught_clips(100)[::40] if isinstance(clip.audio, Audio)])
+    model, teacher = widened(nano.tokenizer(vocabulary(wide=True), 4096)), whisper(ear)
     sounds = microphone_bank("train")
     labels = {label for bank in (sounds, quick_scene(0, (3.0, 8.0))[1]) for group in bank.groups for label in group}
     names = {label: [token for word in label.split() for token in model.encode(" " + word)] for label in labels}
     people = Bank({"speech": speech(packages)}, (("speech",),), "train", sounds.beds)
-    lessons = Lessons(FrozenEar.of(teacher), people, names, FIRST)
+    lessons = Lessons(teacher, people, names, FIRST)
     if not (out / "directions.pt").is_file():
-        torch.save(directions(Lessons(lessons.whisper, people, names, FIRST_JUDGED)), out / "directions.pt")
+        torch.save(directions(Lessons(teacher, people, names, FIRST_JUDGED)), out / "directions.pt")
     lessons.target = torch.load(out / "directions.pt")
     pupil = Pupil(model)
     teach(pupil, lessons, steps, out / "state.pt")
@@ -339,6 +366,6 @@ def main(ear: Path, packages: Path, start: Path, out: Path, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (5, 6):
+    if len(sys.argv) not in (4, 5):
         sys.exit(__doc__)
-    main(*map(Path, sys.argv[1:5]), steps=int(sys.argv[5]) if sys.argv[5:] else 4000)
+    main(*map(Path, sys.argv[1:4]), steps=int(sys.argv[4]) if sys.argv[4:] else 4000)

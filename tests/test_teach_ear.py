@@ -13,8 +13,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "runs"))
 import teach_ear
 
-from relisten.models import load
+from relisten.models import load, nano
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
+from relisten.types import Audio
 
 
 def lessons(num: int, seconds: float = 2.0) -> list[teach_ear.Lesson]:
@@ -90,3 +91,23 @@ def test_another_voice_moves_the_bands_and_keeps_the_frames() -> None:
     peaks = {int(teach_ear.another_voice(mel, np.random.default_rng(seed))[:, 3].argmax()) for seed in range(8)}
     assert len(peaks) > 3
     assert teach_ear.another_voice(mel, np.random.default_rng(0)).shape == mel.shape
+
+
+def test_the_widened_nano_still_says_what_nano_said() -> None:
+    old = load("nano", "float32", "cpu")
+    new = teach_ear.widened(old.tokenizer)
+    audio = Audio(np.random.default_rng(3).standard_normal(32_000).astype(np.float32) * 0.1, 16_000)
+    ids, _ = old.prompt("Tell what is heard.", (), "conditioned", len(audio.samples))
+    logits = []
+    for model in (old, new):
+        tokens = torch.tensor([ids])
+        with torch.no_grad():
+            logits.append(model.forward(tokens, torch.arange(len(ids))[None], [model.features(audio)], None))
+    known = len(old.tokenizer)  # beyond it there are no tokens
+    torch.testing.assert_close(logits[0][..., :known], logits[1][..., :known], atol=1e-4, rtol=1e-4)
+    wide = teach_ear.widened(nano.tokenizer([" flute banana"] * 9))
+    rows, again = (model.module.get_input_embeddings().weight for model in (old, wide))
+    (flute,), (banana,) = wide.encode(" flute"), wide.encode(" banana")
+    assert torch.equal(again[flute], rows[old.encode(" flute")[0]])
+    assert torch.allclose(again[banana], rows.mean(0), atol=1e-6)
+    assert teach_ear.new_tokens(wide)[[flute, banana]].squeeze(1).tolist() == [False, True]

@@ -106,11 +106,6 @@ def chain_rows(
     return [*rows, *((row, "conditioned") for row in kept)]
 
 
-def wide_clip_rows(index: int) -> list[SftExample]:
-    """One scene of either world, up to 16 s: six of its sounds on their own, and what they are; then six words."""
-    return [*wide_rows(index, (), 0, 6, SECONDS[index % 2])[2:], *_words(index, 6)]
-
-
 def _words(index: int, num: int) -> list[SftExample]:
     """Words, each alone over a background, and which they are."""
     sounds, rng = microphone_bank("train"), np.random.default_rng([TRAINING_SEED + index, 43])
@@ -139,7 +134,7 @@ def wide_sft_rows(index: int) -> list[SftExample]:
 
 
 def _again(index: int, formats: Sequence[Format], num_asked: int, num_clips: int) -> list[SftExample]:
-    """The rows of an index. Each scene comes twice, with other questions, so that its sound is encoded once."""
+    """The rows of an index. Each scene comes twice, the second time with other questions."""
     block, place = divmod(index, 2 * AGAIN_AFTER)
     take, place = divmod(place, AGAIN_AFTER)
     number = block * AGAIN_AFTER + place
