@@ -97,7 +97,10 @@ def speech(packages: Path) -> tuple[Sound, ...]:
     rng, found = np.random.default_rng(4), list[Sound]()
     for _, several in sorted(folders.items()):
         for index in rng.permutation(len(several))[:FILES_A_FOLDER]:
-            samples = load_audio(several[int(index)], RATE).samples[: 3 * RATE]
+            try:
+                samples = load_audio(several[int(index)], RATE).samples[: 3 * RATE]
+            except ValueError:  # some of the packages' files are empty
+                continue
             if len(samples) > 0.25 * RATE and np.abs(samples).max() > 0.01:
                 found.append(Sound("speech", "word", samples, split="train"))
     return tuple(found)
