@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from relisten import tags
+from relisten.data.offline import short
 from relisten.data.worlds import hard
 from relisten.engine.operations import WAYS
 from relisten.models import load
@@ -43,6 +45,18 @@ def test_rows_share_questions_and_differ_in_how_they_listen() -> None:
     assert used == {"seg", *world.OPERATIONS}
     for example in world.heldout(20):
         assert example.labels["kind"] in report.KINDS
+
+
+def test_captions_tell_why_a_sound_is_hard_in_all_rows_alike() -> None:
+    # When they did not, a model that was offered operations asked for none: it had not learnt which sounds need one.
+    for index in range(6):
+        clip, _, _ = world.scene(index)
+        rows = (*world.base_rows(index), *world.crop_rows(index), *world.random_rows(index))
+        (told,) = {str(e.answer) for e, _ in rows if e.question == "Tell what is heard."}
+        manners = [world.MANNERS[str(e.labels["way"])] + " " if "way" in e.labels else "" for e in clip.events]
+        assert re.sub(r"[\d.]+ ", "", told) == ", ".join(
+            m + short.name(e) for m, e in zip(manners, clip.events, strict=True)
+        )
 
 
 @pytest.mark.parametrize("way", hard.WAYS)

@@ -1,25 +1,26 @@
 """The world of the study: the scenes of studies/echo, in which half of all sounds are hard to make out.
 
 A hard sound goes by too fast, is too quiet, lies under a hum or under a hiss, and the operation that makes it plain is
-known (worlds/hard.py). All rows share scenes, questions and choices. Their chains differ in how they listen.
+known (worlds/hard.py). All rows share scenes, questions and choices. Captions and chains tell of a hard sound why it is
+hard ("1.9 quick chirp"), in all rows alike. The chains differ in how they listen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from relisten.data.offline.short import heard, segment
+from relisten.data.offline.short import heard, name, segment
 from relisten.data.worlds import curriculum, hard
 from relisten.data.worlds.curriculum import TRAINING_SEED, Ask, chain_rows
 from relisten.data.worlds.scenes import Bank
 from relisten.engine.operations import WAYS
 from relisten.models import nano
 from relisten.models.base import AudioLM
-from relisten.types import Audio, Clip, Example, Segment, SftExample
+from relisten.types import Audio, Clip, Example, Format, Segment, SftExample
 from studies.echo.world import SCENES, SIZE, one_hop, small_bank
 
 OPERATIONS = hard.WAYS
@@ -27,6 +28,8 @@ OPERATIONS = hard.WAYS
 numbers, which a model of this size would have to learn as well."""
 SHARE = 0.5
 """Of the sounds that are hard."""
+MANNERS = {"slow": "quick", "loud": "quiet", "high": "humming", "low": "hissing"}
+"""What a caption says of a sound that needs this operation."""
 
 
 def scene(index: int) -> tuple[Clip, Bank, np.random.Generator]:
@@ -61,7 +64,27 @@ def _by_way(example: Example, clip: Clip) -> Example:
     """The example, whose kind says which operation the sound needs that holds the answer."""
     onset = example.labels["events"][-1][1]
     event = min(clip.events, key=lambda event: abs(event.start - onset))
-    return replace(example, labels=example.labels | {"kind": str(event.labels.get("way", "plain"))})
+    cot = example.cot and with_manners(example.cot, clip)
+    return replace(example, cot=cot, labels=example.labels | {"kind": str(event.labels.get("way", "plain"))})
+
+
+def with_manners(text: str, clip: Clip) -> str:
+    """A caption or chain in which the manner of each hard sound stands before its name."""
+    for event in clip.events:
+        if "way" in event.labels:
+            told = f"{segment(event, clip.duration).start} {name(event)}"
+            text = text.replace(told, told.replace(" ", f" {MANNERS[str(event.labels['way'])]} ", 1))
+    return text
+
+
+def _taught(index: int, formats: Sequence[Format], num_asked: int, ask: Ask) -> list[SftExample]:
+    """The rows of a scene: chains, questions without one, a caption, what is heard at a time, two close listens."""
+    clip, _, rng = scene(index)
+    rows = chain_rows(index, scene, formats, num_asked, num_clips=1, ask=ask)
+    caption = curriculum.tell(clip)
+    told = replace(caption, answer=with_manners(str(caption.answer), clip))
+    rows = [(told, format) if row.question == told.question else (row, format) for row, format in rows]
+    return [*rows, (_close(rng, clip, int(rng.integers(len(clip.events)))), "conditioned")]
 
 
 def clip_rows(index: int) -> list[SftExample]:
@@ -86,15 +109,11 @@ def _close(rng: np.random.Generator, clip: Clip, number: int) -> Example:
 
 def base_rows(index: int) -> list[SftExample]:
     """What a recording holds: a caption, a time, two sounds, two questions answered at once; no chain."""
-    clip, _, rng = scene(index)
-    rows = chain_rows(index, scene, (), num_asked=2, num_clips=1, ask=asking(()))
-    return [*rows, (_close(rng, clip, int(rng.integers(len(clip.events)))), "conditioned")]
+    return _taught(index, (), 2, asking(()))
 
 
 def _cold(index: int, ask: Ask) -> list[SftExample]:
-    clip, _, rng = scene(index)
-    rows = chain_rows(index, scene, ("interleaved", "grounded", "interleaved"), num_asked=1, num_clips=1, ask=ask)
-    return [*rows, (_close(rng, clip, int(rng.integers(len(clip.events)))), "conditioned")]
+    return _taught(index, ("interleaved", "grounded", "interleaved"), 1, ask)
 
 
 def crop_rows(index: int) -> list[SftExample]:
@@ -127,7 +146,7 @@ def heldout(num: int, seed: int = 0) -> list[Example]:
 def vocabulary() -> Iterator[str]:
     """The texts of nano's world, and the tags of the operations."""
     yield from curriculum.vocabulary()
-    yield from (f"<{name}>1.0, 2.0</{name}> <{name}>" for name in OPERATIONS for _ in range(4))
+    yield from (f"<{way}>1.0, 2.0</{way}> <{way}> {MANNERS[way]}" for way in OPERATIONS for _ in range(4))
 
 
 def new_model() -> AudioLM:
