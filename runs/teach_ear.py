@@ -57,8 +57,8 @@ DESCRIPTION = re.compile(r"/stamps/(?!symbols/).*_(?:be|bg|ca|da|el|es|fr|lt|nl|
 FILES_A_FOLDER = 150
 TOKEN = 1280
 """Samples of one token of nano's ear (80 ms). Whisper's tokens are half as long."""
-FIRST, FIRST_JUDGED = 300_000_000, 350_000_000
-"""Numbers of the first scene, and of the first from which the directions are computed."""
+FIRST, FIRST_MEASURED = 300_000_000, 350_000_000
+"""Numbers of the first scene that is taught, and of the first one in which words are measured for the directions."""
 REMEMBERED, BATCH, NEW = 1536, 12, 3
 """Scenes that are remembered, the scenes of a step, and how many of those are new."""
 DIRECTIONS, PARTS, SCENES = 192, 4, 700
@@ -77,6 +77,7 @@ class Lesson:
     """A scene and what is known of it."""
 
     samples: NDArray[np.float16]
+    """[tokens * TOKEN] mono at 16 kHz."""
     states: Tensor
     """[tokens, directions] what nano's ear is to hear, as float16."""
     named: list[Named]
@@ -125,7 +126,7 @@ def dense(number: int, seconds: tuple[float, float], fewest: int, most: int) -> 
 
 
 def whisper_states(teacher: Qwen2_5Omni, samples: NDArray[Any]) -> Tensor:
-    """[tokens, 768] two of Whisper's tokens for each of nano's."""
+    """[tokens, 768] two of Whisper's tokens for each of nano's. samples: [T] at 16 kHz."""
     found = ear_states(teacher, Audio(samples, RATE))
     num = min(len(found) // 2, len(samples) // TOKEN)
     return found[: 2 * num].reshape(num, -1)
@@ -360,7 +361,7 @@ def main(ear: Path, packages: Path, out: Path, steps: int) -> None:
     people = Bank({"speech": speech(packages)}, (("speech",),), "train", sounds.beds)
     lessons = Lessons(teacher, people, names, FIRST)
     if not (out / "directions.pt").is_file():
-        torch.save(directions(Lessons(teacher, people, names, FIRST_JUDGED)), out / "directions.pt")
+        torch.save(directions(Lessons(teacher, people, names, FIRST_MEASURED)), out / "directions.pt")
     lessons.target = torch.load(out / "directions.pt")
     pupil = Pupil(model)
     teach(pupil, lessons, steps, out / "state.pt")

@@ -108,7 +108,7 @@ class AudioLM(Protocol):
 
     def num_encoder_frames(self, num_samples: int) -> int:
         """How many frames the layers of its audio encoder compute for a piece of audio of that many samples, with the
-        silence that a window is filled up with. The memory that training needs is reckoned from it."""
+        silence that a window is filled up with. The memory that training needs is calculated from it."""
 
     def audio_tokens(self, num_samples: int) -> list[int]:
         """The tokens that stand for a piece of audio in the sequence: begin, placeholders, end.
