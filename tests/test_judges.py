@@ -172,9 +172,9 @@ def test_a_recorded_judge_replays_and_what_it_lacks_is_not_judged(
     other = rows[1] | {"question": "And now?"}
     (tmp_path / "MMAR-meta.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (rows[0], other)))
     assert run(["judge", str(out), "--judge", f"recorded:{tmp_path / 'said.jsonl'}"]) == 1
-    assert (
-        "not judged, and in no figure: 1 answers (no reply to these messages was recorded)" in capsys.readouterr().out
-    )
+    told = capsys.readouterr().out
+    assert "not judged, and in no figure: 1 answers (no reply to these messages was recorded)" in told
+    assert "5 replies" in told, "a call that failed is no reply"
     assert json.loads((out / "judged.json").read_text())["figures"]["all"]["all"]["score"] == 1.0
     assert [line.get("score") for line in records.read(out / "judged.jsonl")] == [1.0, None]
 

@@ -22,7 +22,7 @@ from relisten.data.build import build
 from relisten.data.build_config import BuildConfig
 from relisten.data.servers import Server
 from relisten.data.store import Call
-from relisten.data.teachers import open_teacher
+from relisten.data.teachers import Remote, open_teacher
 from relisten.types import Audio, Clip
 
 MESSAGES = [{"role": "user", "content": "a prompt"}]
@@ -227,14 +227,41 @@ def test_an_estimate_from_a_server_that_fails_is_an_error(
     assert code == 2 and "cost" not in told.out and ("no estimate is possible" in told.err or "401" in told.err)
 
 
-def test_an_estimate_from_no_server_is_an_error_soon(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("estimate", [["--dry-run"], []])
+def test_an_address_where_no_server_is_ends_a_build_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], estimate: list[str]
 ) -> None:
-    monkeypatch.setattr("relisten.data.teachers.FIRST_WAIT", 0.01)
+    """Each call was sent nine times over two minutes. A server that has answered before is still waited for."""
+    waits: list[int] = []
+
+    async def wait(attempt: int, failed: servers.CallFailed) -> None:
+        waits.append(attempt)
+
+    monkeypatch.setattr("relisten.data.teachers._wait", wait)
     with serving() as server:
         url = server.url
-    assert cli.run([*command(config(tmp_path, 8)), "--teacher", "m", "--url", url, "--dry-run"]) == 2
-    assert "5 x compose: teacher: ConnectError" in capsys.readouterr().err
+    assert cli.run([*command(config(tmp_path, 8)), "--teacher", "m", "--url", url, *estimate]) == 2
+    assert f"at {url} no server answers" in capsys.readouterr().err and max(waits) == 2
+
+
+def test_a_server_that_goes_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[int] = []
+
+    async def wait(attempt: int, failed: servers.CallFailed) -> None:
+        waits.append(attempt)
+
+    async def gone(*_: Any) -> Any:
+        raise servers.NotReached("no server answers", "passing")
+
+    async def twice(teacher: Remote) -> tuple[Call, Call]:
+        first = await teacher.complete(MESSAGES)
+        monkeypatch.setattr(servers, "ask", gone)
+        return first, await teacher.complete(MESSAGES)
+
+    monkeypatch.setattr("relisten.data.teachers._wait", wait)
+    with serving(lambda *_: f"body {json.dumps(FINE)}") as server:
+        first, second = asyncio.run(twice(Remote("m", Server(url=server.url))))
+    assert not first.error and second.failure == "passing" and waits == list(range(1, 9))
 
 
 def test_an_estimate_leaves_out_the_clips_for_which_the_server_failed(

@@ -171,7 +171,8 @@ def _told(run: Run, how: Judge, model: str, judged: Sequence[Judged], spent: Spe
     write_summary(out / "judged.json", about | {"figures": found})
     console().print(terminal_table(table(found, f"{run.name} · {how.name} · judged by {model}")))
     cost = f", cost {spent.cost:.4g}" if spent.cost else ""
-    told = f"{spent.calls:,} replies, {spent.prompt_tokens:,} tokens in, {spent.completion_tokens:,} out{cost}"
+    tokens = f"{spent.prompt_tokens:,} tokens in, {spent.completion_tokens:,} out"
+    told = f"{spent.calls - spent.failed:,} replies, {tokens}{cost}"
     notes = [*run.notes, f"{out / 'judged.json'}: {told}"]
     if without:
         why = stopped or without[0].error

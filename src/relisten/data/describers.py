@@ -127,8 +127,12 @@ def remote(url: str, model: str = "", server: Server = DEFAULT) -> AskAboutAudio
     names = [model] if model else []
     servers.ready(here, "a describing server")
 
+    reached = False
+
     async def complete(messages: Messages) -> Call:
+        nonlocal reached
         teacher = Remote(names[0] if names else "", here, may_be_empty=True)
+        teacher.reached = reached
         try:
             if not names:
                 found = await teacher.models()
@@ -139,6 +143,7 @@ def remote(url: str, model: str = "", server: Server = DEFAULT) -> AskAboutAudio
                 teacher.model = found[0]
             return await teacher.complete(messages)
         finally:
+            reached = reached or teacher.reached
             await teacher.close()
 
     def ask(prompt: str, heard: Audio) -> str:

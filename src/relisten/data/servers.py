@@ -72,6 +72,10 @@ class CallFailed(ValueError):  # noqa: N818
         self.failure, self.after = failure, after
 
 
+class NotReached(CallFailed):
+    """No server took the connection."""
+
+
 @dataclass
 class Reply:
     """A server's reply, and its tokens. The tokens are counted even if the reply is useless."""
@@ -141,7 +145,9 @@ async def opened(
             yield response
     except (TimeoutError, httpx2.TimeoutException):
         raise CallFailed(f"timeout: no complete reply within {timeout:g} s", "passing") from None
-    except (httpx2.HTTPError, httpx2.InvalidURL) as error:  # no connection, half a body
+    except httpx2.ConnectError as error:
+        raise NotReached(f"no server answers ({redact.one_line(str(error))})", "passing") from None
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:  # half a body, a broken connection
         raise CallFailed(f"{type(error).__name__}: {redact.one_line(str(error))}", "passing") from None
 
 

@@ -22,11 +22,13 @@ from relisten import records, redact
 from relisten.data import servers
 from relisten.data.messages import Messages, digest
 from relisten.data.offline.rules import Rules
-from relisten.data.servers import DEFAULT, CallFailed, Reply, Server
+from relisten.data.servers import DEFAULT, CallFailed, NotReached, Reply, Server
 from relisten.data.store import Call
 
 FIRST_WAIT = 0.5
 """Seconds before a call is sent again for the first time. The wait doubles each time, up to a minute."""
+FIRST_RETRIES = 2
+"""How often a connection is tried again as long as none was ever made: a wrong address is told within seconds."""
 LONGEST_WAIT = 300.0
 """Most seconds that a server's Retry-After is followed."""
 
@@ -97,6 +99,8 @@ class Remote:
         self.model, self.server, self.may_be_empty = model, server, may_be_empty
         self.name = json.dumps([model, server.url, server.temperature, server.max_tokens, server.json_mode])
         self._client = servers.connect(server, f"the teacher {model!r}")
+        self.reached = False
+        """Whether a connection was ever made. Until then it is soon given up, as the address may be wrong."""
         self.turn = Turn(60 / server.requests_per_minute if server.requests_per_minute else 0.0)
 
     async def close(self) -> None:
@@ -117,10 +121,14 @@ class Remote:
         reply = Reply()  # an empty reply is paid for, too: its tokens add up here
         attempts = 1
         while failed := await self._once(messages, reply, more):
-            if failed.failure != "passing" or attempts > self.server.retries:
+            never = isinstance(failed, NotReached) and not self.reached
+            if failed.failure != "passing" or attempts > min(self.server.retries, FIRST_RETRIES if never else 1 << 30):
                 break
             await _wait(attempts, failed)
             attempts += 1
+        if isinstance(failed, NotReached) and not self.reached:
+            address = redact.redact(str(self._client.base_url).rstrip("/"))
+            failed = CallFailed(f"at {address} {failed}", "fatal")
         cost = (reply.prompt_tokens * self.server.price_in + reply.completion_tokens * self.server.price_out) / 1e6
         call = Call(
             reply.text, reply.thought, str(failed or ""), failed.failure if failed else "", attempts,
@@ -141,9 +149,13 @@ class Remote:
         try:
             body = await servers.ask(self._client, "POST", "chat/completions", server.timeout, asked)
             servers.read(body, reply, self.may_be_empty, as_written=more is not None)
+        except NotReached as failed:
+            return failed
         except CallFailed as failed:
+            self.reached = True
             self.turn.pause(failed.after or 0.0)
             return failed
+        self.reached = True
         return None
 
     async def models(self) -> list[str]:
