@@ -106,4 +106,4 @@ def test_every_step_of_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         study.read(row, folder, key, config)
     written = report.write(config, [folder], "test")
     text = written[1].read_text(encoding="utf-8")
-    assert "offered wrong" in text and "What they listen with" in text
+    assert "offered wrong" in text and "What they listen with" in text and "without a listen" in text

@@ -95,6 +95,7 @@ def _uses(runs: dict[str, list[Run]]) -> Section:
             used = Counter(way for r in asked for way in r.get("operations") or ["seg"] * len(r["heard"]))
             total = sum(used.values())
             cells = [percent(used[name] / total) if total else "-" for name in ("seg", *world.OPERATIONS)]
-            lines.append([key, kind, f"{total:,}", *cells])
-    columns = ["row", "the sound needs", "listens", "seg", *world.OPERATIONS]
+            never = sum(not r["heard"] for r in asked)
+            lines.append([key, kind, f"{len(asked):,}", f"{never:,}", f"{total:,}", *cells])
+    columns = ["row", "the sound needs", "answers", "without a listen", "listens", "seg", *world.OPERATIONS]
     return Section("What they listen with", "", [Table(columns, lines)])
