@@ -10,5 +10,6 @@ export PATH="$PWD/.venv/bin:$PATH" RELISTEN_BANK=$2 OMP_NUM_THREADS=1
 [ -d "$folder/ear/model" ] || python runs/teach_ear.py "$1" "$3" "$folder/ear"
 relisten train sft runs/wide_base.yaml --output "$folder/base" --model "$folder/ear/model"
 relisten train sft runs/wide_sft.yaml --output "$folder/sft" --model "$folder/base/model"
-relisten train grpo runs/wide_grpo.yaml --output "$folder/grpo" --model "$folder/sft/model"
+relisten train sft runs/wide_varied.yaml --output "$folder/varied" --model "$folder/sft/model"
+relisten train grpo runs/wide_grpo.yaml --output "$folder/grpo" --model "$folder/varied/model"
 python runs/ship_nano.py "$folder/grpo/model" "$folder/nano"

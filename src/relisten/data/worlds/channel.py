@@ -86,3 +86,28 @@ def _stock(colour: synth.Colour) -> Samples:
     noise = synth.noise_bed(np.random.default_rng([7, synth.COLOURS.index(colour)]), STOCK_SECONDS * synth.RATE, colour)
     noise.setflags(write=False)
     return noise
+
+
+BANDS = (100.0, 300.0, 900.0, 2200.0, 4500.0, 8000.0)
+"""Frequencies in Hz at which `altered` draws a gain; between them it is interpolated over the logarithm."""
+
+
+def altered(
+    rng: np.random.Generator, samples: Samples, event: dict[str, object], strength: float = 1.0
+) -> tuple[Samples, dict[str, object]]:
+    """A sound as another voice, thing or microphone might make it, for training, with the same peak.
+
+    It is coloured by up to 10 dB and, unless an attribute of it may be asked about, up to a quarter faster and higher
+    or slower and lower. strength: multiplies both, in decibels and octaves; of strength 1, three of ten sounds stay as
+    they are.
+    """
+    if rng.random() < 0.3 / strength**2:
+        return samples, event
+    peak = float(np.abs(samples).max())
+    if "attribute" not in event:
+        samples = synth.speed(samples, float(np.exp(strength * rng.uniform(np.log(0.8), np.log(1.25)))))
+    size = _fast_length(len(samples))
+    frequency = np.linspace(1, synth.RATE / 2, size // 2 + 1)
+    gains = np.interp(np.log(frequency), np.log(BANDS), strength * rng.uniform(-10, 10, len(BANDS)))
+    made = fft.irfft(fft.rfft(samples, size) * 10 ** (gains / 20).astype(np.float32), size)[: len(samples)]
+    return np.asarray(made * (peak / (np.abs(made).max() + 1e-9)), dtype=np.float32), event

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
 from relisten.audio import crop
 from relisten.data.offline.short import caption, heard, name, segment
+from relisten.data.worlds.channel import altered
 from relisten.data.worlds.microphone import microphone_bank, microphone_questions, microphone_scene, word_scene
 from relisten.data.worlds.scene_questions import make_questions
-from relisten.data.worlds.scenes import Bank, SceneConfig, bank, make_scene
+from relisten.data.worlds.scenes import Alter, Bank, SceneConfig, bank, make_scene
 from relisten.data.worlds.sounds import Sound
 from relisten.data.worlds.wordings import WORDINGS
 from relisten.models import nano
@@ -40,12 +41,12 @@ SECONDS = ((3.0, 8.0), (8.0, 16.0), (16.0, 30.0), (30.0, 60.0))
 """How long the scenes are that both worlds are taught with."""
 SHARES = (0.46, 0.3, 0.16, 0.08)
 """How often scenes are so long."""
-AGAIN_AFTER = 128
-"""After so many scenes each of them comes once more, with other questions."""
 ANOTHER_STAGE = 1_024_000
-"""The index of the first scene of the stage `sft` of both worlds, so that no earlier stage has its questions."""
-ANOTHER_TAKE = 50_000_000
-"""What the seed of a scene's questions grows by when the scene comes again."""
+"""By how much the index of a scene grows from a stage of both worlds to the next, so that no scene comes twice."""
+
+
+ALTERED: Alter = partial(altered, strength=1.6)
+"""What the last two stages of both worlds do to each sound."""
 
 
 def nano_scene(index: int) -> tuple[Clip, Bank, np.random.Generator]:
@@ -106,11 +107,11 @@ def chain_rows(
     return [*rows, *((row, "conditioned") for row in kept)]
 
 
-def _words(index: int, num: int) -> list[SftExample]:
+def _words(index: int, num: int, alter: Alter | None = None) -> list[SftExample]:
     """Words, each alone over a background, and which they are."""
     sounds, rng = microphone_bank("train"), np.random.default_rng([TRAINING_SEED + index, 43])
     numbers = range(TRAINING_SEED + num * index, TRAINING_SEED + num * index + num)
-    clips = (word_scene(number, sounds, spoken_words()) for number in numbers)
+    clips = (word_scene(number, sounds, spoken_words(), alter=alter) for number in numbers)
     return [(close_listen(rng, clip), "conditioned") for clip in clips]
 
 
@@ -124,61 +125,58 @@ def spoken_words() -> tuple[Sound, ...]:
 
 def wide_base_rows(index: int) -> list[SftExample]:
     """As `base_rows`, with one of the two chains interleaved, about a scene of either world; more clips, and words."""
-    return [*_again(index, ("grounded", "interleaved"), 0, 4), *_words(index, 4)]
+    return [*wide_rows(index, ("grounded", "interleaved"), 0, 4), *_words(index, 4)]
 
 
 def wide_sft_rows(index: int) -> list[SftExample]:
-    """As `sft_rows`, about a scene of either world, which comes with other questions than in the stage before."""
+    """As `sft_rows`, about a scene of either world; more clips, and words."""
     index += ANOTHER_STAGE
-    return [*_again(index, ("interleaved", "interleaved", "grounded"), 1, 2), *_words(index, 2)]
+    return [*wide_rows(index, ("interleaved", "interleaved", "grounded"), 1, 2), *_words(index, 2)]
 
 
-def _again(index: int, formats: Sequence[Format], num_asked: int, num_clips: int) -> list[SftExample]:
-    """The rows of an index. Each scene comes twice, the second time with other questions."""
-    block, place = divmod(index, 2 * AGAIN_AFTER)
-    take, place = divmod(place, AGAIN_AFTER)
-    number = block * AGAIN_AFTER + place
-    drawn = np.random.default_rng([number, 67]).choice(len(SECONDS), p=SHARES)
-    return wide_rows(number, formats, num_asked, num_clips, SECONDS[int(drawn)], take)
+def wide_varied_rows(index: int) -> list[SftExample]:
+    """As `wide_sft_rows`, with more words. The sounds are altered, so that none is known by heart."""
+    index += 2 * ANOTHER_STAGE
+    rows = wide_rows(index, ("interleaved", "interleaved", "grounded"), 1, 2, alter=ALTERED)
+    return [*rows, *_words(index, 4, ALTERED)]
 
 
 def wide_rows(
-    index: int,
-    formats: Sequence[Format],
-    num_asked: int,
-    num_clips: int,
-    seconds: tuple[float, float] = (3.0, 60.0),
-    take: int = 0,
+    index: int, formats: Sequence[Format], num_asked: int, num_clips: int, alter: Alter | None = None
 ) -> list[SftExample]:
-    """`chain_rows` about a scene of either world, of so many seconds: up to 16 s every second one is of the first.
-
-    take: another number gives other rows about the same scene.
-    """
+    """`chain_rows` about a scene of either world: of those up to 16 s every second one is of the first."""
+    seconds = SECONDS[int(np.random.default_rng([index, 67]).choice(len(SECONDS), p=SHARES))]
     ask: Ask = make_questions
     if index % 2 or seconds[1] > 16.0:
         sounds, ask = microphone_bank("train"), microphone_questions
-        clip = microphone_scene(TRAINING_SEED + index, sounds, seconds)
+        clip = microphone_scene(TRAINING_SEED + index, sounds, seconds, alter=alter)
     else:
-        clip, sounds, _ = quick_scene(index, seconds)
-    scene = clip, sounds, np.random.default_rng([TRAINING_SEED + index, 41, take])
-    return chain_rows(index + take * ANOTHER_TAKE, lambda _: scene, formats, num_asked, num_clips, ask)
+        clip, sounds, _ = quick_scene(index, seconds, alter)
+    scene = clip, sounds, np.random.default_rng([TRAINING_SEED + index, 41])
+    return chain_rows(index, lambda _: scene, formats, num_asked, num_clips, ask)
 
 
 def wide_rl_rows(index: int) -> list[Example]:
-    """For GRPO: one question with choices about a scene of either world, of 3 to 30 s, that no other stage uses."""
+    """For GRPO: one question with choices about a scene of either world, of 3 to 30 s, that no other stage uses.
+
+    Its sounds are altered: a sound that is known by heart is named whatever the choices are.
+    """
     number, found = index, list[Example]()
     while not found:
         number += RL_SCENES
         if number % 2:
             sounds, seed = microphone_bank("train"), TRAINING_SEED + number
-            found = microphone_questions(number, microphone_scene(seed, sounds, (3.0, 30.0)), sounds, 1, open=0.0)
+            scene = microphone_scene(seed, sounds, (3.0, 30.0), alter=ALTERED)
+            found = microphone_questions(number, scene, sounds, 1, open=0.0)
         else:
-            clip, sounds, _ = quick_scene(number, (5.0, 16.0))
+            clip, sounds, _ = quick_scene(number, (5.0, 16.0), ALTERED)
             found = make_questions(number, clip, sounds, 1)
     return [replace(found[0], cot=None)]
 
 
-def quick_scene(index: int, seconds: tuple[float, float]) -> tuple[Clip, Bank, np.random.Generator]:
+def quick_scene(
+    index: int, seconds: tuple[float, float], alter: Alter | None = None
+) -> tuple[Clip, Bank, np.random.Generator]:
     """As `nano_scene`, of so many seconds and mixed faster."""
     sounds, seed = bank("train"), TRAINING_SEED + index
     drawn = np.random.default_rng([seed, 53])
@@ -187,7 +185,7 @@ def quick_scene(index: int, seconds: tuple[float, float]) -> tuple[Clip, Bank, n
         length = float(drawn.uniform(max(8.0, seconds[0]), seconds[1]))
         gap = float(drawn.uniform(0.9, 3.5))
         config = SceneConfig(length, length, max_events=round(length / 2), max_gap=gap, stock=True)
-    return make_scene(seed, sounds, config), sounds, np.random.default_rng([seed, 41])
+    return make_scene(seed, sounds, config, alter=alter), sounds, np.random.default_rng([seed, 41])
 
 
 def tell(clip: Clip) -> Example:
@@ -228,7 +226,7 @@ def vocabulary(wide: bool = False) -> Iterator[str]:
         labels |= {label for group in microphone_bank("train").groups for label in group}
         yield from (text for texts in WORDINGS.values() for text in texts for _ in range(4))
         for index in range(1, 1200, 2):
-            for example, _ in wide_rows(index, ("grounded", "grounded"), 2, 1, (3.0, 20.0)):
+            for example, _ in wide_rows(index, ("grounded", "grounded"), 2, 1):
                 yield "\n".join([example.question, *example.choices, example.cot or "", str(example.answer)])
     yield from (f"{label}\n {label}" for label in sorted(labels) for _ in range(4))
     yield from ["user\n<think></think><answer></answer>assistant\n"] * 4

@@ -20,7 +20,7 @@ from relisten.data.offline.drawing import Manner, draw, pick, shuffled
 from relisten.data.offline.timeline import Asked, Step, is_word
 from relisten.data.worlds import desk, synth
 from relisten.data.worlds.scene_questions import as_example, timeline
-from relisten.data.worlds.scenes import ATTRIBUTES, RATE, Bank, SceneConfig, bank, make_scene
+from relisten.data.worlds.scenes import ATTRIBUTES, RATE, Alter, Bank, SceneConfig, bank, make_scene
 from relisten.data.worlds.sounds import PITCHES, Sound
 from relisten.data.worlds.synth import Split
 from relisten.data.worlds.wordings import HELDOUT, WORDINGS
@@ -97,11 +97,19 @@ def drawn_config(rng: np.random.Generator, seconds: tuple[float, float] = (3.0, 
 
 
 def microphone_scene(
-    seed: int, sounds: Bank, seconds: tuple[float, float] = (3.0, 60.0), id: str | None = None
+    seed: int,
+    sounds: Bank,
+    seconds: tuple[float, float] = (3.0, 60.0),
+    id: str | None = None,
+    alter: Alter | None = None,
 ) -> Clip:
-    """The scene of a number, the same for the same number and bank. It has at least one event."""
+    """The scene of a number, the same for the same number and bank. It has at least one event.
+
+    alter: as for `make_scene`.
+    """
     for again in range(20):
-        clip = make_scene(seed, sounds, drawn_config(np.random.default_rng([seed, 59, again]), seconds), id)
+        config = drawn_config(np.random.default_rng([seed, 59, again]), seconds)
+        clip = make_scene(seed, sounds, config, id, alter)
         if clip.events:
             return clip
     raise ValueError(f"the bank's sounds are too long for recordings of {seconds[0]:g} to {seconds[1]:g} s")
@@ -115,13 +123,15 @@ def real_words(sounds: Bank) -> tuple[Sound, ...]:
     return found
 
 
-def word_scene(seed: int, sounds: Bank, words: Sequence[Sound], id: str | None = None) -> Clip:
+def word_scene(
+    seed: int, sounds: Bank, words: Sequence[Sound], id: str | None = None, alter: Alter | None = None
+) -> Clip:
     """One of the words alone, over a background; the numbers go through the words in turn."""
     sound = words[seed % len(words)]
     alone = Bank({sound.label: (sound,)}, ((sound.label,),), sounds.split, sounds.beds)
-    length = len(sound.samples) / RATE * 1.15 + 1.0
+    length = len(sound.samples) / RATE * (1.15 if alter is None else 1.4) + 1.0
     config = drawn_config(np.random.default_rng([seed, 59]), (length, length))
-    return make_scene(seed, alone, replace(config, min_events=1, max_events=1, speed=0.05), id)
+    return make_scene(seed, alone, replace(config, min_events=1, max_events=1, speed=0.05), id, alter)
 
 
 def word_question(seed: int, clip: Clip, manner: Manner = TRAINED) -> Example:
@@ -163,11 +173,11 @@ def microphone_questions(
 
 
 def _offered(rng: np.random.Generator, example: Example, open: float, offered: float) -> Example:
-    """The question without choices, or with CANNOT_TELL among them, or as it is."""
+    """The question without choices, or with CANNOT_TELL among them, or as it is. The right answer is always offered."""
     drawn = rng.random()
     if drawn < open and example.labels["kind"] not in ("longer", "louder", "detail"):
         return replace(example, choices=())
-    if drawn < open + offered:
+    if drawn < open + offered or example.answer == CANNOT_TELL:
         return replace(example, choices=(*example.choices, CANNOT_TELL))
     return example
 

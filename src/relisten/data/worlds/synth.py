@@ -185,7 +185,7 @@ def room(samples: Samples, rng: np.random.Generator, seconds: float | None = Non
 
 
 def speed(samples: Samples, factor: float) -> Samples:
-    """[T / factor] faster and higher (factor above 1) or slower and lower, by linear interpolation: for 0.8 to 1.25."""
+    """[T / factor] faster and higher (factor above 1) or slower and lower, by linear interpolation: for 0.7 to 1.4."""
     if not factor > 0:
         raise ValueError(f"speed is {factor}; use a factor above 0, such as 1.1")
     num = max(1, round(len(samples) / factor))
