@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from relisten.data.worlds.scenes import Bank, SceneConfig, bank, make_scene
 from relisten.data.worlds.sounds import Sound
 from relisten.data.worlds.synth import make
 from relisten.data.worlds.wordings import HELDOUT, WORDINGS
-from relisten.types import Audio
+from relisten.types import Audio, Example
 
 
 @pytest.fixture(scope="module")
@@ -230,3 +231,26 @@ def test_a_stage_teaches_the_same_at_every_run_and_other_scenes_than_the_next(
     assert all(str(example.answer).startswith("a voice saying ") for example in words)
     assert len({str(example.answer) for example in words}) > 1
     curriculum.spoken_words.cache_clear()
+
+
+def test_a_slip_names_another_sound_that_is_no_choice_and_nothing_else(
+    sounds: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(curriculum, "microphone_bank", lambda split: sounds)
+    rng = np.random.default_rng(0)
+    example = Example(
+        "a", Path("a.wav"), "Which word?", ("red", "two", "door"), "red",
+        "0.3 word: here it is <seg>0.3, 0.8</seg>, and it is a voice saying red.",
+    )  # fmt: skip
+    slips = [curriculum.slipped(rng, example) for _ in range(20)]
+    said = [str(slip.cot).removeprefix(str(example.cot)[: -len("red.")]) for slip in slips]
+    assert {word.rstrip(".") for word in said} <= set(sounds.words) - {"red", "two"} and len(set(said)) > 1
+    assert {(slip.answer, slip.choices, slip.question) for slip in slips} == {("red", example.choices, "Which word?")}
+    for cot, answer, choices in (
+        ("0.3 word <seg>0.3, 0.8</seg>, a low bark. The one before is longer.", "the one before", ("the one before",)),
+        ("0.3 word, 0.9 bark. There is no door. So cannot tell.", CANNOT_TELL, ("red", CANNOT_TELL)),
+        (example.cot, "red", ()),
+        (None, "red", ("red", "two")),
+    ):
+        other = replace(example, cot=cot, answer=answer, choices=choices)
+        assert curriculum.slipped(rng, other) is other

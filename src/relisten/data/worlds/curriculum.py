@@ -11,6 +11,7 @@ heard again tells more than the whole recording did, which makes it worth listen
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -47,6 +48,10 @@ ANOTHER_STAGE = 1_024_000
 
 ALTERED: Alter = partial(altered, strength=1.6)
 """What the last two stages of both worlds do to each sound."""
+
+
+SLIPS = 0.25
+"""The share of chains that name another sound than there is, where this can be."""
 
 
 def nano_scene(index: int) -> tuple[Clip, Bank, np.random.Generator]:
@@ -135,10 +140,33 @@ def wide_sft_rows(index: int) -> list[SftExample]:
 
 
 def wide_varied_rows(index: int) -> list[SftExample]:
-    """As `wide_sft_rows`, with more words. The sounds are altered, so that none is known by heart."""
+    """As `wide_sft_rows`, with more words. The sounds are altered, so that none is known by heart.
+
+    One chain of four names another sound than there is: then the recording and the choices must decide.
+    """
     index += 2 * ANOTHER_STAGE
     rows = wide_rows(index, ("interleaved", "interleaved", "grounded"), 1, 2, alter=ALTERED)
+    rng = np.random.default_rng([TRAINING_SEED + index, 71])
+    rows = [(slipped(rng, example) if rng.random() < SLIPS else example, format) for example, format in rows]
     return [*rows, *_words(index, 4, ALTERED)]
+
+
+def slipped(rng: np.random.Generator, example: Example) -> Example:
+    """The same question and answer, but the chain ends with another sound of the answer's kind, one that is no choice.
+
+    An example without choices, or whose chain does not end with what was heard, stays as it is.
+    """
+    told, tag, said = (example.cot or "").rpartition("</seg>")
+    answer = str(example.answer)
+    found = re.search(rf"(saying |an? (?:\w+ )?|one ){re.escape(answer)}(?=[.]?$)", said)
+    group = next((group for group in microphone_bank("train").groups if answer in group), ())
+    others = [label for label in group if label not in example.choices]
+    if not tag or answer not in example.choices or not others or not found:
+        return example
+    other = str(rng.choice(others))
+    article = "an " if other[0] in "aeiou" else "a "
+    lead = article if found[1] in ("a ", "an ") else found[1]
+    return replace(example, cot=f"{told}{tag}{said[: found.start()]}{lead}{other}{said[found.end() :]}")
 
 
 def wide_rows(
