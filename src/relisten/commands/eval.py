@@ -111,7 +111,7 @@ def eval_file(
         check(examples, generation, each, max_rows)
     hashes = sums([path, *options.weights()])
     task = _Task(benchmark, path, examples, data, generation, options, max_rows, failed, hashes, loaded, make)
-    errors = sum(_run(task, each, folder) for folder, each in plan.items())
+    errors = sum(_run(task, each, folder, brief=folder != out) for folder, each in plan.items())
     if controls:
         console().print(
             *map(terminal_table, _compared(out, failed, f"{path.name} · {options.name} · {generation.format}"))
@@ -160,8 +160,11 @@ class _Task:
         return " · ".join(parts)
 
 
-def _run(task: _Task, asking: Asking, out: Path) -> int:
-    """Ask, score and print one run. Returns how many questions could not be asked."""
+def _run(task: _Task, asking: Asking, out: Path, brief: bool) -> int:
+    """Ask, score and print one run. Returns how many questions could not be asked.
+
+    brief: print one line only, because another table will hold its figures.
+    """
     path, generation, benchmark = task.path, task.generation, task.benchmark
     num = asking.samples * len(task.examples[asking.shard[0] :: asking.shard[1]])
     _start(out, task.settings(asking) | {"num_answers": num})
@@ -176,6 +179,10 @@ def _run(task: _Task, asking: Asking, out: Path) -> int:
     left = {} if benchmark is None else benchmark.left_out(path.parent)
     found = {"questions": str(path), "max_rows": task.max_rows, "not_asked": left, **task.hashes}
     write_summary(out / "summary.json", result | found)
+    errors = int(result["rows"]["all"]["errors"])
+    if brief:
+        console().print(f"{task.title(asking)}: {out / 'summary.json'}", soft_wrap=True)
+        return errors
     console().print(shown(result, task.title(asking), generation.format))
     notes = [f"{path.name}: sha256 {task.hashes[f'sha256 of {path.name}']}"]
     if left:
@@ -185,7 +192,7 @@ def _run(task: _Task, asking: Asking, out: Path) -> int:
     if benchmark is not None and benchmark.judge is not None and benchmark.judge.alone:
         notes.append(f"these answers are scored by a language model: relisten judge {out} --judge MODEL")
     console().print("\n".join(notes), soft_wrap=True)
-    return int(result["rows"]["all"]["errors"])
+    return errors
 
 
 def _controls(
