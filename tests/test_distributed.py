@@ -246,7 +246,7 @@ def test_two_processes_train_as_one(work: Path, monkeypatch: pytest.MonkeyPatch,
     if how != "two":
         assert max(figures(work / f"{how}-bf16", "logprob_difference")) < 0.1
         full, rounded = (figures(work / name, "entropy")[0] for name in (f"{how}-grpo", f"{how}-bf16"))
-        assert 1e-6 < abs(full - rounded) < 0.1, "bfloat16 has rounded something, and not much"
+        assert 0 < abs(full - rounded) < 0.1, "bfloat16 has rounded something, and not much"
 
 
 def test_adapters_train_in_several_processes_and_further_from_where_they_were(work: Path) -> None:
