@@ -241,7 +241,7 @@ def test_an_address_where_no_server_is_ends_a_build_soon(
     with serving() as server:
         url = server.url
     assert cli.run([*command(config(tmp_path, 8)), "--teacher", "m", "--url", url, *estimate]) == 2
-    assert f"at {url} no server answers" in capsys.readouterr().err and max(waits) == 2
+    assert f"no server answers at {url} (no connection: " in capsys.readouterr().err and max(waits) == 2
 
 
 def test_a_server_that_goes_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

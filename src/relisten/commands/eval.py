@@ -179,11 +179,6 @@ def _run(task: _Task, asking: Asking, out: Path, brief: bool) -> int:
     left = {} if benchmark is None else benchmark.left_out(path.parent)
     found = {"questions": str(path), "max_rows": task.max_rows, "not_asked": left, **task.hashes}
     write_summary(out / "summary.json", result | found)
-    errors = int(result["rows"]["all"]["errors"])
-    if brief:
-        console().print(f"{task.title(asking)}: {out / 'summary.json'}", soft_wrap=True)
-        return errors
-    console().print(shown(result, task.title(asking), generation.format))
     notes = [f"{path.name}: sha256 {task.hashes[f'sha256 of {path.name}']}"]
     if left:
         notes.insert(0, f"not asked, and in no figure: {', '.join(f'{n:,} {reason}' for reason, n in left.items())}")
@@ -191,8 +186,12 @@ def _run(task: _Task, asking: Asking, out: Path, brief: bool) -> int:
         notes.append(_handed_in(benchmark, path, answers, out, task.failed))
     if benchmark is not None and benchmark.judge is not None and benchmark.judge.alone:
         notes.append(f"these answers are scored by a language model: relisten judge {out} --judge MODEL")
+    if brief:
+        notes = [f"{task.title(asking)}: {out / 'summary.json'}"]
+    else:
+        console().print(shown(result, task.title(asking), generation.format))
     console().print("\n".join(notes), soft_wrap=True)
-    return errors
+    return int(result["rows"]["all"]["errors"])
 
 
 def _controls(

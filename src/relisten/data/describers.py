@@ -125,9 +125,8 @@ def remote(url: str, model: str = "", server: Server = DEFAULT) -> AskAboutAudio
     # The caller computes the cost from `used`. The key of a teacher on another server is never sent here.
     here = Server(url=url, temperature=0.0, max_tokens=MOST_TOKENS, timeout=server.timeout, retries=server.retries)
     names = [model] if model else []
-    servers.ready(here, "a describing server")
-
     reached = False
+    servers.ready(here, "a describing server")
 
     async def complete(messages: Messages) -> Call:
         nonlocal reached

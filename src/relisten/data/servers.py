@@ -146,7 +146,7 @@ async def opened(
     except (TimeoutError, httpx2.TimeoutException):
         raise CallFailed(f"timeout: no complete reply within {timeout:g} s", "passing") from None
     except httpx2.ConnectError as error:
-        raise NotReached(f"no server answers ({redact.one_line(str(error))})", "passing") from None
+        raise NotReached(f"no connection: {redact.one_line(str(error))}", "passing") from None
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:  # half a body, a broken connection
         raise CallFailed(f"{type(error).__name__}: {redact.one_line(str(error))}", "passing") from None
 

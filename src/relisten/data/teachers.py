@@ -128,7 +128,7 @@ class Remote:
             attempts += 1
         if isinstance(failed, NotReached) and not self.reached:
             address = redact.redact(str(self._client.base_url).rstrip("/"))
-            failed = CallFailed(f"at {address} {failed}", "fatal")
+            failed = CallFailed(f"no server answers at {address} ({failed})", "fatal")
         cost = (reply.prompt_tokens * self.server.price_in + reply.completion_tokens * self.server.price_out) / 1e6
         call = Call(
             reply.text, reply.thought, str(failed or ""), failed.failure if failed else "", attempts,

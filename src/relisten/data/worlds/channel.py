@@ -15,6 +15,9 @@ Samples = NDArray[np.float32]
 STOCK_SECONDS = 90
 """Length of the noise of each colour that is kept to cut pieces from."""
 
+BANDS = (100.0, 300.0, 900.0, 2200.0, 4500.0, 8000.0)
+"""Frequencies in Hz at which `altered` draws a gain; between them it is interpolated over the logarithm."""
+
 
 @dataclass(frozen=True, eq=False)
 class Channel:
@@ -88,14 +91,10 @@ def _stock(colour: synth.Colour) -> Samples:
     return noise
 
 
-BANDS = (100.0, 300.0, 900.0, 2200.0, 4500.0, 8000.0)
-"""Frequencies in Hz at which `altered` draws a gain; between them it is interpolated over the logarithm."""
-
-
 def altered(
     rng: np.random.Generator, samples: Samples, event: dict[str, object], strength: float = 1.0
 ) -> tuple[Samples, dict[str, object]]:
-    """A sound as another voice, thing or microphone might make it, for training, with the same peak.
+    """A sound [T] as another voice, thing or microphone might make it, for training, [T / factor] with the same peak.
 
     It is coloured by up to 10 dB and, unless an attribute of it may be asked about, up to a quarter faster and higher
     or slower and lower. strength: multiplies both, in decibels and octaves; of strength 1, three of ten sounds stay as

@@ -205,7 +205,7 @@ def wide_rl_rows(index: int) -> list[Example]:
 def quick_scene(
     index: int, seconds: tuple[float, float], alter: Alter | None = None
 ) -> tuple[Clip, Bank, np.random.Generator]:
-    """As `nano_scene`, of so many seconds and mixed faster."""
+    """As `nano_scene`, of so many seconds and mixed faster. alter: as for `make_scene`."""
     sounds, seed = bank("train"), TRAINING_SEED + index
     drawn = np.random.default_rng([seed, 53])
     config = SceneConfig(stock=True)

@@ -126,10 +126,11 @@ def real_words(sounds: Bank) -> tuple[Sound, ...]:
 def word_scene(
     seed: int, sounds: Bank, words: Sequence[Sound], id: str | None = None, alter: Alter | None = None
 ) -> Clip:
-    """One of the words alone, over a background; the numbers go through the words in turn."""
+    """One of the words alone, over a background; the numbers go through the words in turn. alter: as for `make_scene`;
+    it may make the word up to 1.43 times as long."""
     sound = words[seed % len(words)]
     alone = Bank({sound.label: (sound,)}, ((sound.label,),), sounds.split, sounds.beds)
-    length = len(sound.samples) / RATE * (1.15 if alter is None else 1.4) + 1.0
+    length = len(sound.samples) / RATE * (1.15 if alter is None else 1.5) + 1.0
     config = drawn_config(np.random.default_rng([seed, 59]), (length, length))
     return make_scene(seed, alone, replace(config, min_events=1, max_events=1, speed=0.05), id, alter)
 
