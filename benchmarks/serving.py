@@ -18,7 +18,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter, process_time
@@ -183,9 +183,12 @@ def server(rows: int) -> Iterator[tuple[str, psutil.Process]]:
 
 def used(process: psutil.Process) -> float:
     """CPU seconds of a process and of its children, those that have ended included."""
-    times = [process.cpu_times(), *(child.cpu_times() for child in process.children(recursive=True))]
-    own = sum(one.user + one.system for one in times)
-    return float(own + times[0].children_user + times[0].children_system)
+    seconds = 0.0
+    for one in [process, *process.children(recursive=True)][::-1]:
+        with suppress(psutil.NoSuchProcess):  # it has ended since they were listed: its parent, read later, counts it
+            times = one.cpu_times()
+            seconds += times.user + times.system + times.children_user + times.children_system
+    return seconds
 
 
 async def load(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
@@ -185,6 +186,14 @@ def test_among_clients_that_misbehave_every_answer_is_that_of_the_engine(address
     assert len(found.firsts) == len(QUESTIONS) / 2
     assert {name.partition(":")[0] for name in found.faults} >= {"half a body", "no recording", "too large"}
     assert found.faults["no recording: 200"] == 0
+
+
+def test_a_child_that_ends_while_time_is_counted_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = serving.used(psutil.Process())
+    ended = psutil.Popen([sys.executable, "-c", "sum(range(10**7))"])
+    ended.wait()
+    monkeypatch.setattr(psutil.Process, "children", lambda *_, **__: [ended])
+    assert serving.used(psutil.Process()) > before
 
 
 def test_models_say_what_they_know(client: openai.OpenAI, nano: relisten.AudioLM) -> None:
