@@ -21,8 +21,8 @@ from conftest import make_audio
 from relisten import audio as audio_files
 from relisten import cli, models, records
 from relisten.engine.generation import GenerationConfig
-from relisten.engine.row import Words
 from relisten.engine.scripted import END, ScriptedEngine, script
+from relisten.engine.words import Words
 from relisten.models.base import AudioLM
 from relisten.training import rewards
 from relisten.training.batch import encode

@@ -31,15 +31,16 @@ def refused(**changes: Any) -> RequestError:
 
 def test_everything_that_a_request_may_say() -> None:
     own = {"choices": ["a dog", "a bell"], "format": "grounded", "max_listens": 3, "min_segment": 0.5}
-    own |= {"name": "door.wav", "stretch": [1, 2.5], "trace": True}
+    own |= {"name": "door.wav", "stretch": [1, 2.5], "trace": True, "only_choices": True}
     asked = chat.read(
         body(n=2, stream=True, stream_options={"include_usage": True}, temperature=0.5, top_p=0.9, top_k=5, seed=1,
              max_tokens=9, user="somebody", stop=None, logprobs=False, response_format={"type": "text"}, relisten=own),
         BOUNDS,
     )  # fmt: skip
     assert asked.config == GenerationConfig(
-        format="grounded", temperature=0.5, max_new_tokens=9, max_listens=3, min_segment=0.5, top_p=0.9, top_k=5, seed=1
-    )
+        format="grounded", temperature=0.5, max_new_tokens=9, max_listens=3, min_segment=0.5, top_p=0.9, top_k=5,
+        seed=1, only_choices=True,
+    )  # fmt: skip
     assert (asked.question, asked.choices, asked.num_answers) == ("How many bells?", ("a dog", "a bell"), 2)
     assert (asked.name, asked.stretch, asked.trace) == ("door.wav", Segment(1.0, 2.5), True)
     assert asked.stream and asked.include_usage and asked.sent.base64

@@ -91,6 +91,7 @@ def equal(ours: list[list[Trace]], theirs: list[list[Trace]]) -> None:
         GenerationConfig(format="conditioned"),
         GenerationConfig(max_new_tokens=12),
         GenerationConfig(max_listens=0),
+        GenerationConfig(only_choices=True, max_new_tokens=13),
     ],
     ids=lambda c: f"{c.format} {c.max_new_tokens} {c.max_listens}",
 )

@@ -18,6 +18,7 @@ import torch
 from transformers import DynamicCache
 
 from relisten import models
+from relisten.engine.sampling import allow_only
 from relisten.models.base import AudioLM
 from relisten.types import Audio
 
@@ -200,6 +201,7 @@ class Handler(BaseHTTPRequestHandler):
         processed = logits.clone()
         for token, bias in (asked.get("logit_bias") or {}).items():
             processed[int(token)] += bias
+        processed = allow_only([asked.get("allowed_token_ids")], processed[None])[0]
         temperature = asked.get("temperature", 1.0)
         processed /= temperature or 1.0
         forced = (asked.get("trace_decode_token_ids") or [None])[place:][:1]

@@ -123,7 +123,7 @@ def show_answer(console: Console, answer: Answer, choices: tuple[str, ...]) -> N
     else:
         line = Text.assemble("Answer: ", (printable(answer.choice or answer.answer), "bold"))
         if choices and answer.choice is None:
-            line.append("  (none of the choices)", "yellow")
+            line.append("  (none of the choices; --only-choices allows no other answer)", "yellow")
         console.print(line, soft_wrap=True)
     if answer.trace.finish in FINISHES:
         console.print(Text(FINISHES[answer.trace.finish], "dim"))

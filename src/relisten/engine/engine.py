@@ -15,9 +15,10 @@ from relisten.engine.generation import GenerationConfig
 from relisten.engine.graphs import Capture
 from relisten.engine.memory import Lengths
 from relisten.engine.operations import Operation
-from relisten.engine.row import AnswerEvent, Finished, Heard, Refused, Row, Text, Words, audible
-from relisten.engine.sampling import choose, token_logprobs
+from relisten.engine.row import AnswerEvent, Finished, Heard, Refused, Row, Text, audible
+from relisten.engine.sampling import allow_only, choose, token_logprobs
 from relisten.engine.session import Session
+from relisten.engine.words import Words
 from relisten.models.base import AudioLM
 
 __all__ = [
@@ -84,6 +85,7 @@ class Engine(Answering):
 
     def choose(self, rows: Sequence[Row], logits: Tensor) -> list[tuple[int, float]]:
         """A token and its log-probability for each row; logits: [rows, V]."""
+        logits = allow_only([row.allowed for row in rows], logits)
         kinds: dict[tuple[float, float, int], list[int]] = {}
         for index, row in enumerate(rows):
             kinds.setdefault((row.config.temperature, row.config.top_p, row.config.top_k), []).append(index)

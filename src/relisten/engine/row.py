@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,16 +15,17 @@ from relisten.engine.generation import GenerationConfig
 from relisten.engine.listener import Action, Force, Hear, Listener, Refuse
 from relisten.engine.repetition import WINDOW, repeats
 from relisten.engine.sampling import row_generator
+from relisten.engine.words import Words
 from relisten.types import Audio, Example, Finish, Format, Listen, Refusal, Segment, Trace
 
 if TYPE_CHECKING:
     from relisten.models.base import AudioLM
 
+BEGIN, END = "<answer>", "</answer>"
 ANSWER_TOKENS = 64
 """How many tokens may still be sampled for the answer after a limit has closed the reasoning."""
 LEAD = "</{}></think><answer>"
 """The longest text that is forced when a limit closes the reasoning, with the longest name of a tag in it."""
-END = "</answer>"
 MARGIN = 8
 """Tokens that are kept free in addition to the forced ones."""
 
@@ -59,19 +59,6 @@ class Finished:
 
 
 AnswerEvent = Text | Heard | Refused | Finished
-
-
-class Words:
-    """A model's tokenizer with a cache: each step spells one token for each row, and these repeat often."""
-
-    def __init__(self, model: AudioLM) -> None:
-        self.encode = lru_cache(maxsize=256)(lambda text: tuple(model.encode(text)))
-        self.decode = lru_cache(maxsize=65_536)(lambda *token_ids: model.decode(token_ids))
-        self.longest_rest = lru_cache(maxsize=16)(self._longest_rest)
-
-    def _longest_rest(self, text: str) -> int:
-        """The most tokens that any ending of `text` takes: one of `/answer>` may take more than the whole tag."""
-        return max(len(self.encode(text[start:])) for start in range(len(text)))
 
 
 def audible(model: AudioLM, audio: Audio) -> Audio:
@@ -134,6 +121,7 @@ class Question:
         _check(example, given)
         self.index = index
         self.id = example.id
+        self.choices = tuple(choice.strip() for choice in example.choices)
         self.duration: float = given.duration if sibling is None else sibling.duration
         """Length of the recording in seconds, without padding."""
         self.audio: Audio = audible(model, given)
@@ -267,6 +255,18 @@ class Row:
     def num_wanted(self) -> int:
         """The most tokens that may be sampled before a limit of this row decides what follows; at least 1."""
         return max(1, min(self._budget - self.num_sampled, self.room - len(self.trace.token_ids)))
+
+    @property
+    def allowed(self) -> frozenset[int] | None:
+        """The tokens that may follow, so that the answer becomes one of the choices; None: any.
+
+        The last > of <answer> is one of them, because the token that writes it may already begin a choice.
+        """
+        if not self.config.only_choices or self._ended:
+            return None
+        _, begun, rest = self.written.rpartition(BEGIN[:-1])
+        ways = [f"{BEGIN}{choice}{END}" for choice in self.question.choices]
+        return self._words.next_ones(begun + rest, self._held, ways) if begun else None
 
     def push(self, token_id: int, logprob: float) -> None:
         """Take a sampled token and do everything that follows from it."""

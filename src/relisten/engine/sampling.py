@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -20,6 +21,19 @@ def token_logprobs(logits: Tensor, token_ids: Tensor, banned: Tensor) -> Tensor:
     logits = logits.float()
     total = torch.logsumexp(logits.index_fill(-1, banned.to(logits.device), NOWHERE), dim=-1)
     return logits.gather(-1, token_ids[..., None]).squeeze(-1) - total
+
+
+def allow_only(allowed: Sequence[Collection[int] | None], logits: Tensor) -> Tensor:
+    """Logits [N, V] of rows each of which may be followed by these tokens alone (None: by any)."""
+    if all(token_ids is None for token_ids in allowed):
+        return logits
+    masked = logits.clone()
+    for index, token_ids in enumerate(allowed):
+        if token_ids is not None:
+            kept = torch.tensor(sorted(token_ids), device=logits.device)
+            masked[index] = NOWHERE
+            masked[index, kept] = logits[index, kept]
+    return masked
 
 
 def choose(

@@ -31,7 +31,8 @@ from relisten.data.store import Call, Spent
 from relisten.data.teachers import Remote
 from relisten.engine.answering import Answering
 from relisten.engine.operations import Operation, phrase
-from relisten.engine.row import AnswerEvent, Finished, Question, Row, Words
+from relisten.engine.row import AnswerEvent, Finished, Question, Row
+from relisten.engine.words import Words
 from relisten.models.base import AudioLM, Prompts
 from relisten.remote.session import Asked, CannotBeAsked, RemoteSession
 from relisten.types import Audio, Format, Listen, Trace
@@ -232,6 +233,8 @@ class _Conversation:
         engine, config = self.engine, self.config
         if config.top_k:
             raise ValueError(f"top_k is {config.top_k}; a chat API has no such option, so leave it out")
+        if config.only_choices:
+            raise ValueError("only_choices is on; a chat API has no such option, so leave it out")
         try:
             question = Question(engine.model, self.asked.example, self.asked.number, config.format)
         except (ValueError, OSError) as error:

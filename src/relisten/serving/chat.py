@@ -175,7 +175,7 @@ def parse(body: bytes | bytearray) -> dict[str, Any]:
 def _own(given: Any) -> dict[str, Any]:
     if given is None:
         return {}
-    known = ("choices", "format", "max_listens", "min_segment", "name", "stretch", "trace")
+    known = ("choices", "format", "max_listens", "min_segment", "name", "only_choices", "stretch", "trace")
     if not isinstance(given, dict):
         raise RequestError(400, "relisten must be an object", "relisten")
     for name in given:
@@ -275,6 +275,7 @@ def _config(given: dict[str, Any], own: dict[str, Any], bounds: Bounds) -> Gener
         "format": own.get("format") or defaults.format,
         "max_listens": _number(own, "max_listens", defaults.max_listens, most=defaults.max_listens, prefix="relisten."),
         "min_segment": _number(own, "min_segment", defaults.min_segment, most=600.0, whole=False, prefix="relisten."),
+        "only_choices": _flag({"only_choices": defaults.only_choices} | own, "only_choices", "relisten.only_choices"),
     }
     try:
         return replace(defaults, **chosen)
