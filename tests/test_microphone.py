@@ -158,7 +158,7 @@ def test_a_series_is_not_counted_in_two_ways(sounds: Bank) -> None:
 def test_held_out_wordings_are_not_among_the_trained_ones() -> None:
     trained = {text for texts in WORDINGS.values() for text in texts}
     assert not trained & {text for texts in HELDOUT.values() for text in texts}
-    assert set(microphone.SHARES) - {"detail"} <= set(HELDOUT) and set(HELDOUT) <= set(WORDINGS)
+    assert set(HELDOUT) == set(WORDINGS) >= set(microphone.SHARES) - {"detail"}
     assert TRAINED.questions is WORDINGS and JUDGED.questions is HELDOUT
 
 
