@@ -81,11 +81,11 @@ def ask(page: Any, question: str = "How many bells?", choices: str = "") -> None
 
 
 def test_a_file_is_asked_about_and_its_answer_is_that_of_ask(visit: Callable[..., Any], nano: str) -> None:
-    example = QUESTIONS[1]
+    example = QUESTIONS[2]
     page = visit(nano)
     page.locator("#about", has_text="It knows only").wait_for()
-    upload(page)
-    assert page.locator("#length").inner_text() == "6.6"
+    upload(page, EXAMPLES / "scene-3.flac")
+    assert page.locator("#length").inner_text() == "7.3"
     ask(page, example.question, "\n".join(example.choices))
     page.locator(".counts").wait_for()
     import relisten
@@ -208,6 +208,15 @@ def test_a_stretch_is_chosen_with_the_mouse_or_typed(visit: Callable[..., Any]) 
         assert "1.5–2.0" in page.locator(".reasoning").inner_text()  # 0.5 to 1.0 s of what was heard
         page.click("#whole")
         assert page.locator("#from").input_value() == ""
+
+
+def test_the_answer_is_one_of_the_choices_if_it_must_be(visit: Callable[..., Any], nano: str) -> None:
+    page = visit(nano)
+    upload(page)
+    page.check("#only")
+    ask(page, QUESTIONS[1].question, "moon\nsun")
+    page.locator(".counts").wait_for()
+    assert page.locator(".choices .chosen").inner_text() in ("moon", "sun")
 
 
 def test_formats_stand_beside_each_other(visit: Callable[..., Any], nano: str) -> None:

@@ -119,7 +119,7 @@ const makeCard = (recording, asked, kept, control) => {
 };
 
 const body = async (recording, asked, format) => {
-  const own = { choices: asked.choices, format, name: asked.name, trace: true };
+  const own = { choices: asked.choices, format, name: asked.name, only_choices: Boolean(asked.only), trace: true };
   if (asked.stretch) { own.stretch = asked.stretch; }
   return api.chat(model.id, asked.question, await api.base64(recording.blob), own);
 };
@@ -167,6 +167,7 @@ const openAgain = telling(async (kept) => {
   showTake(card, card.takes[0]);
   $("question").value = kept.asked.question;
   $("choices").value = kept.asked.choices.join("\n");
+  $("only").checked = Boolean(kept.asked.only);
   $("format").value = kept.asked.format;
   player.select(kept.asked.stretch);
   choose(kept.asked.stretch);
@@ -208,7 +209,10 @@ $("whole").addEventListener("click", () => { choose(null); player.select(null); 
 $("form").addEventListener("submit", (event) => {
   event.preventDefault();
   const choices = $("choices").value.split("\n").map((line) => line.trim()).filter(Boolean);
-  const asked = { name: current.name, question: $("question").value.trim(), choices, format: $("format").value, stretch };
+  const asked = {
+    name: current.name, question: $("question").value.trim(), choices, only: $("only").checked, format: $("format").value,
+    stretch,
+  };
   telling(run)(current, asked);
 });
 $("question").addEventListener("keydown", (event) => {
@@ -223,6 +227,7 @@ telling(async () => {
   const { about, defaults } = model.relisten;
   $("about").textContent = about ? `${model.id} answers. It knows only ${about}.` : `${model.id} answers.`;
   $("format").value = defaults.format;
+  $("only").checked = defaults.only_choices;
   const offered = await api.examples();
   $("examples").append(...offered.map((example, n) => {
     const option = element("option", "", `${example.name}: ${example.question}`);
