@@ -575,6 +575,7 @@ def test_a_loop_is_cut_and_led_to_an_answer(model: Qwen2_5Omni, format: Format) 
     assert trace.text.startswith("<think>It knocks. " + LOOP * (600 // len(LOOP)))
     assert len(trace.text.partition("</think>")[0]) <= len("<think>It knocks. ") + 600 + 20
     assert "</think><answer>" in trace.text and trace.text.endswith("</answer>")
+    assert "dog" in trace.text.partition("<answer>")[2], "the model writes the answer itself"
     again = replayed(model, examples(1)[0], trace)[torch.tensor(trace.sampled[1:])]
     np.testing.assert_allclose(again, np.array(trace.logprobs)[trace.sampled], atol=3e-5)
 

@@ -362,14 +362,14 @@ class Row:
         self._closed = True
         self.trace.finish = finish
         self._flush()
-        lead = self._listener.close()
+        answering, lead = self._listener.answering, self._listener.close()
         left = self.room - len(self.trace.token_ids) - len(self._words.encode(lead)) - self._after
         if left < 0:
             self._finish()
             return
         self._force(lead)
         self._budget = self.num_sampled + min(ANSWER_TOKENS, left)
-        if finish == "repetition" and self._listener.answering:
+        if finish == "repetition" and answering:
             self._budget = self.num_sampled  # it is the answer itself that repeats
         self._check()
 
