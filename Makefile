@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 # What `make ask` asks.
-AUDIO ?= examples/scene-2.flac
-QUESTION ?= Which sound is heard just after the flute?
-CHOICES ?= --choices two clap eight five
+AUDIO ?= examples/scene-3.flac
+QUESTION ?= Which sound is heard just before the kick?
+CHOICES ?= --choices choir seven tabla guitar
 
 .PHONY: ask test check site bench clean help
 

@@ -1,17 +1,20 @@
-"""Makes examples/desk/: six recordings as a person would make them at a desk, imitated, with a table of what happens.
+"""Makes examples/desk/: six recordings as a person would make them at a desk, imitated, and two questions about each.
 
-    python runs/make_desk_examples.py --packages /tmp/relisten-packages
+    python runs/make_desk_examples.py --packages /tmp/relisten-packages --bank out/bank
 
 Nobody sat at a desk. A voice of a telephone system (Allison Smith, real) or flite's rms (synthetic) says words. Claps,
 knocks and whistles come from the models of relisten.data.worlds, in the bands from which no training draws. A finger
-snap and a bell are recordings under CC0. All of it is mixed into a small room with a microphone's noise. The table is
-desk.csv; NOTICE.md beside it names authors and licences.
+snap and a bell are recordings under CC0. All of it is mixed into a small room with a microphone's noise. The table of
+what happens is desk.csv; NOTICE.md beside it names authors and licences. The questions are the first two that the
+recording's number gives; none was chosen by what a model answers. Without --packages only they are made.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +26,10 @@ from make_bank import words
 
 from relisten.audio import save
 from relisten.data.worlds import desk, synth
-from relisten.types import Audio
+from relisten.data.worlds.microphone import BANK, microphone_bank, microphone_questions
+from relisten.data.worlds.scenes import ATTRIBUTES, Bank
+from relisten.records import record_from_example, write_atomic
+from relisten.types import Audio, Clip, Event
 
 OUT = Path(__file__).resolve().parent.parent / "examples" / "desk"
 RECORDED = {"snap": "sonic:perc_snap2", "bell": "opensfx:14"}
@@ -85,7 +91,26 @@ def play(name: str, voices: dict[str, dict[str, Wave]], work: Path, seed: int) -
     return mix * np.float32(PEAK / np.abs(mix).max()), rows
 
 
-def main(work: Path) -> None:
+def questions(sounds: Bank) -> Iterator[dict[str, object]]:
+    """Two questions about each recording, with wrong choices from the labels of the microphone's world."""
+    with (OUT / "desk.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for number, name in enumerate(PLAYS, start=1):
+        happens = [row for row in rows if row["file"] == f"{name}.flac"]
+        clip = Clip(name, OUT / f"{name}.flac", PLAYS[name][0], tuple(map(event, happens)))
+        for example in microphone_questions(number, clip, sounds, 2, absent=0.0, open=0.0, offered=0.0):
+            yield record_from_example(example, OUT)
+
+
+def event(row: dict[str, str]) -> Event:
+    """A row of desk.csv, with the labels that questions are made from."""
+    labels = {"attribute": ATTRIBUTES[row["what"]][0], "value": row["how"]} if row["how"] else {}
+    group = {"group": "word"} if row["kind"] == "word" else {}
+    return Event(row["what"], float(row["start"]), float(row["end"]), labels | group)
+
+
+def make(work: Path) -> None:
+    """Write the recordings and desk.csv."""
     used = [word for _, speaker, script in PLAYS.values() if speaker == "rms" for word in script if word in words()]
     voices = {
         "allison": {piece.label: wave for piece, wave in said(work, "allison", words())},
@@ -103,7 +128,17 @@ def main(work: Path) -> None:
         writer.writerows(everything)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Carry out the usage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--packages", type=Path, default=Path("/tmp/relisten-packages"), help="as for make_bank.py")
-    main(parser.parse_args().packages)
+    parser.add_argument("--packages", type=Path, help="as for make_bank.py")
+    parser.add_argument("--bank", type=Path, default=BANK, help="what make_bank.py has made")
+    given = parser.parse_args()
+    if given.packages:
+        make(given.packages)
+    lines = (json.dumps(record) + "\n" for record in questions(microphone_bank("heldout", given.bank)))
+    write_atomic(OUT / "questions.jsonl", "".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -75,6 +75,8 @@ INSTRUMENTS = {
 """Label -> General MIDI programme, counted from 0."""
 PITCHES = {"low": (48, 52, 50), "middle": (62, 66, 64), "high": (77, 81, 79)}
 """MIDI notes: two to train on, the last one held out. An octave lies between the classes, for each instrument alike."""
+JUDGES = (0, 13, 40, 56)
+"""Programmes that keep_out.txt names: none of their notes is trained on."""
 
 
 @dataclass(frozen=True)
@@ -108,17 +110,18 @@ def one_shots() -> Iterator[Piece]:
 
 def real_words() -> Iterator[Piece]:
     for number, word in enumerate(DIGITS):
-        yield Piece(word, "word", "train", f"asterisk:digits/{number}", voice="allison")
+        yield Piece(word, "word", "heldout", f"asterisk:digits/{number}", voice="allison")
     for word, (name, start, end) in REAL_TAKES.items():
         yield Piece(word, "word", "heldout", f"asterisk:{name}", start, end - start, voice="allison")
     for word in WORDS:
-        yield Piece(word, "word", "train", f"asterisk:phonetic/{word[0]}_p", voice="allison")
+        yield Piece(word, "word", "heldout", f"asterisk:phonetic/{word[0]}_p", voice="allison")
 
 
 def notes() -> Iterator[Piece]:
     for label, programme in INSTRUMENTS.items():
         for pitch, midi in PITCHES.items():
-            for note, split in zip(midi, ("train", "train", "heldout"), strict=True):
+            splits = ("heldout",) * 3 if programme in JUDGES else ("train", "train", "heldout")
+            for note, split in zip(midi, splits, strict=True):
                 yield Piece(label, "instrument", split, f"gm:{programme}:{note}", duration=0.8, pitch=pitch)
 
 
@@ -236,7 +239,7 @@ def write(
     out: Path, rows: list[dict[str, str]], samples: Wave, piece: Piece, credit: Origin, *, synthetic: bool
 ) -> None:
     number = sum(row["label"] == piece.label for row in rows) + 1
-    take = "2" if piece.label in REAL_TAKES and piece.split == "heldout" and piece.voice == "allison" else ""
+    take = "2" if piece.voice == "allison" and piece.start else ""
     name = f"{piece.kind}/{piece.label}-{piece.voice or number}{take}.flac"
     (out / piece.kind).mkdir(parents=True, exist_ok=True)
     # Twelve significant bits: noise at -74 dBFS is not heard, and FLAC drops the zero bits (a third of the size).

@@ -3,6 +3,7 @@
 usage: python runs/nano_desk.py FOLDER
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -13,15 +14,21 @@ from relisten.same_text import is_right
 
 ROWS = {
     "scenes at the microphone, interleaved": "desk-own",
-    "the same, segments only named": "desk-grounded",
-    "the same, another recording at the same times": "desk-other",
-    "the same, silence": "desk-silence",
-    "the same, nothing inserted": "desk-off",
-    "the same, always the right stretch": "desk-oracle",
+    "segments only named": "desk-grounded",
+    "another recording at the same times": "desk-other",
+    "silence": "desk-silence",
+    "nothing inserted": "desk-off",
+    "always the right stretch": "desk-oracle",
     "held-out wordings": "wordings-own",
     "one word of a real person never heard, no choices": "words-own",
     "30 s": "desk-30-own",
     "60 s": "desk-60-own",
+    "own scenes, --only-choices": "own-only",
+    "scenes at the microphone, --only-choices": "desk-only",
+    "segments only named, --only-choices": "desk-grounded-only",
+    "held-out wordings, --only-choices": "wordings-only",
+    "30 s, --only-choices": "desk-30-only",
+    "60 s, --only-choices": "desk-60-only",
 }
 
 
@@ -36,6 +43,12 @@ def right(record: dict[str, object]) -> bool:
     return is_right(record["answer_prediction"], record["answer"])  # type: ignore[arg-type]
 
 
+def speakers(events: Path) -> dict[str, str]:
+    """Who speaks in each recording of one word."""
+    clips = map(json.loads, events.read_text(encoding="utf-8").splitlines())
+    return {clip["id"]: clip["events"][0]["voice"] for clip in clips}
+
+
 def main(folder: Path) -> None:
     """Print the table, and how often "cannot tell" is right and wrong."""
     print("| at the microphone | accuracy | 95 % interval | n |", "|---|--:|--:|--:|", sep="\n")
@@ -43,6 +56,15 @@ def main(folder: Path) -> None:
         if (folder / run).is_dir():
             found = read_run(folder / run).records
             print(row(name, sum(map(right, found)), len(found)))
+    if (folder / "words-own").is_dir():
+        speaker = speakers(folder / "words" / "events.jsonl")
+        said = [
+            (speaker[record["id"].rpartition("-")[0]], right(record))
+            for record in read_run(folder / "words-own").records
+        ]
+        for name in sorted(set(speaker.values())):
+            answers = [ok for voice, ok in said if voice == name]
+            print(row(f"one word by {name}", sum(answers), len(answers)))
     if not (folder / "cannot-own").is_dir():
         return
     found = read_run(folder / "cannot-own").records

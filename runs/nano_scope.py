@@ -1,7 +1,9 @@
 """Fits what nano knows (scope.json, scope.safetensors), and measures how often its notice is right.
 
-usage: python runs/nano_scope.py fit [FOLDER]           writes the two files (default: into the package's own nano)
-       python runs/nano_scope.py measure [RECORDINGS]   on nano's held-out questions, and on a folder of recordings
+usage: python runs/nano_scope.py fit BANK [FOLDER]           writes the two files (default: into the package's own nano)
+       python runs/nano_scope.py measure BANK [RECORDINGS]   on held-out questions of both worlds, and on recordings
+
+BANK is the folder that runs/make_bank.py has made.
 """
 
 import sys
@@ -12,62 +14,75 @@ import torch
 from tqdm import tqdm
 
 from relisten.audio import load as load_audio
-from relisten.data.worlds.curriculum import nano_scene
+from relisten.data.worlds.curriculum import TRAINING_SEED, nano_scene
+from relisten.data.worlds.microphone import microphone_bank, microphone_questions, microphone_scene
 from relisten.data.worlds.scene_questions import make_questions
 from relisten.data.worlds.scenes import SceneConfig, bank, make_scene
+from relisten.data.worlds.synth import Split
+from relisten.data.worlds.wordings import WORDINGS
 from relisten.engine.row import audible
 from relisten.evals.scoring import wilson
 from relisten.models import find, load
+from relisten.models.base import AudioLM
 from relisten.models.scope import fit, notice, pooled, save_scope
 from relisten.types import Audio, Clip, Example
 
-ABOUT = "scenes of 5 to 16 s that relisten mixes from 76 sounds of its own"
+ABOUT = "scenes of 3 to 60 s that relisten mixes from words and sounds of its own"
 FIRST = 3_000_000
 """Scenes of this number and after are in no stage of training."""
 
 
-def questions(num: int, split: str) -> Iterator[Example]:
-    """One question about each of `num` scenes, short and long by turns."""
-    sounds = bank(split)  # type: ignore[arg-type]
-    for index in range(num):
+def questions(num: int, split: Split, folder: Path) -> Iterator[Example]:
+    """One question about each of `num` scenes: of the first world, short and long by turns, and at the microphone."""
+    sounds, wide = bank(split), microphone_bank(split, folder)
+    for index in range(num // 2):
+        clip = microphone_scene(600_000 + index, wide, (3.0, 16.0))
+        yield from microphone_questions(index, clip, wide, 1, absent=0.0, open=0.0)
         seconds = 8.0 + index % 9
         longer = SceneConfig(seconds, seconds, max_events=round(seconds / 2), max_gap=2.5)
-        clip: Clip = make_scene(600_000 + index, sounds, longer if index % 2 else SceneConfig())
+        clip = make_scene(600_000 + index, sounds, longer if index % 2 else SceneConfig())
         yield from make_questions(index, clip, sounds, 1)
 
 
-def texts() -> Iterator[str]:
-    """Questions and choices of both splits."""
-    for split in ("train", "heldout"):
-        for example in tqdm(questions(4_000, split), desc=f"words, {split}", total=4_000):
+def texts(folder: Path) -> Iterator[str]:
+    """Questions and choices of both worlds, in training's wordings, and every label."""
+    splits: tuple[Split, ...] = ("train", "heldout")
+    for split in splits:
+        for example in tqdm(questions(4_000, split, folder), desc=f"words, {split}", total=4_000):
             yield from (example.question, *example.choices)
+    yield from (label for group in microphone_bank("train", folder).groups for label in group)
+    yield from (text.replace("{}", " ") for texts in WORDINGS.values() for text in texts)
 
 
-def embeddings(first: int, num: int) -> torch.Tensor:
-    """[num, D]: training's own kind of scenes, seen through the audio tower."""
-    model = load("nano")
-    scenes = (nano_scene(first + index)[0].audio for index in tqdm(range(num), desc="scenes"))
-    return torch.stack([pooled(model, audio) for audio in scenes if isinstance(audio, Audio)])
+def recordings(model: AudioLM, first: int, num: int, folder: Path) -> list[tuple[float, torch.Tensor]]:
+    """Seconds of training's own kind of scenes, and [D] what the audio tower makes of each."""
+    wide = microphone_bank("train", folder)
+
+    def scene(index: int) -> Clip:
+        return nano_scene(index)[0] if index % 2 else microphone_scene(TRAINING_SEED + index, wide)
+
+    scenes = (scene(first + index).audio for index in tqdm(range(num), desc="scenes"))
+    return [(audio.duration, pooled(model, audio)) for audio in scenes if isinstance(audio, Audio)]
 
 
-def measure(recordings: Path | None) -> None:
+def measure(folder: Path, foreign: Path | None) -> None:
     """Print the share of warnings on held-out questions and, asked the same questions, on other recordings."""
     model = load("nano")
-    own = list(questions(1_200, "heldout"))
+    own = list(questions(1_200, "heldout", folder))
     told = [notice(model, e.audio, e.question, e.choices) for e in tqdm(own) if isinstance(e.audio, Audio)]
     show("nano's own held-out questions", sum(map(bool, told)), len(told))
-    if recordings is None:
+    if foreign is None:
         return
     warned = num = 0
-    for path in tqdm(sorted(path for path in recordings.rglob("*") if path.is_file())):
+    for path in tqdm(sorted(path for path in foreign.rglob("*") if path.is_file())):
         try:
-            audio = audible(model, load_audio(path, model.rate, max_seconds=16.0))
+            audio = audible(model, load_audio(path, model.rate, max_seconds=60.0))
         except ValueError:  # no recording, or a longer one, which is warned of anyway
             continue
         example = own[num % len(own)]
         warned += notice(model, audio, example.question, example.choices) is not None
         num += 1
-    show(f"recordings in {recordings}", warned, num)
+    show(f"recordings in {foreign}", warned, num)
 
 
 def show(what: str, warned: int, num: int) -> None:
@@ -77,12 +92,15 @@ def show(what: str, warned: int, num: int) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["fit"]:
-        folder = Path(sys.argv[2]) if len(sys.argv) > 2 else find("nano")
-        scope = fit(ABOUT, 16.0, texts(), embeddings(FIRST, 2_000), embeddings(FIRST + 2_000, 1_000), 0.005)
-        save_scope(scope, folder)
-        print(f"{folder}: {len(scope.words)} words, threshold {scope.threshold:.2f}")
-    elif sys.argv[1:2] == ["measure"]:
-        measure(Path(sys.argv[2]) if len(sys.argv) > 2 else None)
+    given = [Path(argument) for argument in sys.argv[2:4]]
+    if sys.argv[1:2] == ["fit"] and given:
+        to = given[1] if len(given) > 1 else find("nano")
+        trained = load(str(to))
+        seen = [recordings(trained, start, num, given[0]) for start, num in ((FIRST, 2_000), (FIRST + 2_000, 1_000))]
+        scope = fit(ABOUT, (3.0, 60.0), texts(given[0]), seen[0], seen[1], 0.005)
+        save_scope(scope, to)
+        print(f"{to}: {len(scope.words)} words, threshold {scope.threshold:.2f}")
+    elif sys.argv[1:2] == ["measure"] and given:
+        measure(given[0], given[1] if len(given) > 1 else None)
     else:
         sys.exit(__doc__)

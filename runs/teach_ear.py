@@ -1,11 +1,11 @@
 """Teaches nano's own ear to hear words as Whisper's encoder does, before its text model is trained further.
 
-usage: python runs/teach_ear.py EAR.SAFETENSORS PACKAGES OUT [STEPS]
+usage: python runs/teach_ear.py NANO EAR.SAFETENSORS PACKAGES OUT [STEPS]
 
-EAR.SAFETENSORS is Whisper's encoder (`runs/whisper_ear.py`), PACKAGES the folder where `runs/make_bank.py` keeps the
-packages that it has fetched, and RELISTEN_BANK names the bank that it has made. It begins with the shipped nano, whose
-vocabulary is widened to the world at the microphone. OUT/model becomes the new nano. If it is stopped, run it again: it
-continues where it was.
+NANO is the folder of a nano that knows the first world (`runs/nano.sh`), EAR.SAFETENSORS is Whisper's encoder
+(`runs/whisper_ear.py`), PACKAGES is the folder where `runs/make_bank.py` keeps the packages that it has fetched, and
+RELISTEN_BANK names the bank that it has made. NANO's vocabulary is widened to the world at the microphone. OUT/model
+becomes the new nano. If it is stopped, run it again: it continues where it was.
 
 Only the ear, its projection and the embeddings of new names are trained, by three losses:
 
@@ -197,11 +197,12 @@ def another_voice(mel: Tensor, rng: np.random.Generator) -> Tensor:
 class Pupil:
     """nano's ear, its projection and the names, as they are trained."""
 
-    def __init__(self, model: Qwen2_5Omni) -> None:
+    def __init__(self, model: Qwen2_5Omni, new: Tensor) -> None:
+        """new: [tokens, 1] which tokens' embeddings are trained."""
         self.model, self.tower = model, tower_of(model)
         self.before = copy.deepcopy(self.tower).requires_grad_(False)
         self.head = torch.nn.Linear(len(self.tower.ln_post.weight), DIRECTIONS)
-        self.new = new_tokens(model)
+        self.new = new
         self.classes = model.module.get_input_embeddings().weight[: len(self.new)].detach().clone()
         apart = torch.randn(self.classes.shape, generator=torch.Generator().manual_seed(1))
         self.length = self.classes[~self.new.squeeze(1)].norm(dim=1).mean()
@@ -308,10 +309,8 @@ def teach(pupil: Pupil, lessons: Lessons, steps: int, saved: Path) -> None:
             saved.with_suffix(".part").replace(saved)
 
 
-def widened(texts: Iterable[str] | PreTrainedTokenizerFast) -> Qwen2_5Omni:
-    """The shipped nano with a vocabulary for these texts. Tokens that are new to it begin with the mean embedding."""
-    old = load("nano", "float32", "cpu")
-    assert isinstance(old, Qwen2_5Omni)
+def widened(old: Qwen2_5Omni, texts: Iterable[str] | PreTrainedTokenizerFast) -> Qwen2_5Omni:
+    """A nano with a vocabulary for these texts. Tokens that are new to it begin with the mean embedding."""
     model = nano.create(texts)
     state, given = model.module.state_dict(), old.module.state_dict()
     with torch.no_grad():
@@ -327,9 +326,9 @@ def widened(texts: Iterable[str] | PreTrainedTokenizerFast) -> Qwen2_5Omni:
     return model
 
 
-def new_tokens(model: Qwen2_5Omni) -> Tensor:
-    """[tokens, 1] whether the shipped nano does not know a token."""
-    vocab, known = model.tokenizer.get_vocab(), load("nano").tokenizer.get_vocab()
+def new_tokens(old: Qwen2_5Omni, model: Qwen2_5Omni) -> Tensor:
+    """[tokens, 1] which tokens of a widened nano the old one does not know."""
+    vocab, known = model.tokenizer.get_vocab(), old.tokenizer.get_vocab()
     return torch.tensor([[token not in known] for token in sorted(vocab, key=vocab.__getitem__)])
 
 
@@ -350,11 +349,13 @@ def told_words(model: Qwen2_5Omni, num: int = 300) -> float:
     return right / num
 
 
-def main(ear: Path, packages: Path, out: Path, steps: int) -> None:
+def main(first: Path, ear: Path, packages: Path, out: Path, steps: int) -> None:
     """Carry out the usage."""
     torch.manual_seed(0)
     out.mkdir(parents=True, exist_ok=True)
-    model, teacher = widened(nano.tokenizer(vocabulary(wide=True), 4096)), whisper(ear)
+    old, teacher = load(str(first), "float32", "cpu"), whisper(ear)
+    assert isinstance(old, Qwen2_5Omni)
+    model = widened(old, nano.tokenizer(vocabulary(wide=True), 4096))
     sounds = microphone_bank("train")
     labels = {label for bank in (sounds, quick_scene(0, (3.0, 8.0))[1]) for group in bank.groups for label in group}
     names = {label: [token for word in label.split() for token in model.encode(" " + word)] for label in labels}
@@ -363,13 +364,13 @@ def main(ear: Path, packages: Path, out: Path, steps: int) -> None:
     if not (out / "directions.pt").is_file():
         torch.save(directions(Lessons(teacher, people, names, FIRST_MEASURED)), out / "directions.pt")
     lessons.target = torch.load(out / "directions.pt")
-    pupil = Pupil(model)
+    pupil = Pupil(model, new_tokens(old, model))
     teach(pupil, lessons, steps, out / "state.pt")
     pupil.save(out / "model")
     print(f"by the projection alone, {told_words(model):.3f} of 300 words by held-out voices are told")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (4, 5):
+    if len(sys.argv) not in (5, 6):
         sys.exit(__doc__)
-    main(*map(Path, sys.argv[1:4]), steps=int(sys.argv[4]) if sys.argv[4:] else 4000)
+    main(*map(Path, sys.argv[1:5]), steps=int(sys.argv[5]) if sys.argv[5:] else 4000)

@@ -78,6 +78,25 @@ def test_what_is_kept_for_judging_trains_nothing(make_bank: ModuleType) -> None:
             assert split == "heldout"
 
 
+def test_the_shipped_bank_trains_on_nothing_that_is_kept() -> None:
+    kept = [line for (line,) in _lines("keep_out.txt")]
+    patterns = {
+        "ast": r"Asterisk core sounds \(en\) [\d.]+, (\S+)",
+        "opensfx": r"OpenSFX [\d.]+, clip (\d+)",
+        "sonic": r"Sonic Pi samples, (\w+)",
+        "fdo": r"sound-theme-freedesktop [\d.]+, (\S+)",
+        "gm": r"FluidR3_GM gm:(\d+):",
+    }
+    found = []
+    for sound in load_bank():
+        for package, pattern in patterns.items():
+            match = re.match(pattern, sound.source)
+            if match and f"{package}:{match[1]}" in kept:
+                found.append((sound.split, sound.source))
+    assert len(found) > 60
+    assert [source for split, source in found if split != "heldout"] == []
+
+
 def test_a_recording_is_in_one_split_only(make_bank: ModuleType) -> None:
     splits = defaultdict(set)
     rows = _places(make_bank)

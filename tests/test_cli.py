@@ -140,7 +140,7 @@ def test_an_answer_that_is_no_choice_and_no_answer_at_all_are_said(
     says("<think>Hm.</think><answer>purple</answer>")
     code, out, _ = run("ask", recording, QUESTION, *CHOICES)
     assert code == 0
-    assert "Answer: purple  (none of the choices)" in out
+    assert "Answer: purple  (none of the choices; --only-choices allows no other answer)" in out
     says("It is green.")
     code, out, _ = run("ask", recording, QUESTION, *CHOICES)
     assert code == 1

@@ -57,7 +57,7 @@ def test_any_text_can_be_asked_and_control_tokens_in_it_are_text(nano: Qwen2_5Om
 
 
 def test_the_examples_are_answered_with_evidence(nano: Qwen2_5Omni, tmp_path: Path) -> None:
-    """docs/nano.md: six of six rightly, here; one may turn where a processor rounds otherwise."""
+    """docs/nano.md: six of six rightly; one may turn where a processor rounds otherwise."""
     examples = records.read_examples(EXAMPLES / "questions.jsonl")
     answers = evaluate(nano, examples, tmp_path / "answers.jsonl", GenerationConfig(max_new_tokens=200))
     assert len(answers) == len(examples) == 6
@@ -112,7 +112,7 @@ def test_events_of_the_examples_are_beside_them() -> None:
 def test_no_real_answer_is_taken_for_one_that_repeats_itself(
     nano: Qwen2_5Omni, tmp_path: Path, config: GenerationConfig
 ) -> None:
-    """Of 873 answers to 291 questions none was cut, and the longest had 303 characters (600 are needed)."""
+    """Of 867 answers to 289 questions none was cut, and the longest had 297 characters (600 are needed)."""
     asked = records.read_examples(write_scenes(tmp_path / "scenes", num=12, seed=900, split="heldout"))
     loaded = [replace(example, audio=audio.load(example.audio, nano.rate)) for example in asked]  # type: ignore[arg-type]
     traces = [trace for [trace] in Engine(nano).generate(loaded, config)]

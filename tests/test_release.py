@@ -16,7 +16,7 @@ from relisten import extras
 ROOT = Path(__file__).parent.parent
 MAX_WHEEL = 16_000_000
 """Bytes."""
-QUESTION = ["Which sound is heard just after the flute?", "--choices", "two", "clap", "eight", "five"]
+QUESTION = ["Which sound is heard just before the kick?", "--choices", "choir", "seven", "tabla", "guitar"]
 EXTRAS = ["accelerate", "matplotlib", "openai", "pyarrow", "onnxruntime", "faster_whisper", "ray", "peft",
           "deepspeed", "tensorboard", "starlette", "uvicorn", "prometheus_client", "nltk",
           "sphinx", "pytest", "hypothesis"]  # fmt: skip
@@ -49,7 +49,7 @@ def test_the_wheel_answers_a_question_outside_of_the_checkout(wheel: Path, tmp_p
     asked = [sys.executable, "-m", "relisten", "ask", "example", *QUESTION, "--json"]
     done = subprocess.run(asked, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["choice"] == "five"
+    assert json.loads(done.stdout)["choice"] == "choir"
 
 
 def test_the_core_answers_and_explains_itself_without_any_extra(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_the_wheel_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
     asked = [tmp_path / "venv" / "bin" / "relisten", "ask", "example", *QUESTION]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(asked, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0 and "Answer: five" in done.stdout, done.stderr
+    assert done.returncode == 0 and "Answer: choir" in done.stdout, done.stderr
 
 
 CHECKOUT = {"url": "file:///home/me/relisten", "dir_info": {"editable": True}}

@@ -174,10 +174,10 @@ def test_a_port_that_is_taken_is_one_line() -> None:
 
 
 def test_a_recording_that_is_too_large_is_refused_and_the_client_can_read_why() -> None:
-    with running(FakeBatch(), Limits(max_bytes=100_000, num_decoders=1)) as (address, _):
-        for num_bytes in (100_001, 200_000, 5_000_000):
+    with running(FakeBatch(), Limits(max_bytes=150_000, num_decoders=1)) as (address, _):
+        for num_bytes in (150_001, 200_000, 5_000_000):
             reply = ask(address, body(audio=bytes(num_bytes)))
-            assert reply.status_code == 413 and "100,000" in reply.json()["error"]["message"]
+            assert reply.status_code == 413 and "150,000" in reply.json()["error"]["message"]
         chunks = (b"x" * 10_000 for _ in range(1000))  # without a Content-Length
         reply = httpx2.post(
             f"{address}/v1/chat/completions", content=chunks, headers={"Content-Type": "application/json"}

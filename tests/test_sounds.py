@@ -86,7 +86,8 @@ def test_labels_are_single_words_and_splits_share_no_waveform(bank: list[Sound])
         assert label.isalpha()
         assert label.islower()
         splits = {sound.split for sound in sounds}
-        assert splits == ({"both"} if len(sounds) == 1 else {"train", "heldout"}), label
+        assert splits in ({"both"}, {"heldout"}, {"train", "heldout"}), label  # held out alone: kept for judging
+        assert splits != {"both"} or len(sounds) == 1, label
 
 
 def test_nothing_held_out_is_a_copy_of_what_is_trained_on(bank: list[Sound]) -> None:
@@ -101,14 +102,14 @@ def test_nothing_held_out_is_a_copy_of_what_is_trained_on(bank: list[Sound]) -> 
                     assert peak / norm < 0.9, (label, first.source, second.source)
 
 
-def test_synthetic_voices_are_split_whole_and_all_voices_say_all_words(bank: list[Sound]) -> None:
-    """The one real voice is in both splits, with other takes of the digits held out."""
+def test_voices_are_split_whole_and_all_of_them_say_all_words(bank: list[Sound]) -> None:
     splits, said = defaultdict(set), defaultdict(set)
     for sound in bank:
         if sound.kind == "word":
             splits[sound.voice].add(sound.split)
             said[sound.voice].add(sound.label)
-    assert {voice for voice, split in splits.items() if len(split) > 1} == {"allison"}
+    assert {voice for voice, split in splits.items() if len(split) > 1} == set()
+    assert splits["allison"] == {"heldout"}, "the one real voice judges"
     assert {sound.voice for sound in bank if sound.kind == "word" and not sound.synthetic} == {"allison"}
     assert len(set(map(frozenset, said.values()))) == 1
 
@@ -121,7 +122,7 @@ def test_instruments_have_three_pitches_in_both_splits(bank: list[Sound]) -> Non
 
 def test_for_split_takes_single_waveforms_for_both(bank: list[Sound]) -> None:
     train, heldout = for_split(bank, "train"), for_split(bank, "heldout")
-    assert {s.label for s in train} == {s.label for s in heldout} == {s.label for s in bank}
+    assert {s.label for s in train} < {s.label for s in heldout} == {s.label for s in bank}
     shared = {id(s) for s in train} & {id(s) for s in heldout}
     assert shared == {id(s) for s in bank if s.split == "both"}
 

@@ -2,7 +2,7 @@
 
 >>> import relisten
 >>> model = relisten.load("nano")
->>> relisten.ask(model, relisten.EXAMPLE, "Which sound is heard just after the flute?", ["two", "five"]).choice
+>>> relisten.ask(model, relisten.EXAMPLE, "Which sound is heard just before the kick?", ["choir", "guitar"]).choice
 'five'
 """
 

@@ -22,7 +22,7 @@ from relisten.reports.answer_page import page, write_page
 from relisten.types import Audio, Example
 
 EXAMPLE = Path(str(files("relisten") / "assets" / "example.flac"))
-"""A recording of 5 s that comes with relisten: a word, a violin, a word, a flute, a word."""
+"""A recording of 7 s that comes with relisten: a word, a choir, a kick drum, a guitar, steam."""
 FRAME_HEIGHT = 760
 """Pixels of an answer in a notebook."""
 

@@ -26,8 +26,8 @@ from relisten.models.base import AudioLM
 from relisten.types import Clip, Example, Format, SftExample
 
 LABELS = frozenset({
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "bell", "clap", "cow", "horn", "crow",
-    "flute", "organ", "piano", "beep", "chirp", "knock", "siren", "tone",
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "bell", "clap", "bubble", "scratch", "steam",
+    "flute", "organ", "harp", "beep", "chirp", "knock", "siren", "tone",
 })  # fmt: skip
 SCENES = SceneConfig(min_seconds=4.0, max_seconds=6.0, min_events=3, max_events=4, repeat=0.2)
 FULLER = replace(SCENES, min_seconds=6.0, max_seconds=8.0, min_events=4, max_events=5)
@@ -42,6 +42,8 @@ def small_bank(split: synth.Split) -> Bank:
     whole = bank(split)
     sounds = {label: group for label, group in whole.sounds.items() if label in LABELS}
     groups = tuple(tuple(label for label in group if label in LABELS) for group in whole.groups)
+    if missing := LABELS.difference(*groups):
+        raise ValueError(f"the bank has no sound of {', '.join(sorted(missing))}; the study asks about it")
     return Bank(sounds, groups, split)
 
 

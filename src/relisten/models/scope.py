@@ -7,10 +7,11 @@ world are, which words its questions have, and how its audio tower sees them. La
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -34,19 +35,25 @@ class Scope:
 
     about: str
     """A noun phrase for people: "scenes of 5 to 16 s, mixed from 76 known sounds"."""
-    max_seconds: float
+    seconds: tuple[float, float]
+    """How long its recordings are, from the shortest to the longest."""
     words: frozenset[str]
     """Every word of its questions and choices, in lower case."""
     centre: Tensor
     """[D], float32: the mean over its recordings of `pooled`."""
     whitening: Tensor
-    """[D, D], float32: takes a difference from the centre to one of unit variance in every direction."""
+    """[D, D], float32: takes a difference from the centre, times the square root of the recording's seconds, to one of
+    unit variance in every direction."""
     threshold: float
     """A recording that lies farther from the centre than this sounds unlike its world."""
 
-    def distance(self, embedding: Tensor) -> float:
-        """Mahalanobis distance of a pooled embedding [D] from the centre."""
-        return float((self.whitening @ (embedding - self.centre)).norm())
+    def distance(self, embedding: Tensor, seconds: float) -> float:
+        """Mahalanobis distance of a pooled embedding [D] from the centre, for a recording of so many seconds.
+
+        The mean over a longer recording varies less. One that is shorter than the world's is taken as the shortest.
+        """
+        apart = float((self.whitening @ (embedding - self.centre)).norm())
+        return apart * math.sqrt(max(seconds, self.seconds[0]))
 
     def reasons(self, seconds: float, sound: Tensor | None, question: str, choices: Sequence[str]) -> list[str]:
         """Why a question lies outside, as clauses for people; empty where nothing speaks against it.
@@ -62,9 +69,9 @@ class Scope:
         asked = _words(question)
         if not asked or sum(word not in self.words for word in asked) > MOST_NEW_WORDS * len(asked):
             found.append("this question is worded unlike those that it knows")
-        if seconds > self.max_seconds + 0.05:
+        if seconds > self.seconds[1] + 0.05:
             found.append(f"this recording lasts {seconds:.0f} s")
-        elif sound is not None and self.distance(sound) > self.threshold:
+        elif sound is not None and self.distance(sound, seconds) > self.threshold:
             found.append("this recording sounds unlike those that it knows")
         return found
 
@@ -137,28 +144,35 @@ def sounds(found: Sequence[Tensor], counts: Sequence[int]) -> list[tuple[float, 
 
 
 def fit(
-    about: str, max_seconds: float, texts: Iterable[str], embeddings: Tensor, others: Tensor, false_warnings: float
+    about: str,
+    seconds: tuple[float, float],
+    texts: Iterable[str],
+    recordings: Sequence[tuple[float, Tensor]],
+    others: Sequence[tuple[float, Tensor]],
+    false_warnings: float,
 ) -> Scope:
     """A scope from the texts and the recordings of a world.
 
-    embeddings, others: `pooled` of two sets of its recordings, [N, D] and [M, D]. The first gives mean and covariance,
+    recordings, others: seconds and `pooled` of each of two sets of its recordings. The first gives mean and covariance,
     the second the distance that a share `false_warnings` of them exceeds.
     """
+    embeddings = torch.stack([embedding for _, embedding in recordings])
     centre = embeddings.mean(0)
-    covariance = torch.cov(embeddings.double().T)
+    lengths = torch.tensor([length for length, _ in recordings], dtype=torch.double)
+    covariance = torch.cov(((embeddings - centre).double() * lengths.sqrt()[:, None]).T)
     size = len(covariance)
     covariance = 0.99 * covariance + 0.01 * torch.eye(size, dtype=torch.double) * covariance.trace() / size
     whitening = torch.linalg.inv(torch.linalg.cholesky(covariance)).float().contiguous()
     words = frozenset(word for text in texts for word in _words(text))
-    scope = Scope(about, max_seconds, words, centre, whitening, float("inf"))
-    distances = torch.tensor([scope.distance(embedding) for embedding in others])
-    return Scope(about, max_seconds, words, centre, whitening, float(distances.quantile(1 - false_warnings)))
+    scope = Scope(about, seconds, words, centre, whitening, float("inf"))
+    distances = torch.tensor([scope.distance(embedding, length) for length, embedding in others])
+    return replace(scope, threshold=float(distances.quantile(1 - false_warnings)))
 
 
 def save_scope(scope: Scope, folder: Path) -> None:
     """Write a scope beside a model's weights."""
     save_file({"centre": scope.centre, "whitening": scope.whitening}, folder / "scope.safetensors")
-    told = {"about": scope.about, "max_seconds": scope.max_seconds, "threshold": round(scope.threshold, 4)}
+    told = {"about": scope.about, "seconds": scope.seconds, "threshold": round(scope.threshold, 4)}
     text = json.dumps(told | {"words": sorted(scope.words)}, ensure_ascii=False, indent=1)
     (folder / "scope.json").write_text(text + "\n", encoding="utf-8")
 
@@ -174,10 +188,14 @@ def read_scope(folder: Path) -> Scope | None:
         centre, whitening = tensors["centre"].float(), tensors["whitening"].float()
         if whitening.shape != (len(centre), len(centre)):
             raise ValueError(f"whitening has the shape {list(whitening.shape)}, centre {list(centre.shape)}")
-        seconds, threshold = float(told["max_seconds"]), float(told["threshold"])
-        if not (0 < seconds < float("inf") and 0 < threshold < float("inf")):
-            raise ValueError(f"max_seconds is {seconds} and threshold {threshold}; both must be positive numbers")
-        return Scope(str(told["about"]), seconds, frozenset(map(str, told["words"])), centre, whitening, threshold)
+        (shortest, longest), threshold = map(float, told["seconds"]), float(told["threshold"])
+        if not (0 < shortest <= longest < float("inf") and 0 < threshold < float("inf")):
+            raise ValueError(
+                f"seconds are {shortest}, {longest} and threshold {threshold}; all must be positive numbers"
+            )
+        return Scope(
+            str(told["about"]), (shortest, longest), frozenset(map(str, told["words"])), centre, whitening, threshold
+        )
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise ValueError(f"{path}: not a scope ({error}); delete it to use the model without its notices") from None
 
