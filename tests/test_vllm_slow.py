@@ -69,7 +69,8 @@ def _answers(address: str) -> bool:
         return False
 
 
-def test_two_hundred_answers_are_equal(served: tuple[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [[], ["--only-choices"]], ids=["free", "only choices"])
+def test_two_hundred_answers_are_equal(served: tuple[str, Path], tmp_path: Path, options: list[str]) -> None:
     scenes = ["scenes", str(tmp_path / "held"), "--num", "104", "--seed", "510000", "--split", "heldout"]
     assert cli.run(scenes) == 0
     lines = list(records.read(tmp_path / "held" / "questions.jsonl"))[:NUM]
@@ -77,7 +78,7 @@ def test_two_hundred_answers_are_equal(served: tuple[str, Path], tmp_path: Path)
     questions.write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = {}
     for name, engine in (("here", "local"), ("there", served[0])):
-        assert cli.run(["eval", str(questions), str(tmp_path / name), "--engine", engine]) == 0
+        assert cli.run(["eval", str(questions), str(tmp_path / name), "--engine", engine, *options]) == 0
         found[name] = {line["id"]: line for line in records.read(tmp_path / name / "answers.jsonl")}
     kept = ("response", "heard", "refusals", "finish", "num_tokens")
     differ = [
