@@ -303,6 +303,7 @@ def test_many_questions_without_out_go_to_stdout(run: Run, questions: Path, says
         (["judge", "run", "--judge"], "--judge requires an argument"),
         (["analyse", "run", "--out", "CLIP"], "is a file; name a folder"),
         (["ask", "CLIP"], "what do you ask?"),
+        (["ask", "CLIP", "What?", "--only-choices"], "--only-choices needs --choices"),
         (["ask", "CLIP", "which", "word"], "quotes"),
         (["ask", "CLIP", "q", "--tempo", "1"], "Unknown option"),
         (["ask", "CLIP", "q", "--temperature", "warm"], "--temperature"),

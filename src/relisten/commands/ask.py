@@ -71,6 +71,8 @@ def ask(
         raise ValueError(f"{audio}: what do you ask? Give a question after the recording")
     elif not question.strip():
         raise ValueError("the question is empty; write a question")
+    elif generation.only_choices and not choices:
+        raise ValueError("--only-choices needs --choices: the texts of which the answer shall be one")
     elif out is not None:
         raise ValueError("--out needs a .jsonl of questions; for one question, use --json or --html")
     if str(audio) == EXAMPLE and not audio.exists():
