@@ -51,7 +51,7 @@ def texts(folder: Path) -> Iterator[str]:
         for example in tqdm(questions(4_000, split, folder), desc=f"words, {split}", total=4_000):
             yield from (example.question, *example.choices)
     yield from (label for group in microphone_bank("train", folder).groups for label in group)
-    yield from (text.replace("{}", " ") for texts in WORDINGS.values() for text in texts)
+    yield from (text for texts in WORDINGS.values() for text in texts)
 
 
 def recordings(model: AudioLM, first: int, num: int, folder: Path) -> list[tuple[float, torch.Tensor]]:

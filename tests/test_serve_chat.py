@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -191,3 +192,11 @@ def test_public_addresses() -> None:
 def test_what_is_never_fetched(url: str) -> None:
     with pytest.raises(RequestError, match="cannot be fetched"):
         asyncio.run(fetch(url, 1000, 5.0))
+
+
+@pytest.mark.parametrize("default", [True, False])
+def test_what_a_request_leaves_out_or_null_is_the_server_s_default(default: bool) -> None:
+    bounds = replace(BOUNDS, defaults=replace(BOUNDS.defaults, only_choices=default))
+    for own in ({}, {"only_choices": None}):
+        assert chat.read(body(relisten=own), bounds).config.only_choices is default
+    assert chat.read(body(relisten={"only_choices": not default}), bounds).config.only_choices is not default

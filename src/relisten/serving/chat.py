@@ -275,7 +275,7 @@ def _config(given: dict[str, Any], own: dict[str, Any], bounds: Bounds) -> Gener
         "format": own.get("format") or defaults.format,
         "max_listens": _number(own, "max_listens", defaults.max_listens, most=defaults.max_listens, prefix="relisten."),
         "min_segment": _number(own, "min_segment", defaults.min_segment, most=600.0, whole=False, prefix="relisten."),
-        "only_choices": _flag({"only_choices": defaults.only_choices} | own, "only_choices", "relisten.only_choices"),
+        "only_choices": _flag(own, "only_choices", "relisten.only_choices", defaults.only_choices),
     }
     try:
         return replace(defaults, **chosen)
@@ -307,11 +307,14 @@ def _number(
     return value
 
 
-def _flag(given: dict[str, Any], name: str, shown: str = "") -> bool:
+def _flag(given: dict[str, Any], name: str, shown: str = "", default: bool = False) -> bool:
+    """What the request says, or the default where it is left out or null."""
     value = given.get(name)
-    if value is not None and not isinstance(value, bool):
+    if value is None:
+        return default
+    if not isinstance(value, bool):
         raise RequestError(400, f"{shown or name} must be true or false", shown or name)
-    return bool(value)
+    return value
 
 
 def _name(given: Any) -> str:
