@@ -190,7 +190,9 @@ def test_what_is_wrong_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -
         assert "price_in is 'x'" in refused(f"chat+{server.url}?price_in=x#m", capsys)
         assert "max_cost needs price_in" in refused(f"chat+{server.url}?max_cost=1#m", capsys)
         assert "a chat API has no such option" in refused(f"chat+{server.url}#m", capsys, "--top-k", "4")
-        assert "a chat API has no such option" in refused(f"chat+{server.url}#m", capsys, "--only-choices")
+        assert "a chat API has no such option" in refused(
+            f"chat+{server.url}#m", capsys, "--only-choices", "--choices", "a"
+        )
         assert "NO_SUCH_KEY" in refused(f"chat+{server.url}?key=NO_SUCH_KEY#m", capsys)
 
 
