@@ -189,10 +189,11 @@ def test_among_clients_that_misbehave_every_answer_is_that_of_the_engine(address
 
 
 def test_a_child_that_ends_while_time_is_counted_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    children: list[psutil.Popen] = []  # without those that other tests have started, whose time counts as well
+    monkeypatch.setattr(psutil.Process, "children", lambda *_, **__: children)
     before = serving.used(psutil.Process())
-    ended = psutil.Popen([sys.executable, "-c", "sum(range(10**7))"])
-    ended.wait()
-    monkeypatch.setattr(psutil.Process, "children", lambda *_, **__: [ended])
+    children.append(psutil.Popen([sys.executable, "-c", "sum(range(10**7))"]))
+    children[0].wait()
     assert serving.used(psutil.Process()) > before
 
 
