@@ -31,10 +31,14 @@ from relisten.reports.tables import (
 from relisten.reports.text import interval, number, percent, share
 from relisten.training.plots import dynamics_figure, read_metrics
 from studies.echo.rows import ARMS, DIFFERENCES, DYNAMICS, LISTENING, SHIPPED, STAGES
-from studies.echo.study import StudyConfig, arm_folder, arms_of, located_file, stages_of
+from studies.echo.study import StudyConfig, arm_folder, arms_of, is_base, located_file, stages_of
 
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Student's t at 97.5 % for 1 to 9 degrees of freedom."""
+
+
+FROM = {False: "random weights", True: "the same trained base"}
+"""What each seed begins with, by whether the study is given a base."""
 
 
 def over_seeds(differences: Sequence[float]) -> tuple[float, float] | None:
@@ -57,12 +61,12 @@ def write(config: StudyConfig, folders: Sequence[Path], command: str) -> list[Pa
     main = [r for key, r in results.items() if not ARMS[key].control]
     title = "What hearing again gives: the paper's ablation at a small scale"
     lead = (
-        f"{len(folders)} seed{'s' * (len(folders) > 1)}, each from random weights; greedy answers to held-out"
-        " questions, from other waveforms and voices than training's. Rows of one recipe share data and budgets"
-        " (config.json). Intervals are 95 %."
+        f"{len(folders)} seed{'s' * (len(folders) > 1)}, each from {FROM[bool(config.given)]}; greedy answers to"
+        " held-out questions, from other waveforms and voices than training's. Rows of one recipe share data and"
+        " budgets (config.json). Intervals are 95 %."
     )
     sections = [
-        _rows(main, runs),
+        _rows(main, runs, config.given),
         _differences(runs),
         _controls([r for key, r in results.items() if ARMS[key].control], runs),
         _kinds(main),
@@ -91,7 +95,7 @@ def _accuracies(runs: Sequence[Run]) -> list[float]:
     return [result(run).tally.accuracy for run in runs]
 
 
-def _rows(results: Sequence[Result], runs: dict[str, list[Run]]) -> Section:
+def _rows(results: Sequence[Result], runs: dict[str, list[Run]], given: str) -> Section:
     found = [_line(r, _accuracies(runs[r.name])) for r in results]
     columns = ["row", "what it is", "n", "accuracy", "95 %", "seeds", "segments", "events found", "words"]
     note = (
@@ -104,7 +108,9 @@ def _rows(results: Sequence[Result], runs: dict[str, list[Run]]) -> Section:
         "P: the paper's cold start, grounded chains alone. F, beyond the paper: two of three chains truly interleaved."
     )
     models = [ARMS[r.name].model for r in results]
-    if any(model.endswith("-mid") or "gentle" in model for model in models):
+    if given:
+        text += " mid: the base's sound in mid-text is kept alive in the cold start."
+    elif any(model.endswith("-mid") or "gentle" in model for model in models):
         text += (
             " mid: on a base whose text had sound in its midst, with no question asked; gentle: with RL of more"
             " questions and smaller steps."
@@ -212,6 +218,7 @@ def _stages(config: StudyConfig, folders: Sequence[Path], runs: dict[str, list[R
         steps = max((int(r["step"]) for r in lines[0]), default=0)
         stage = STAGES[name]
         start = stage.start or "random weights"
+        start = "the given base" if config.given and is_base(start) else start
         cells = [f"{m:.1f}" for m in minutes] + ["-"] * (len(folders) - len(minutes))
         found.append([name, start, stage.format, stage.data, str(steps), *cells])
     answering = [sum(float(r.get("seconds") or 0) for of in runs.values() for run in of for r in run.records

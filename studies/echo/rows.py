@@ -107,7 +107,7 @@ CONTROLS: dict[str, tuple[Hears, ...]] = {
     "D": ("other", "silence", "random", "off", "oracle"),
     "DF": ("other", "silence", "random", "off", "oracle"),
     "C": ("oracle",), "CF": ("oracle",), "C mid": ("oracle",),
-    "D mid": ("other", "off", "oracle"),
+    "D mid": ("other", "silence", "random", "off", "oracle"),
     "D gentle": ("other", "silence", "random", "off", "oracle"),
 }  # fmt: skip
 """Rows that are read again with something else in place of what is heard."""
@@ -147,7 +147,8 @@ DIFFERENCES = (
     ("B mid", "C mid", "hearing without having learnt to, on that base"),
     ("B mid", "B' mid", "RL, grounded, on that base"),
     ("C mid", "D mid", "RL, interleaved, on that base"),
-    ("B' mid", "D mid", "hearing again, after RL, on that base"),
+    ("B mid", "D mid", "RL, interleaved, over the cold start, on that base"),
+    ("B' mid", "D mid", "hearing again, after RL, on that base (the paper's claim)"),
     ("B mid", "B' gentle", "gentler RL, grounded"),
     ("C mid", "D gentle", "gentler RL, interleaved"),
     ("B mid", "D gentle", "gentler RL, interleaved, over the cold start (the paper's 13 points)"),

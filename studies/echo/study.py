@@ -10,8 +10,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
+from importlib import import_module
 from itertools import product
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from relisten import records, run
@@ -22,7 +24,6 @@ from relisten.training.config import GrpoConfig, SftConfig, TrainingConfig
 from relisten.training.grpo import train_grpo
 from relisten.training.sft import train_sft
 from studies.echo import side_by_side
-from studies.echo import world as small_world
 from studies.echo.localisation import located
 from studies.echo.rows import ARMS, KINDS, SHIPPED, SIDE, STAGES, Arm, Stage
 
@@ -36,7 +37,7 @@ class StudyConfig:
     output: Path = Path("out/study")
     """A folder for each seed, and the report."""
     seeds: int = 1
-    """How many times everything is made from random weights, each time with another seed."""
+    """How many times everything is made, each time with another seed: from random weights, or from the base `given`."""
     side_seeds: int = 1
     """How many of the seeds also have the rows that the claim does not need: RL without cold start or on other
     questions, grounded RL from F, and captions that tell all."""
@@ -50,6 +51,12 @@ class StudyConfig:
     """The controls are read on this many of the held-out scenes, the first ones."""
     questions_seed: int = 0
     """Random seed of the held-out scenes. Use another one while you choose settings."""
+    world: str = WORLD
+    """The module that gives the rows of each stage and the held-out questions."""
+    given: str = ""
+    """The folder of a trained model that takes the place of every base, so that no seed makes clips or a base."""
+    max_new_tokens: int = 200
+    """The most tokens of an answer."""
     clips: dict[str, Any] = field(default_factory=dict)
     base: dict[str, Any] = field(default_factory=dict)
     cold: dict[str, Any] = field(default_factory=dict)
@@ -69,14 +76,15 @@ def make(config: StudyConfig) -> list[Path]:
     tasks: dict[str, side_by_side.Task] = {}
     needs: dict[str, list[str]] = {}
     for side, (seed, folder) in product((False, True), enumerate(folders)):  # what is beside the claim comes last
-        stages = {name: stage for name, stage in stages_of(config, seed).items() if (name in SIDE) is side}
+        made = stages_of(config, seed)
+        stages = {name: stage for name, stage in made.items() if (name in SIDE) is side}
         arms = {key: arm for key, arm in arms_of(config, seed).items() if (arm.model in SIDE) is side}
         for name, stage in stages.items():
             tasks[f"{folder.name} {name}"] = partial(make_model, name, folder, seed, config)
-            needs[f"{folder.name} {name}"] = [f"{folder.name} {stage.start}"] if stage.start else []
+            needs[f"{folder.name} {name}"] = [f"{folder.name} {stage.start}"] if stage.start in made else []
         for key, arm in arms.items():
             tasks[f"{folder.name} row {key}"] = partial(read, arm, folder, key, config)
-            needs[f"{folder.name} row {key}"] = [f"{folder.name} {arm.model}"] if arm.model in STAGES else []
+            needs[f"{folder.name} row {key}"] = [f"{folder.name} {arm.model}"] if arm.model in made else []
     side_by_side.run(tasks, needs, config.jobs, config.output / "logs")
     return folders
 
@@ -86,7 +94,19 @@ def stages_of(config: StudyConfig, seed: int) -> dict[str, Stage]:
     needed = {arm.model for arm in arms_of(config, seed).values()}
     for name, stage in reversed(STAGES.items()):  # a stage comes after the one that it starts from
         needed |= {stage.start} if name in needed else set()
-    return {name: stage for name, stage in STAGES.items() if name in needed}
+    return {name: stage for name, stage in STAGES.items() if name in needed and not (config.given and is_base(name))}
+
+
+def is_base(name: str) -> bool:
+    """Whether a stage comes before the cold start, so that a given base takes its place."""
+    return STAGES[name].settings in ("clips", "base")
+
+
+def model_of(name: str, folder: Path, config: StudyConfig) -> str:
+    """The model of a stage, or one that no stage makes, as `load` takes it."""
+    if name not in STAGES:
+        return name
+    return config.given if config.given and is_base(name) else str(folder / "models" / name / "model")
 
 
 def arms_of(config: StudyConfig, seed: int) -> dict[str, Arm]:
@@ -102,20 +122,24 @@ def make_model(name: str, folder: Path, seed: int, config: StudyConfig) -> None:
     """Make the model of a stage. ValueError where it is a base that locates too few events."""
     stage = STAGES[name]
     settings = config.grpo | config.gentle if stage.settings == "gentle" else getattr(config, stage.settings)
-    train(stage, folder / "models", name, settings, seed)
+    start = config.given if stage.start and is_base(stage.start) else ""
+    train(stage, folder / "models", name, settings, seed, config.world, start)
     if stage.settings == "base":
         gate(folder, config, name)
 
 
-def train(stage: Stage, models: Path, name: str, settings: Mapping[str, Any], seed: int, world: str = WORLD) -> Path:
+def train(
+    stage: Stage, models: Path, name: str, settings: Mapping[str, Any], seed: int, world: str = WORLD, start: str = ""
+) -> Path:
     """Train the model of a stage, unless that is done already; returns its folder.
 
-    world: the module with the functions that give the rows and the first model.
+    world: the module with the functions that give the rows and the first model. start: a model in place of the one that
+    the stage starts from.
     """
     model = models / name / "model"
     if (model / "prompts.json").is_file():  # written last
         return model
-    start = str(models / stage.start / "model") if stage.start else f"{world}:new_model"
+    start = start or (str(models / stage.start / "model") if stage.start else f"{world}:new_model")
     given = {"data": f"{world}:{stage.data}", "model": start, "output": models / name, "seed": seed} | dict(settings)
     if KINDS[stage.settings] is GrpoConfig:
         return train_grpo(GrpoConfig(format=stage.format, **_typed(GrpoConfig, given)))
@@ -144,7 +168,7 @@ def _like(default: Any, name: str, value: Any) -> Any:
 
 def check(config: StudyConfig) -> None:
     """Raises ValueError on settings that cannot be used, before anything is made."""
-    for name in ("seeds", "side_seeds", "jobs", "num_scenes", "num_control_scenes", "questions_seed"):
+    for name in ("seeds", "side_seeds", "jobs", "num_scenes", "num_control_scenes", "questions_seed", "max_new_tokens"):
         if not isinstance(getattr(config, name), int):
             raise ValueError(f"{name}: {getattr(config, name)!r} is no whole number")
     if not isinstance(config.located, int | float) or not 0 <= config.located <= 1:
@@ -153,6 +177,13 @@ def check(config: StudyConfig) -> None:
         raise ValueError(f"rows: there is no row {unknown[0]!r}; there are {', '.join(ARMS)}")
     if min(config.seeds, config.jobs) < 1 or min(config.questions_seed, config.side_seeds) < 0:
         raise ValueError("seeds and jobs must be at least 1, questions_seed and side_seeds not negative")
+    if config.given and not (Path(config.given) / "prompts.json").is_file():
+        raise ValueError(
+            f"given: {config.given!r} is no folder of a trained model; name what `relisten train` has written"
+        )
+    for name, stage in stages_of(config, 0).items():
+        if not hasattr(_module(config.world), stage.data):
+            raise ValueError(f"world: {config.world} has no {stage.data}, which the model {name!r} is trained on")
     if not config.gentle and (left := [key for key in config.rows if "gentle" in ARMS[key].model]):
         raise ValueError(f"rows: {left[0]} needs settings `gentle`: what it has otherwise than `grpo`")
     if not any(arms_of(config, seed) for seed in range(config.seeds)):
@@ -174,7 +205,7 @@ def gate(folder: Path, config: StudyConfig, base: str = "base") -> float:
     """The share of events that a base locates, kept in the seed's folder. Raises ValueError where it is too small."""
     kept = located_file(folder, base)
     if not kept.is_file():
-        clips = small_world.heldout_scenes(200, config.questions_seed)
+        clips = _module(config.world).heldout_scenes(200, config.questions_seed)
         share = located(load(str(folder / "models" / base / "model")), clips)
         records.write_atomic(kept, json.dumps({"located": round(share, 4), "scenes": len(clips)}) + "\n")
     share = float(json.loads(kept.read_text())["located"])
@@ -191,6 +222,13 @@ def located_file(folder: Path, base: str = "base") -> Path:
     return folder / ("located.json" if base == "base" else f"located-{base}.json")
 
 
+def _module(world: str) -> ModuleType:
+    try:
+        return import_module(world)
+    except ImportError as error:
+        raise ValueError(f"world: {world!r} cannot be imported ({error})") from None
+
+
 OWN = {"data", "model", "output", "seed", "format"}
 """Settings of a stage that the study sets by itself."""
 
@@ -198,13 +236,19 @@ OWN = {"data", "model", "output", "seed", "format"}
 def read(arm: Arm, folder: Path, key: str, config: StudyConfig) -> None:
     """Answer the held-out questions as an arm does, greedily."""
     out = arm_folder(folder, key)
-    generation = GenerationConfig(format=arm.format, max_new_tokens=200)
+    generation = GenerationConfig(format=arm.format, max_new_tokens=config.max_new_tokens)
     num = config.num_control_scenes if arm.control else config.num_scenes
-    examples = small_world.heldout(num, config.questions_seed)
+    examples = _module(config.world).heldout(num, config.questions_seed)
     settings = {"study": key, "format": arm.format, "hears": arm.hears}
     run.start(out, settings | {"num_scenes": num, "questions_seed": config.questions_seed})
-    model = str(folder / "models" / arm.model / "model") if arm.model in STAGES else arm.model
-    evaluate(load(model), examples, out / "answers.jsonl", generation, Asking(hears=arm.hears), max_rows=64)
+    evaluate(
+        load(model_of(arm.model, folder, config)),
+        examples,
+        out / "answers.jsonl",
+        generation,
+        Asking(hears=arm.hears),
+        max_rows=64,
+    )
 
 
 def arm_folder(folder: Path, key: str) -> Path:

@@ -99,16 +99,16 @@ def _fine(index: int, rows: list[SftExample]) -> list[SftExample]:
 def mid_base_rows(index: int) -> list[SftExample]:
     """`base_rows`, one clip of which is heard in mid-text, as a chat with several recordings has it; `base_rows`, in
     which every sound comes before all text, leave a base that an insertion puts out."""
-    return [*chain_rows(index, scene, (), num_asked=2, num_clips=1, ask=one_hop), _mid_text(index)]
+    return [*chain_rows(index, scene, (), num_asked=2, num_clips=1, ask=one_hop), mid_text(index)]
 
 
 def mid_paper_rows(index: int) -> list[SftExample]:
     """`paper_rows` on such a base: every chain that answers is grounded; the base's rows, sound in mid-text among them,
     are kept alive."""
-    return [*chain_rows(index, scene, ("grounded",) * 3, num_asked=1, num_clips=1, ask=one_hop), _mid_text(index)]
+    return [*chain_rows(index, scene, ("grounded",) * 3, num_asked=1, num_clips=1, ask=one_hop), mid_text(index)]
 
 
-def _mid_text(index: int) -> SftExample:
+def mid_text(index: int, scene: curriculum.Scene = scene) -> SftExample:
     """Two or three events in any order, each heard after its tag and then told, in the words of chains. No question is
     asked, none answered: what a sound in mid-text is, and not what it is good for."""
     clip, _, _ = scene(index)
