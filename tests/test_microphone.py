@@ -20,6 +20,7 @@ from relisten.data.worlds.sounds import Sound
 from relisten.data.worlds.synth import make
 from relisten.data.worlds.wordings import HELDOUT, WORDINGS
 from relisten.types import Audio, Example
+from studies.echo import microphone as study_world
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +232,25 @@ def test_a_stage_teaches_the_same_at_every_run_and_other_scenes_than_the_next(
     assert all(str(example.answer).startswith("a voice saying ") for example in words)
     assert len({str(example.answer) for example in words}) > 1
     curriculum.spoken_words.cache_clear()
+
+
+def test_the_study_at_the_microphone_trains_and_asks_about_different_voices(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_world, "microphone_bank", lambda split: microphone.microphone_bank(split, folder))
+    for index in range(6):
+        paper, mixed = study_world.mid_paper_rows(index), study_world.mixed_rows(index)
+        assert [example.question for example, _ in paper] == [example.question for example, _ in mixed]
+        assert paper[-1][0].question == "Listen again." and paper[-1][0].cot == mixed[-1][0].cot
+        assert paper[-1][1] == mixed[-1][1] == "interleaved"
+        assert {format for _, format in paper[:-1]} == {"grounded", "conditioned"}
+        assert "interleaved" in {format for _, format in mixed[:-1]}
+        (asked,) = study_world.rl_rows(index)
+        assert asked.choices and asked.cot is None and asked.id.rpartition("-")[0] != paper[0][0].id.rpartition("-")[0]
+    questions = study_world.heldout(5)
+    assert len({question.id for question in questions}) == len(questions) > 5
+    assert [(q.id, q.question) for q in questions] == [(q.id, q.question) for q in study_world.heldout(5)]
+    assert all(question.answer in question.choices and CANNOT_TELL not in question.choices for question in questions)
 
 
 def test_a_slip_names_another_sound_that_is_no_choice_and_nothing_else(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from relisten import cli, tags
+from relisten import cli, records, tags
 from relisten.data.offline.short import heard, segment
 from relisten.data.worlds import curriculum
 from relisten.data.worlds.scenes import bank, make_scene
@@ -21,7 +22,7 @@ from studies.echo import study
 from studies.echo import world as small_world
 from studies.echo.__main__ import read
 from studies.echo.localisation import _names, located
-from studies.echo.rows import STAGES
+from studies.echo.rows import ARMS, STAGES
 from studies.echo.study import StudyConfig, check, gate, train
 
 
@@ -193,6 +194,44 @@ def test_rows_need_their_models_alone() -> None:
     assert [*study.arms_of(config, 1)] == ["A", "DF"]
     assert [*study.stages_of(config, 1)] == ["clips", "base", "cold-f", "rl-mixed"]
     assert [*study.stages_of(StudyConfig(gentle={"steps": 1}), 0)] == [*STAGES]
+
+
+def test_a_given_base_takes_the_place_of_every_base(tmp_path: Path) -> None:
+    given = "nano"
+    few = {"steps": 1, "batch_size": 1, "bf16": False}
+    rows = ("A mid", "B mid", "CF")
+    config = StudyConfig(tmp_path, rows=rows, given=given, cold=few, num_scenes=2, num_control_scenes=2)
+    check(config)
+    assert [*study.stages_of(config, 0)] == ["cold-f", "cold-mid"]
+    folder = tmp_path / "seed-0"
+    assert study.model_of("base-mid", folder, config) == given == study.model_of("base", folder, config)
+    assert study.model_of("nano", folder, config) == "nano"
+    study.make_model("cold-mid", folder, 0, config)
+    assert json.loads((folder / "models" / "cold-mid" / "config.json").read_text())["model"] == given
+    for key in ("A mid", "B mid"):
+        study.read(ARMS[key], folder, key, config)
+        answers = [*records.read(study.arm_folder(folder, key) / "answers.jsonl")]
+        assert {answer["question"] for answer in answers} == {e.question for e in small_world.heldout(2)}
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (StudyConfig(given="nowhere"), "nowhere"),
+        (StudyConfig(world="studies.nowhere"), "world: 'studies.nowhere' cannot be imported"),
+        (StudyConfig(world="studies.echo.microphone", rows=("CF",)), "studies.echo.microphone has no clip_rows"),
+    ],
+)  # fmt: skip
+def test_a_base_or_world_that_cannot_be_used_is_named(config: StudyConfig, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        check(config)
+
+
+def test_the_settings_at_the_microphone_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the base, which whoever runs them has to train."""
+    config = read(Path(study.__file__).parent / "microphone.yaml")
+    assert config.given == "out/wide/base/model"
+    check(replace(config, given="nano"))
 
 
 def test_the_shipped_nano_is_read_once_and_trained_never() -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from relisten import records, run
 from relisten.engine.generation import GenerationConfig
 from relisten.evals.runner import Asking, evaluate
-from relisten.models import load
+from relisten.models import find, load
 from relisten.training.config import GrpoConfig, SftConfig, TrainingConfig
 from relisten.training.grpo import train_grpo
 from relisten.training.sft import train_sft
@@ -54,7 +54,7 @@ class StudyConfig:
     world: str = WORLD
     """The module that gives the rows of each stage and the held-out questions."""
     given: str = ""
-    """The folder of a trained model that takes the place of every base, so that no seed makes clips or a base."""
+    """A trained model, by folder or name, that takes the place of every base, so that no seed makes clips or a base."""
     max_new_tokens: int = 200
     """The most tokens of an answer."""
     clips: dict[str, Any] = field(default_factory=dict)
@@ -177,10 +177,8 @@ def check(config: StudyConfig) -> None:
         raise ValueError(f"rows: there is no row {unknown[0]!r}; there are {', '.join(ARMS)}")
     if min(config.seeds, config.jobs) < 1 or min(config.questions_seed, config.side_seeds) < 0:
         raise ValueError("seeds and jobs must be at least 1, questions_seed and side_seeds not negative")
-    if config.given and not (Path(config.given) / "prompts.json").is_file():
-        raise ValueError(
-            f"given: {config.given!r} is no folder of a trained model; name what `relisten train` has written"
-        )
+    if config.given:
+        find(config.given)  # raises, in one line, if there is no such model
     for name, stage in stages_of(config, 0).items():
         if not hasattr(_module(config.world), stage.data):
             raise ValueError(f"world: {config.world} has no {stage.data}, which the model {name!r} is trained on")
