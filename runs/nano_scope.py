@@ -1,16 +1,21 @@
 """Fits what nano knows (scope.json, scope.safetensors), and measures how often its notice is right.
 
-usage: python runs/nano_scope.py fit BANK [FOLDER]           writes the two files (default: into the package's own nano)
-       python runs/nano_scope.py measure BANK [RECORDINGS]   on held-out questions of both worlds, and on recordings
+usage: python runs/nano_scope.py fit BANK [FOLDER]         writes the two files (default: into the package's own nano)
+       python runs/nano_scope.py measure BANK [PACKAGES]   on held-out questions of both worlds, and on recordings of
+                                                           other packages' sounds and languages
 
-BANK is the folder that runs/make_bank.py has made.
+BANK and PACKAGES are the folders of runs/make_bank.py.
 """
 
+import csv
+import random
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from bank.packages import PACKAGES, files
 from tqdm import tqdm
 
 from relisten.audio import load as load_audio
@@ -28,6 +33,8 @@ from relisten.models.scope import fit, notice, pooled, save_scope
 from relisten.types import Audio, Clip, Example
 
 ABOUT = "scenes of 3 to 60 s that relisten mixes from words and sounds of its own"
+OTHERS = ("fdo", "ktub", "lmms", "mt", "sonic", "tux")
+"""Packages whose other recordings are foreign to nano: games, music, words in many languages."""
 FIRST = 3_000_000
 """Scenes of this number and after are in no stage of training."""
 
@@ -65,24 +72,38 @@ def recordings(model: AudioLM, first: int, num: int, folder: Path) -> list[tuple
     return [(audio.duration, pooled(model, audio)) for audio in scenes if isinstance(audio, Audio)]
 
 
-def measure(folder: Path, foreign: Path | None) -> None:
+def foreign(packages: Path, folder: Path) -> list[Path]:
+    """Up to 80 recordings of each of six packages, drawn at random, none of which the bank has."""
+    with (folder / "sounds.csv").open(encoding="utf-8") as file:
+        taken = {re.split("[@*]", row["take"])[0] for row in csv.DictReader(file)}
+    drawn, rng = list[Path](), random.Random(0)
+    for key in OTHERS:
+        known = files(packages / PACKAGES[key].name)
+        if not known:
+            raise SystemExit(f"{packages}: has no recordings of {PACKAGES[key].name}; runs/make_bank.py fetches them")
+        left = [file for file in known if f"{key}:{file.stem}" not in taken]
+        drawn += rng.sample(left, min(80, len(left)))
+    return drawn
+
+
+def measure(folder: Path, packages: Path | None) -> None:
     """Print the share of warnings on held-out questions and, asked the same questions, on other recordings."""
     model = load("nano")
     own = list(questions(1_200, "heldout", folder))
     told = [notice(model, e.audio, e.question, e.choices) for e in tqdm(own) if isinstance(e.audio, Audio)]
     show("nano's own held-out questions", sum(map(bool, told)), len(told))
-    if foreign is None:
+    if packages is None:
         return
     warned = num = 0
-    for path in tqdm(sorted(path for path in foreign.rglob("*") if path.is_file())):
+    for path in tqdm(foreign(packages, folder)):
         try:
             audio = audible(model, load_audio(path, model.rate, max_seconds=60.0))
-        except ValueError:  # no recording, or a longer one, which is warned of anyway
+        except ValueError:  # silence, or a longer one, which is warned of anyway
             continue
         example = own[num % len(own)]
         warned += notice(model, audio, example.question, example.choices) is not None
         num += 1
-    show(f"recordings in {foreign}", warned, num)
+    show("other recordings", warned, num)
 
 
 def show(what: str, warned: int, num: int) -> None:

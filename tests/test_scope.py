@@ -20,7 +20,7 @@ from relisten.data.worlds.scenes import SceneConfig, bank, make_scene
 from relisten.engine.engine import Engine
 from relisten.engine.generation import GenerationConfig
 from relisten.engine.row import audible
-from relisten.models import find
+from relisten.models import find, weight_files
 from relisten.models.base import AudioLM
 from relisten.models.scope import fit, notice, notice_of, pooled, read_scope, save_scope
 from relisten.reports.answer_page import page
@@ -120,6 +120,11 @@ def test_a_notice_after_the_answer_needs_no_second_encoding(nano: AudioLM, scene
         assert np.allclose(trace.sound, pooled(nano, example.audio).numpy(), atol=1e-4)
     expected = [notice(nano, audio, question, CHOICES) for audio, question in given]
     assert found == expected and [bool(said) for said in found] == [False, True, False, True]
+
+
+def test_what_notices_are_judged_by_is_no_weight() -> None:
+    """An evaluation whose folder named it could not go on once the scope was fitted again."""
+    assert [file.name for file in weight_files("nano")] == ["model.safetensors"]
 
 
 def test_a_model_without_a_scope_says_nothing(nano: AudioLM, tmp_path: Path) -> None:

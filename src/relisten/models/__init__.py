@@ -19,7 +19,9 @@ NOT_MODELS = {
     "windows",
 }  # fmt: skip
 """Files here that are not named after a `model_type`."""
-FILES = ["*.json", "*.txt", "*.jinja", "scope.safetensors"]
+SCOPE = "scope.safetensors"
+"""What a notice is judged by; no answer depends on it."""
+FILES = ["*.json", "*.txt", "*.jinja", SCOPE]
 """What a model needs beside its weights."""
 
 
@@ -97,7 +99,7 @@ def _base(folder: Path, weights: bool = True) -> str:
 
 
 def weight_files(name: str | Path, fetch: bool = True) -> list[Path]:
-    """The files of weights that `load` reads: those of the model, and of its adapter if it has one.
+    """The files of weights that answers depend on: those of the model, and of its adapter if it has one.
 
     Without `fetch`, none are downloaded, so there may be none.
     """
@@ -105,7 +107,8 @@ def weight_files(name: str | Path, fetch: bool = True) -> list[Path]:
 
     folder = find(name, fetch)
     folders = [folder, find(_base(folder, fetch), fetch)] if adapter.is_adapter(folder) else [folder]
-    return [file for one in folders for file in sorted(one.glob("*.safetensors"))]
+    found = [file for one in folders for file in sorted(one.glob("*.safetensors"))]
+    return [file for file in found if file.name != SCOPE]
 
 
 def find(name: str | Path, weights: bool = True) -> Path:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from relisten.models import SCOPE
 from relisten.models.base import AudioLM
 from relisten.types import Audio, Trace
 
@@ -171,7 +172,7 @@ def fit(
 
 def save_scope(scope: Scope, folder: Path) -> None:
     """Write a scope beside a model's weights."""
-    save_file({"centre": scope.centre, "whitening": scope.whitening}, folder / "scope.safetensors")
+    save_file({"centre": scope.centre, "whitening": scope.whitening}, folder / SCOPE)
     told = {"about": scope.about, "seconds": scope.seconds, "threshold": round(scope.threshold, 4)}
     text = json.dumps(told | {"words": sorted(scope.words)}, ensure_ascii=False, indent=1)
     (folder / "scope.json").write_text(text + "\n", encoding="utf-8")
@@ -184,7 +185,7 @@ def read_scope(folder: Path) -> Scope | None:
         return None
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-        tensors = load_file(folder / "scope.safetensors")
+        tensors = load_file(folder / SCOPE)
         centre, whitening = tensors["centre"].float(), tensors["whitening"].float()
         if whitening.shape != (len(centre), len(centre)):
             raise ValueError(f"whitening has the shape {list(whitening.shape)}, centre {list(centre.shape)}")

@@ -121,11 +121,10 @@ def _tokenizer(folder: Path) -> dict[str, Any]:
 
 def _weights(folder: Path, part: Path, shapes: Shapes) -> None:
     """Write the weights under `thinker.`, file by file, so that only one file is in memory."""
-    files = sorted(folder.glob("*.safetensors"))
     head_is_there = any(name.endswith("lm_head.weight") for name in shapes)
     where: dict[str, str] = {}
     total = 0
-    for file in (f for f in files if f.name != "scope.safetensors"):
+    for file in models.weight_files(folder):
         tensors = {f"thinker.{name}": tensor for name, tensor in load_file(file).items()}
         if EMBEDDING in tensors and not head_is_there:
             tensors[HEAD] = tensors[EMBEDDING].clone()

@@ -238,8 +238,8 @@ def sampling_of(row: Row, model: AudioLM, tags: Iterable[str]) -> dict[str, Any]
         sampling |= {"stop": [f"</{name}" for name in tags], "include_stop_str_in_output": True}
     if config.only_choices:  # pause before the answer, which is then asked for token by token
         sampling |= {"stop": [*sampling.get("stop", ()), BEGIN[:-1]], "include_stop_str_in_output": True}
-    if row.allowed is not None:
-        sampling |= {"allowed_token_ids": sorted(row.allowed), "max_tokens": 1}
+    if (allowed := row.allowed) is not None:
+        sampling |= {"allowed_token_ids": sorted(allowed), "max_tokens": 1}
     if config.temperature:
         # Drawn from the row's own generator, so that an answer depends on its seed, its question and its number.
         sampling |= {"seed": int(row.rng.integers(2**62)), "top_p": config.top_p, "top_k": config.top_k or -1}

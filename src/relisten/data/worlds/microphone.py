@@ -49,7 +49,7 @@ STRANGERS = (
     "elephant", "violin", "tractor", "saxophone", "lion", "fireworks", "sewing machine", "accordion", "bagpipes",
     "chainsaw", "whale", "harmonica", "lawn mower", "seagull", "banjo", "printer",
 )  # fmt: skip
-"""Sounds that are in nobody's bank: a question about one cannot be answered."""
+"""Sounds that may be asked about without being there. Those that a bank has are left out (`_absent`)."""
 
 
 @cache
