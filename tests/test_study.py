@@ -217,7 +217,7 @@ def test_a_given_base_takes_the_place_of_every_base(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (StudyConfig(given="nowhere"), "nowhere"),
+        (StudyConfig(given="nowhere"), "given: nowhere: no such folder"),
         (StudyConfig(world="studies.nowhere"), "world: 'studies.nowhere' cannot be imported"),
         (StudyConfig(world="studies.echo.microphone", rows=("CF",)), "studies.echo.microphone has no clip_rows"),
     ],

@@ -178,7 +178,10 @@ def check(config: StudyConfig) -> None:
     if min(config.seeds, config.jobs) < 1 or min(config.questions_seed, config.side_seeds) < 0:
         raise ValueError("seeds and jobs must be at least 1, questions_seed and side_seeds not negative")
     if config.given:
-        find(config.given)  # raises, in one line, if there is no such model
+        try:
+            find(config.given)
+        except ValueError as error:
+            raise ValueError(f"given: {error}") from None
     for name, stage in stages_of(config, 0).items():
         if not hasattr(_module(config.world), stage.data):
             raise ValueError(f"world: {config.world} has no {stage.data}, which the model {name!r} is trained on")
