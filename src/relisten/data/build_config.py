@@ -45,7 +45,7 @@ class Contents:
     """How every chain of thought is written: overview, plain, guess, choices, brief, sure, short (for small models), or
     a sentence of your own. By default one of the first six is drawn for each question."""
     operations: str = "none"
-    """Ways to listen that chains of thought may use beside <seg> (see docs/operations.md): none, all, or names with
+    """Ways to listen that chains of thought may use beside `<seg>` (see docs/operations.md): none, all, or names with
     commas, such as slow,loud. The teacher `rules` then prefers questions about sounds that need one. Train on the sets
     with the same --operations."""
     clips: int = 0

@@ -59,7 +59,8 @@ class GenerationConfig(AnswerConfig):
     seed: int = 0
     """Random seed for sampling. The same seed gives the same answers."""
     only_choices: bool = False
-    """Let the answer be nothing but one of the question's choices. The reasoning stays free. Not for chat APIs."""
+    """Let what is written as the answer be only one of the question's choices. The reasoning stays free. Not for chat
+    APIs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
