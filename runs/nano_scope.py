@@ -25,7 +25,7 @@ from relisten.data.worlds.scene_questions import make_questions
 from relisten.data.worlds.scenes import SceneConfig, bank, make_scene
 from relisten.data.worlds.synth import Split
 from relisten.data.worlds.wordings import WORDINGS
-from relisten.engine.row import audible
+from relisten.engine.question import audible
 from relisten.evals.scoring import wilson
 from relisten.models import find, load
 from relisten.models.base import AudioLM

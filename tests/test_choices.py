@@ -37,6 +37,9 @@ TABLE: list[tuple[str, tuple[str, ...], str | None]] = [
     ("**cat**", ANIMALS, "cat"), ("`cat`", ANIMALS, "cat"), ("__cat__", ANIMALS, "cat"), ("*Cat*.", ANIMALS, "cat"),
     ("$\\text{cat}$", ANIMALS, "cat"), ("A red cow", ANIMALS, "a red cow"), ("cat\n", ANIMALS, "cat"),
     ("in the garden.", PLACES, "in the garden"), ("Woman", TALK, "Woman"), ("man", TALK, "Man"),
+    # to the letter before anything else
+    ("Cm7", ("CM7", "Cm7"), "Cm7"), ("CM7", ("CM7", "Cm7"), "CM7"), ("x", ("-x", "x"), "x"), ("5", ("$5", "5"), "5"),
+    ("C", ("C*", "C"), "C"), ("x2", ("x²", "x2"), "x2"), ("*", ("*", "**"), "*"), ("as", ("AS", "as"), "as"),
     # labels
     ("B", ANIMALS, "cat"), ("b", ANIMALS, "cat"), ("B.", ANIMALS, "cat"), ("(B)", ANIMALS, "cat"),
     ("[B]", ANIMALS, "cat"), ("**B**", ANIMALS, "cat"), ("**B.** cat", ANIMALS, "cat"), ("B) cat", ANIMALS, "cat"),
@@ -307,3 +310,8 @@ def test_hostile_repetitions_end_at_once(piece: str) -> None:
 
 def test_texts_are_compared_in_one_unicode_form() -> None:
     assert is_right(unicodedata.normalize("NFD", "Löwe "), "löwe") and not is_right("Lowe", "Löwe")
+
+
+def test_case_counts_where_choices_differ_in_nothing_else() -> None:
+    assert is_right("CM7", "CM7", ("CM7", "Cm7")) and not is_right("Cm7", "CM7", ("CM7", "Cm7"))
+    assert is_right("cm7", "CM7", ("CM7", "G7")) and is_right(" Dog", "dog", ("dog", "dog "))

@@ -22,8 +22,8 @@ from relisten.engine.engine import Engine, Finished, Heard, Refused, Text, audib
 from relisten.engine.generation import GenerationConfig
 from relisten.engine.naive import Script, naive
 from relisten.engine.operations import crop, slow
+from relisten.engine.question import ANSWER_TOKENS
 from relisten.engine.repetition import repeats
-from relisten.engine.row import ANSWER_TOKENS
 from relisten.engine.sampling import choose, token_logprobs
 from relisten.engine.scripted import END, ScriptedEngine, script
 from relisten.models import nano

@@ -17,7 +17,7 @@ from relisten.engine import decoder
 from relisten.engine.decoder import LONGEST_WAIT, PATIENCE
 from relisten.engine.engine import Engine, Failed, Finished, Heard, Session, Text, Update
 from relisten.engine.naive import Script, naive
-from relisten.engine.row import Question
+from relisten.engine.question import Question
 from relisten.engine.scripted import END, ScriptedEngine, script
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
 from relisten.types import Audio, Example, Trace

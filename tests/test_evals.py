@@ -22,7 +22,7 @@ from relisten.audio import save
 from relisten.commands.eval import eval_file
 from relisten.commands.options import ModelOptions
 from relisten.engine.generation import GenerationConfig
-from relisten.engine.row import audible
+from relisten.engine.question import audible
 from relisten.engine.scripted import ScriptedEngine
 from relisten.evals import figures, runner
 from relisten.evals.hearing import Hearing, Hears, PromptAudio, asked_as, hearing

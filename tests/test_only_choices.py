@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from bases import BASES
-from conftest import make_audio
+from conftest import make_audio, make_model
 from test_engine import CONFIG
 
 import relisten
 from relisten.engine.engine import Engine
 from relisten.engine.generation import GenerationConfig
-from relisten.engine.row import Question, Row
+from relisten.engine.question import Question
+from relisten.engine.row import Row
 from relisten.engine.words import Words
 from relisten.models.qwen2_5_omni import Qwen2_5Omni
 from relisten.records import read_examples
@@ -67,3 +69,61 @@ def test_a_token_may_hold_the_end_of_a_tag_and_the_start_of_a_choice() -> None:
     assert {model.decode([token_id]) for token_id in row.allowed or ()} == {">s", ">"}
     row.push(model.encode("<answer>siren")[2], 0.0)
     assert {model.decode([token_id]) for token_id in row.allowed or ()} == {"iren", "n"}
+
+
+def bound_row(model: Any, *choices: str) -> Row:
+    question = Question(model, Example("e", make_audio(2.0), "Which?", choices), 0, "interleaved")
+    return Row(model, Words(model), {}, question, 0, GenerationConfig(only_choices=True), 4000)
+
+
+def write(row: Row, model: Any, text: str) -> None:
+    for token_id in model.encode(text):
+        row.push(token_id, 0.0)
+
+
+@pytest.mark.parametrize("choices", [("caté one", "dogé two"), ("5 kΩ", "5 Å")])
+def test_characters_that_a_tokenizer_composes_are_bound_too(choices: tuple[str, ...]) -> None:
+    """Qwen's tokenizer writes é as one character, however a choice has it; the answer then was free."""
+    model = make_model(layers=1)
+    config = replace(CONFIG, temperature=1.0, max_new_tokens=3, only_choices=True)
+    for form in ("NFC", "NFD"):
+        given = tuple(unicodedata.normalize(form, choice) for choice in choices)
+        [traces] = Engine(model).generate([Example("e", make_audio(2.0), "Which?", given)], config, num_samples=8)
+        answers = {unicodedata.normalize("NFC", relisten.tags.parse(t.text).answer or "") for t in traces}
+        assert answers <= {unicodedata.normalize("NFC", choice) for choice in choices}
+
+
+def test_a_choice_may_be_long_and_repeat_itself() -> None:
+    """It was cut after 64 tokens, or as a loop."""
+    model: Any = make_model(layers=1)
+    choices = ("狗" * 90, "ha " * 200)
+    config = replace(CONFIG, temperature=1.0, max_new_tokens=3, only_choices=True)
+    [traces] = Engine(model).generate([Example("e", make_audio(2.0), "Which?", choices)], config, num_samples=4)
+    assert {relisten.tags.parse(trace.text).answer for trace in traces} <= {choice.strip() for choice in choices}
+
+
+@pytest.mark.parametrize("early", ["</answer>", ""])
+def test_an_answer_that_would_end_before_it_began_is_asked_for(early: str) -> None:
+    model: Any = BASES["qwen2_audio"]()
+    row = bound_row(model, "siren", "snow")
+    write(row, model, f"<think>a word{early}")
+    row.push(model.end_token_id, 0.0)
+    assert not row.done and row.written == f"<think>a word{early}</think><answer>" and row.allowed
+    write(row, model, "snow</answer>")
+    row.push(model.end_token_id, 0.0)
+    assert row.done and row.trace.finish == "stop" and relisten.tags.parse(row.written).answer == "snow"
+    assert row.trace.token_ids.count(model.end_token_id) == 1 + row.trace.token_ids[: row.trace.num_prompt].count(
+        model.end_token_id
+    )
+
+
+@pytest.mark.parametrize("choice", ["a</answer>b", "<answer>a", "say <answer now", "<seg>1, 2</seg>", "<think>"])
+def test_a_choice_with_a_tag_is_refused(choice: str) -> None:
+    with pytest.raises(ValueError, match="contains a tag that answers are read by"):
+        bound_row(BASES["qwen2_audio"](), "dog", choice)
+
+
+@pytest.mark.parametrize("choice", ["", " "])
+def test_an_empty_choice_is_refused(choice: str) -> None:
+    with pytest.raises(ValueError, match="one of the choices is empty"):
+        bound_row(BASES["qwen2_audio"](), "dog", choice)

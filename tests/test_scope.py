@@ -19,7 +19,7 @@ from relisten.data.worlds.scene_questions import make_questions
 from relisten.data.worlds.scenes import SceneConfig, bank, make_scene
 from relisten.engine.engine import Engine
 from relisten.engine.generation import GenerationConfig
-from relisten.engine.row import audible
+from relisten.engine.question import audible
 from relisten.models import find, weight_files
 from relisten.models.base import AudioLM
 from relisten.models.scope import fit, notice, notice_of, pooled, read_scope, save_scope

@@ -17,7 +17,7 @@ from conftest import make_example
 from test_engine import same
 from vllm_server import Handler, VllmServer, serving
 
-from relisten import audio, cli, models, records, redact
+from relisten import audio, cli, models, records, redact, tags
 from relisten.asking import ask
 from relisten.commands.options import ModelOptions
 from relisten.commands.serve import served
@@ -417,3 +417,37 @@ def test_serve_answers_in_front_of_several_servers(nano: Qwen2_5Omni, questions:
         assert reply.choices[0].message.model_extra["relisten"]["response"]["text"] == expected.trace.text
     known = [reply.choices[0].message.model_extra["relisten"]["trace"]["logprobs"][-1] for reply in replies]
     assert known[0] == pytest.approx(expected.trace.logprobs[-1], abs=1e-4) and known[1] is None
+
+
+def test_an_answer_is_bound_wherever_a_request_ends(model: Qwen2_5Omni, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that ended inside <answer> left the rest of the answer free, one in 256."""
+    free = Handler.choose
+
+    def choose(self: Handler, logits: Any, asked: dict[str, Any], *more: Any) -> tuple[int, float]:
+        says, bound = self.server.says, asked.get("allowed_token_ids")
+        self.server.says = (lambda text: None) if bound else says  # a bound token is the model's own choice
+        try:
+            return free(self, logits, asked, *more)
+        finally:
+            self.server.says = says
+
+    monkeypatch.setattr(Handler, "choose", choose)
+    monkeypatch.setattr("relisten.remote.vllm.PIECE", 8)
+    example = replace(make_example(2.0), choices=("cat", "dog"))
+    config = GenerationConfig(only_choices=True, max_new_tokens=100, format="grounded")
+    for filler in range(8):
+        script = f"<think>{' a' * filler}</think><answer>moon</answer>"
+        with serving(model, says=lambda text, s=script: s[len(text) :] if s.startswith(text) else None) as server:
+            [[trace]] = engine(server, model).generate([example], config)
+        assert tags.parse(trace.text).answer in ("cat", "dog")
+
+
+def test_a_request_that_is_sent_again_changes_no_sampled_answer(model: Qwen2_5Omni) -> None:
+    """Its seed was drawn anew."""
+    config = GenerationConfig(temperature=1.0, max_new_tokens=12, format="conditioned")
+    found = []
+    for bad in (set[int](), {2, 4}):
+        with serving(model, lambda number, _, bad=bad: "503 0.01" if number in bad else "") as server:
+            found.append(engine(server, model).generate([make_example(2.0)], config))
+            assert server.faults["503"] == len(bad)
+    equal(*found)

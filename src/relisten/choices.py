@@ -21,7 +21,8 @@ MOST_SAID = 40
 
 
 def read_choice(answer: str | None, choices: Sequence[str]) -> str | None:
-    """The choice that an answer declares, or None. The first step that finds anything decides:
+    """The choice that an answer declares, or None. An answer that is a choice to the letter declares that one. Else the
+    first step that finds anything decides:
 
     1. the answer is a choice, up to case, punctuation at its ends, labels ("A. cow") and numerals (three = 3);
     2. the answer declares one ("The correct answer is B", `\\boxed{B}`, "B is correct", "答案是B");
@@ -32,6 +33,8 @@ def read_choice(answer: str | None, choices: Sequence[str]) -> str | None:
     """
     if answer is None or not answer.strip():
         return None
+    if exact := next((choice for choice in choices if choice.strip() == answer.strip()), None):
+        return exact
     whole = unmarked(answer)
     options = _options(tuple(choices))
     steps: tuple[Callable[[str, tuple[Option, ...]], frozenset[int]], ...] = (_same, _declared, _labelled, _mentioned)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
 _WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mathit)\s{0,3}\{([^{}]{0,200})\}")
 _EMPHASIS = re.compile(r"^[\s#>-]{1,9}(?=[^\W\d]|[(\[])|[*`$\u200b\u200c\u200d\ufeff]|(?<!\w)_{1,3}|_{1,3}(?!\w)")
@@ -26,10 +27,13 @@ _ATTACHED = re.compile(r"(?<=\d)(?=(?:k?hz|s|sec|ms|min|bpm|db)\b)")
 _ACCIDENTAL = re.compile(r"\b([a-g])[ -]?(sharp|flat)(?= (?:major|minor)\b)|(?<=[a-g])[♯♭]")
 
 
-def is_right(prediction: str | None, answer: str | None) -> bool:
-    """Whether an answer equals the right one as a text. Case, Unicode form and surrounding blanks do not count."""
+def is_right(prediction: str | None, answer: str | None, choices: Iterable[str] = ()) -> bool:
+    """Whether an answer equals the right one as a text. Surrounding blanks do not count, nor do case and Unicode form,
+    unless two of the choices differ in nothing else (Cm7 and CM7)."""
     if prediction is None or answer is None:
         return False
+    if len({choice.strip() for choice in choices if fold(choice) == fold(answer)}) > 1:
+        return prediction.strip() == answer.strip()
     return fold(prediction) == fold(answer)
 
 

@@ -123,7 +123,7 @@ def _check_writable(asked: Path, *results: Path | None) -> None:
 
 def notice(model: AudioLM, recording: Audio, question: str, choices: tuple[str, ...]) -> str | None:
     """One sentence if the question lies outside of what the model was trained on, else None."""
-    from relisten.engine.row import audible
+    from relisten.engine.question import audible
     from relisten.models import scope
 
     return scope.notice(model, audible(model, recording), question, choices)

@@ -143,7 +143,9 @@ def _summary(lines: Sequence[Line]) -> str:
     known = [line for line in lines if isinstance(line.get("answer"), str)]
     text = f"{len(lines)} questions, {failed} without an answer"
     if known:
-        right = sum(is_right(line.get("answer_prediction"), line["answer"]) for line in known)
+        right = sum(
+            is_right(line.get("answer_prediction"), line["answer"], line.get("choices") or ()) for line in known
+        )
         text += f", {right} of {len(known)} right ({100 * right / len(known):.1f} %)"
     outside = sum(bool(_told(line).get("notice")) for line in lines)
     if outside:

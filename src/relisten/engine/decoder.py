@@ -18,7 +18,8 @@ from torch import Tensor
 from relisten.engine.cache import ROUND, Prefix, Slab, Window, least_cells, window
 from relisten.engine.graphs import Capture, Graphs
 from relisten.engine.memory import Usage
-from relisten.engine.row import PromptPrefix, Question, Row
+from relisten.engine.question import PromptPrefix, Question
+from relisten.engine.row import Row
 from relisten.models.base import AudioLM
 from relisten.models.scope import sounds, tapped
 

@@ -15,7 +15,8 @@ from relisten.engine.generation import GenerationConfig
 from relisten.engine.graphs import Capture
 from relisten.engine.memory import Lengths
 from relisten.engine.operations import Operation
-from relisten.engine.row import AnswerEvent, Finished, Heard, Refused, Row, Text, audible
+from relisten.engine.question import audible
+from relisten.engine.row import AnswerEvent, Finished, Heard, Refused, Row, Text
 from relisten.engine.sampling import allow_only, choose, token_logprobs
 from relisten.engine.session import Session
 from relisten.engine.words import Words

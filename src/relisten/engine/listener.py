@@ -69,13 +69,18 @@ class Listener:
         max_listens: int = 8,
         min_segment: float = 0.2,
         top: float = float("inf"),
+        must_answer: bool = False,
     ) -> None:
-        """duration: seconds of the recording. names: the tags that are obeyed. top: its highest frequency, in Hz."""
+        """duration: seconds of the recording. names: the tags that are obeyed. top: its highest frequency, in Hz.
+
+        must_answer: whether </answer> is plain text as long as no answer is open, so that it cannot end without one.
+        """
         self.duration = duration
         self.top = top
         self.format = format
         self.max_listens = max_listens
         self.min_segment = min_segment
+        self.must_answer = must_answer
         self.num_heard = 0
         """Number of good tags so far (in `grounded` answers they are named, not heard)."""
         self.closed = False
@@ -147,7 +152,7 @@ class Listener:
             self._stage = "between" if closing else "think"
         elif name == "answer" and not closing:
             self._stage = "answer"
-        elif name == "answer":
+        elif name == "answer" and (self.answering or not self.must_answer):
             for tag, inside in self._open.items():
                 yield self._refuse(f"<{tag}>{inside}", "unreadable")
             self._open.clear()

@@ -16,7 +16,7 @@ from transformers import DynamicCache
 
 from relisten.engine.generation import GenerationConfig
 from relisten.engine.operations import offered
-from relisten.engine.row import audible
+from relisten.engine.question import audible
 from relisten.engine.sampling import choose, token_logprobs
 from relisten.models.base import AudioLM
 from relisten.tags import parse_segment

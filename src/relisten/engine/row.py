@@ -4,30 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import numpy as np
-import soxr
-from torch import Tensor
-
-from relisten import audio as audio_files
 from relisten.engine.generation import GenerationConfig
 from relisten.engine.listener import Action, Force, Hear, Listener, Refuse
+from relisten.engine.question import BEGIN, END, MARGIN, Question, answer_tokens, too_long
 from relisten.engine.repetition import WINDOW, repeats
 from relisten.engine.sampling import row_generator
 from relisten.engine.words import Words
-from relisten.types import Audio, Example, Finish, Format, Listen, Refusal, Segment, Trace
+from relisten.types import Audio, Finish, Listen, Refusal, Segment, Trace
 
 if TYPE_CHECKING:
     from relisten.models.base import AudioLM
 
-BEGIN, END = "<answer>", "</answer>"
-ANSWER_TOKENS = 64
-"""How many tokens may still be sampled for the answer after a limit has closed the reasoning."""
 LEAD = "</{}></think><answer>"
 """The longest text that is forced when a limit closes the reasoning, with the longest name of a tag in it."""
-MARGIN = 8
-"""Tokens that are kept free in addition to the forced ones."""
 
 
 @dataclass(frozen=True)
@@ -59,113 +50,6 @@ class Finished:
 
 
 AnswerEvent = Text | Heard | Refused | Finished
-
-
-def audible(model: AudioLM, audio: Audio) -> Audio:
-    """The recording at the model's rate, padded with silence if it is too short for one audio token."""
-    if audio.rate == model.rate and model.num_audio_tokens(len(audio.samples)):
-        return audio  # itself, not a copy: an operation may recognise a recording by its identity
-    samples = audio.samples
-    if audio.rate != model.rate:
-        samples = soxr.resample(samples, audio.rate, model.rate).astype(np.float32)
-    least = len(samples)
-    while model.num_audio_tokens(least) == 0:
-        least += model.rate // 100
-    return Audio(np.pad(samples, (0, least - len(samples))), model.rate)
-
-
-def too_long(model: AudioLM, piece: Audio) -> bool:
-    """Whether an operation has made a piece of audio longer than the model takes at once."""
-    return model.max_seconds is not None and len(piece.samples) > model.max_seconds * model.rate
-
-
-def _check(example: Example, audio: Audio) -> None:
-    """Raises ValueError for an example that no model can be asked. Files are checked when they are read."""
-    if isinstance(example.choices, str):
-        raise ValueError(f"choices must be a list of texts, not one text: {example.choices!r}")
-    samples = audio.samples
-    if samples.ndim != 1 or samples.dtype.kind != "f" or audio.rate <= 0:
-        shape = f"{samples.dtype} {list(samples.shape)} at {audio.rate} Hz"
-        raise ValueError(f"a recording in memory needs float samples [T] in -1 .. 1 and a rate above 0, not {shape}")
-    if not np.isfinite(samples).all():
-        raise ValueError("a recording in memory has samples that are NaN or infinite; replace them")
-    if not example.question.strip():
-        raise ValueError("the question is empty; write a question")
-    for text in (example.question, *example.choices):
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"{text!r} contains half a character (a lone surrogate); write it again") from None
-
-
-class PromptPrefix(NamedTuple):
-    """Tokens at the start of prompts whose keys and values are stored once."""
-
-    question: int
-    """Number of the question whose prompt it was taken from."""
-    length: int
-    """Tokens."""
-
-
-class Question:
-    """An example that is ready to be asked: its recording in memory, its prompt as tokens."""
-
-    def __init__(
-        self, model: AudioLM, example: Example, index: int, format: Format, sibling: Question | None = None
-    ) -> None:
-        """sibling: another question about the same recording, which is then in memory already."""
-        if sibling is not None:
-            given = sibling.audio
-        else:
-            given = example.audio if isinstance(example.audio, Audio) else audio_files.load(example.audio, model.rate)
-        _check(example, given)
-        self.index = index
-        self.id = example.id
-        self.choices = tuple(choice.strip() for choice in example.choices)
-        self.duration: float = given.duration if sibling is None else sibling.duration
-        """Length of the recording in seconds, without padding."""
-        self.audio: Audio = audible(model, given)
-        self.token_ids, at = model.prompt(example.question, example.choices, format, len(self.audio.samples))
-        # In an ablation the prompt may leave the recording out. Its segments can still be heard.
-        num_tokens = 0 if at is None else model.num_audio_tokens(len(self.audio.samples))
-        self.listen = Listen(at or 0, num_tokens, Segment(0.0, self.duration))
-        self._shared: PromptPrefix | None = None
-
-    @property
-    def prefix(self) -> PromptPrefix:
-        """What its rows start from: the whole prompt, if nothing is shared with other questions."""
-        return self._shared or PromptPrefix(self.index, len(self.token_ids))
-
-    def share(self, sibling: Question | None = None) -> None:
-        """Let its rows start from the end of the recording, so that other questions about it may start from there too.
-
-        sibling: one of these, if there is one. Nothing is shared by a prompt that begins differently or has no audio.
-        """
-        length = self.listen.at + self.listen.num_tokens
-        if not self.listen.num_tokens:
-            return
-        if sibling is None:
-            self._shared = PromptPrefix(self.index, length)
-        elif self.token_ids[:length] == sibling.token_ids[: sibling.prefix.length]:
-            self._shared = sibling.prefix
-
-    def features(self, model: AudioLM) -> list[Tensor]:
-        """The log-mel of the recording; none if the prompt leaves the recording out.
-
-        It takes far more memory than the prompt, so check first that the prompt fits.
-        """
-        return [model.features(self.audio)] if self.listen.num_tokens else []
-
-
-def most_tokens(question: Question, config: GenerationConfig, longest: int = 1) -> int:
-    """The most tokens that an answer to the question can hardly exceed, after its prompt.
-
-    longest: how many times as long as its segment a piece of audio may become.
-    """
-    sampled = config.max_new_tokens + ANSWER_TOKENS
-    heard = config.max_listens * (longest * question.listen.num_tokens + 2) if config.format == "interleaved" else 0
-    # A tag takes at least three sampled tokens and one forced token.
-    return sampled + sampled // 3 + heard + 8 * MARGIN
 
 
 class Row:
@@ -202,6 +86,8 @@ class Row:
             ids, [False] * len(ids), [0.0] * len(ids), [question.listen], len(ids), operations=tuple(operations)
         )
         self._model, self._words, self._operations = model, words, operations
+        self._bound = config.only_choices and bool(question.choices)  # whether the answer must be a choice
+        self._answer_tokens = answer_tokens(words, question, config)
         self._listener = Listener(
             question.duration,
             config.format,
@@ -209,6 +95,7 @@ class Row:
             config.max_listens,
             config.min_segment,
             model.rate / 2,
+            self._bound,
         )
         self._budget = config.max_new_tokens
         self._held: list[int] = []  # tokens that end in the middle of a character
@@ -220,7 +107,10 @@ class Row:
         # The model may have begun a tag itself, and only the rest of it is forced.
         self._after = words.longest_rest(END) + 1
         self._before = (
-            self._after + ANSWER_TOKENS + words.longest_rest(LEAD.format(max(operations, key=len, default=""))) + MARGIN
+            self._after
+            + self._answer_tokens
+            + words.longest_rest(LEAD.format(max(operations, key=len, default="")))
+            + MARGIN
         )
         self._check()
 
@@ -262,11 +152,10 @@ class Row:
 
         The last > of <answer> is one of them, because the token that writes it may already begin a choice.
         """
-        if not self.config.only_choices or self._ended:
+        if not self._bound or self._ended:
             return None
         _, begun, rest = self.written.rpartition(BEGIN[:-1])
-        ways = [f"{BEGIN}{choice}{END}" for choice in self.question.choices]
-        return self._words.next_ones(begun + rest, self._held, ways) if begun else None
+        return self._words.next_ones(begun + rest, self._held, self.question.ways) if begun else None
 
     def push(self, token_id: int, logprob: float) -> None:
         """Take a sampled token and do everything that follows from it."""
@@ -277,6 +166,9 @@ class Row:
             return
         if ends and self._closed and not self._ended:  # a forced answer is completed with its closing tag
             self._answered()
+            return
+        if ends and self._bound and not self._ended:  # it must choose: it is led to its answer instead
+            self.close("stop")
             return
         self._append([token_id], True, logprob)
         self.num_sampled += 1
@@ -354,7 +246,7 @@ class Row:
             self.close("length" if self.num_sampled >= self._budget else "context")
         elif self._over:
             self.close("listens")
-        elif repeats(self._latest):
+        elif not (self._bound and self._listener.answering) and repeats(self._latest):  # a choice may repeat itself
             self.close("repetition")
 
     def close(self, finish: Finish) -> None:
@@ -368,7 +260,7 @@ class Row:
             self._finish()
             return
         self._force(lead)
-        self._budget = self.num_sampled + min(ANSWER_TOKENS, left)
+        self._budget = self.num_sampled + min(self._answer_tokens, left)
         if finish == "repetition" and answering:
             self._budget = self.num_sampled  # it is the answer itself that repeats
         self._check()

@@ -17,7 +17,8 @@ from relisten.engine.answering import Failed, Update
 from relisten.engine.decoder import NARROW, Decoder
 from relisten.engine.generation import GenerationConfig
 from relisten.engine.memory import GROWTH, Usage, max_tokens
-from relisten.engine.row import Finished, PromptPrefix, Question, Row, most_tokens
+from relisten.engine.question import PromptPrefix, Question, most_tokens
+from relisten.engine.row import Finished, Row
 from relisten.types import Audio, Example
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ class Session:
     def _need(self, question: Question, config: GenerationConfig, own: int) -> tuple[Question, int]:
         """How many tokens after its prefix an answer is likely to get that has `own` of them now."""
         rest = len(question.token_ids) - question.prefix.length
-        most = most_tokens(question, config, self._longest)
+        most = most_tokens(self._engine.words, question, config, self._longest)
         likely = min(max(own - rest + GROWTH, self._engine.lengths.likely), most)
         return question, max(own, rest + likely) + NARROW
 

@@ -155,7 +155,7 @@ def _exact(record: Record) -> bool:
     """Whether the choice that was read is the right one."""
     if record.get("rule") == "instruction":
         return bool(record["followed"])
-    return is_right(record.get("choice", record["answer_prediction"]), record["answer"])
+    return is_right(record.get("choice", record["answer_prediction"]), record["answer"], record["choices"])
 
 
 def by_question(answers: Iterable[Record], failed: Failed = "wrong") -> dict[str, float]:

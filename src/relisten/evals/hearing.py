@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from relisten.audio import MAX_SECONDS, load, sample_at
 from relisten.engine.engine import GenerationConfig
 from relisten.engine.operations import Operation, crop, offered
-from relisten.engine.row import audible
+from relisten.engine.question import audible
 from relisten.models.base import AudioLM
 from relisten.records import gold_segments
 from relisten.types import Audio, Example, Format, Segment

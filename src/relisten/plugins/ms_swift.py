@@ -32,7 +32,8 @@ from relisten import audio as audio_files
 from relisten import models, tags
 from relisten.engine.generation import GenerationConfig
 from relisten.engine.operations import Operation, crop
-from relisten.engine.row import Question, Row, audible
+from relisten.engine.question import Question, audible
+from relisten.engine.row import Row
 from relisten.engine.words import Words
 from relisten.models.base import AudioLM
 from relisten.remote.vllm import as_piece, kept, sampling_of, take

@@ -31,7 +31,8 @@ from relisten.data.store import Call, Spent
 from relisten.data.teachers import Remote
 from relisten.engine.answering import Answering
 from relisten.engine.operations import Operation, phrase
-from relisten.engine.row import AnswerEvent, Finished, Question, Row
+from relisten.engine.question import Question
+from relisten.engine.row import AnswerEvent, Finished, Row
 from relisten.engine.words import Words
 from relisten.models.base import AudioLM, Prompts
 from relisten.remote.session import Asked, CannotBeAsked, RemoteSession

@@ -22,7 +22,8 @@ import soundfile
 from relisten.data.servers import CallFailed
 from relisten.engine.answering import Answering
 from relisten.engine.operations import Operation
-from relisten.engine.row import BEGIN, AnswerEvent, Question, Row
+from relisten.engine.question import BEGIN, Question
+from relisten.engine.row import AnswerEvent, Row
 from relisten.engine.words import Words
 from relisten.models.base import AudioLM
 from relisten.remote.fleet import TRIES, Fleet, Machine, machines, tokens_of
@@ -114,6 +115,7 @@ class VllmEngine(Answering):
             machine = await fleet.pick(machine)
             try:
                 body = self._body(machine, row, pieces, whole)
+                length = len(row.trace.token_ids)
                 async with aclosing(fleet.generate(machine, body, self.live)) as replies:  # type: ignore[type-var]
                     async for reply in replies:
                         if self._push(machine, row, reply, asked):
@@ -126,6 +128,8 @@ class VllmEngine(Answering):
                 whole, tries = False, 0
                 for event in _taken(row):
                     yield event
+                if len(row.trace.token_ids) == length and not row.done:
+                    raise ValueError(f"{machine.url} gives none of the tokens that were asked for; update vLLM there")
             except CallFailed as failed:
                 if "Cache miss" in str(failed) and not whole:  # its cache has dropped a piece
                     whole = True
@@ -241,15 +245,18 @@ def sampling_of(row: Row, model: AudioLM, tags: Iterable[str]) -> dict[str, Any]
     if (allowed := row.allowed) is not None:
         sampling |= {"allowed_token_ids": sorted(allowed), "max_tokens": 1}
     if config.temperature:
-        # Drawn from the row's own generator, so that an answer depends on its seed, its question and its number.
-        sampling |= {"seed": int(row.rng.integers(2**62)), "top_p": config.top_p, "top_k": config.top_k or -1}
+        # Drawn from the row's own generator, once for each place, so that an answer depends on its seed, its question
+        # and its number, and not on how often a request had to be sent.
+        sampling |= {"seed": int(row.draw() * 2**62), "top_p": config.top_p, "top_k": config.top_k or -1}
     return sampling
 
 
 def take(row: Row, token_ids: Sequence[int], logprobs: Sequence[float]) -> bool:
-    """Give sampled tokens to a row. Returns True if something was forced or heard, or if the answer is complete. The
-    tokens after that are dropped, because they were sampled without it."""
+    """Give sampled tokens to a row. Returns True if something was forced or heard, if the answer is complete, or if a
+    token may not follow. The tokens after that are dropped, because they were sampled without it."""
     for token_id, logprob in zip(token_ids, logprobs, strict=True):
+        if (allowed := row.allowed) is not None and token_id not in allowed:
+            return True
         length = len(row.trace.token_ids)
         row.push(token_id, logprob)
         if row.done or len(row.trace.token_ids) != length + 1:

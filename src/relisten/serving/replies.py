@@ -40,8 +40,9 @@ class Splitter:
         while self._held:
             at = self._held.find("<")
             plain, rest = (self._held, "") if at < 0 else (self._held[:at], self._held[at:])
-            tag = next((tag for tag in _TAGS if rest.startswith(tag)), None)
-            if tag is None and rest and not any(tag.startswith(rest) for tag in _TAGS):
+            tags = (_CLOSING,) if self.answering else _TAGS  # an answer may quote any other tag
+            tag = next((tag for tag in tags if rest.startswith(tag)), None)
+            if tag is None and rest and not any(tag.startswith(rest) for tag in tags):
                 plain, rest = plain + rest[0], rest[1:]
             if self.answering:
                 answer += self._answer(plain)

@@ -19,7 +19,8 @@ from relisten import tags
 from relisten.audio import load
 from relisten.engine.generation import GenerationConfig
 from relisten.engine.operations import Operation, offered
-from relisten.engine.row import Question, Row, audible
+from relisten.engine.question import Question, audible
+from relisten.engine.row import Row
 from relisten.engine.words import Words
 from relisten.models.base import AudioLM
 from relisten.types import Audio, Example, Format, Trace

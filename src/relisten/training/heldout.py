@@ -45,7 +45,7 @@ def _judged(example: Example, trace: Trace) -> dict[str, float]:
     response = tags.parse(trace.text, trace.operations)
     said = read_choice(response.answer, example.choices) if example.choices else response.answer
     return {
-        "right": float(is_right(said, example.answer)),
+        "right": float(is_right(said, example.answer, example.choices)),
         "well_formed": float(response.well_formed and trace.finish == "stop"),
         "segments": float(len(trace.listens) - 1),
         "failed": 0.0,

@@ -81,7 +81,7 @@ def says_right(answer: str | None, example: Example) -> bool:
 
     "Two knocks." is right for "two knocks". If another choice is written exactly as the answer, that choice is meant.
     """
-    if is_right(answer, example.answer):
+    if is_right(answer, example.answer, example.choices):
         return True
     if any(is_right(answer, choice) for choice in example.choices):
         return False
