@@ -206,6 +206,13 @@ def test_a_wrong_part_gives_one_line(tmp_path: Path, rows: str, words: str) -> N
     assert "\n" not in str(caught.value)
 
 
+def test_parts_of_a_take_that_names_no_split_stay_together(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.sin(np.arange(16_000 * 9) / 9) * 0.5, 16_000)
+    parts = "\n".join(f"a.wav,{part},{part + 0.5},kettle,take {part // 2}" for part in range(8))
+    (tmp_path / "sounds.csv").write_text(f"file,start,end,label,take\n{parts}\n")
+    assert [sound.split for sound in load_bank(tmp_path)] == ["train"] * 6 + ["heldout"] * 2
+
+
 MODELS = [(label, value) for label, (_, values) in desk.KINDS.items() for value in values]
 
 

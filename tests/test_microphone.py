@@ -210,6 +210,10 @@ def test_the_command_writes_scenes_words_and_absent_sounds(folder: Path, tmp_pat
     )
     told = asked("absent", world="microphone", min_seconds=4, max_seconds=9, absent=1.0, wordings="heldout")
     assert told and {row["answer"] for row in told} == {CANNOT_TELL}
+    with pytest.raises(ValueError, match="only the world microphone"):
+        asked("wrong", world="mixed", absent=0.5)
+    with pytest.raises(ValueError, match="one wording each"):
+        asked("wrong", world="mixed", wordings="heldout")
     with pytest.raises(ValueError, match="absent is 2"):
         asked("wrong", world="microphone", absent=2.0)
     with pytest.raises(ValueError, match="make_bank"):

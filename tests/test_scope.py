@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -127,6 +129,22 @@ def test_what_notices_are_judged_by_is_no_weight() -> None:
     assert [file.name for file in weight_files("nano")] == ["model.safetensors"]
 
 
+def test_a_folder_with_a_scope_alone_has_no_weights(tmp_path: Path) -> None:
+    shutil.copytree(find("nano"), tmp_path / "nano")
+    (tmp_path / "nano" / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="weights"):
+        relisten.load(tmp_path / "nano")
+
+
+def test_shipping_other_weights_leaves_no_scope_of_the_old_ones(tmp_path: Path) -> None:
+    shutil.copytree(find("nano"), tmp_path / "nano")
+    script = str(Path(__file__).parent.parent / "runs" / "ship_nano.py")
+    subprocess.run([sys.executable, script, "nano", str(tmp_path / "nano")], check=True, capture_output=True)
+    assert {path.name for path in (tmp_path / "nano").iterdir()} & {"scope.json", "scope.safetensors"} == set()
+    usage = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert usage.returncode and "usage:" in usage.stderr and "Traceback" not in usage.stderr
+
+
 def test_a_model_without_a_scope_says_nothing(nano: AudioLM, tmp_path: Path) -> None:
     folder = shutil.copytree(find("nano"), tmp_path / "own", ignore=shutil.ignore_patterns("scope.*"))
     model = relisten.load(folder)
@@ -135,7 +153,7 @@ def test_a_model_without_a_scope_says_nothing(nano: AudioLM, tmp_path: Path) -> 
 
 def test_training_does_not_pass_the_scope_on(nano: AudioLM, tmp_path: Path) -> None:
     nano.save(tmp_path)
-    assert read_scope(tmp_path) is None
+    assert read_scope(tmp_path, 256) is None
 
 
 def drawn(num: int, size: int) -> list[tuple[float, torch.Tensor]]:
@@ -147,18 +165,40 @@ def test_a_scope_is_read_as_it_was_written(tmp_path: Path) -> None:
     torch.manual_seed(0)
     scope = fit("a world", (2.0, 5.0), ["A flute?", "two claps"], drawn(50, 4), drawn(50, 4), 0.1)
     save_scope(scope, tmp_path)
-    again = read_scope(tmp_path)
+    again = read_scope(tmp_path, 4)
     assert (
         again is not None and again.words == {"a", "flute", "two", "claps"} and torch.equal(again.centre, scope.centre)
     )
     assert again.distance(torch.zeros(4), 3.0) == pytest.approx(scope.distance(torch.zeros(4), 3.0))
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", "not json", json.dumps({"about": 1, "max_seconds": "x", "words": 3})])
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", "not json", json.dumps({"about": 1, "max_seconds": "x", "words": 3}), "[" * 100_000]
+)
 def test_a_broken_scope_is_one_line_that_names_the_file(tmp_path: Path, text: str) -> None:
     (tmp_path / "scope.json").write_text(text)
     with pytest.raises(ValueError, match=r"scope\.json: not a scope"):
-        read_scope(tmp_path)
+        read_scope(tmp_path, 4)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"about": None}, "about is no text"), ({"words": "abc"}, "words is no list"),
+        ({"centre": torch.full((3,), float("nan"))}, "no numbers"), ({"centre": torch.zeros(4)}, "the shapes"),
+        ({"whitening": torch.eye(4)}, "the shapes"),
+    ],
+)  # fmt: skip
+def test_a_scope_that_fits_no_model_is_refused(tmp_path: Path, value: dict[str, Any], words: str) -> None:
+    """Another width was a traceback at the first answer; NaN never warned of a sound."""
+    scope = fit("scenes", (3.0, 16.0), ["bell"], drawn(20, 3), drawn(20, 3), 0.05)
+    tensors = {"centre": scope.centre, "whitening": scope.whitening}
+    save_scope(replace(scope, **{name: given for name, given in value.items() if name in tensors}), tmp_path)
+    told = json.loads((tmp_path / "scope.json").read_text())
+    text = json.dumps(told | {name: given for name, given in value.items() if name not in tensors})
+    (tmp_path / "scope.json").write_text(text)
+    with pytest.raises(ValueError, match=words):
+        read_scope(tmp_path, 3)
 
 
 @pytest.mark.parametrize(
@@ -169,4 +209,4 @@ def test_a_limit_that_is_no_number_is_refused(tmp_path: Path, value: dict[str, A
     scope = fit("scenes", (3.0, 16.0), ["bell"], drawn(20, 3), drawn(20, 3), 0.05)
     save_scope(replace(scope, **value), tmp_path)
     with pytest.raises(ValueError, match="must be positive numbers"):
-        read_scope(tmp_path)
+        read_scope(tmp_path, 3)

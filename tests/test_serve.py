@@ -157,6 +157,17 @@ def test_a_trace_comes_whole_and_becomes_the_page_of_ask(
     assert core(page.text) == core(_page(answer))
     bad = httpx2.post(f"{address}/v1/relisten/page", json={"request": asked, "answer": {"trace": {}}})
     assert bad.status_code == 400 and bad.json()["error"]["param"] == "answer"
+    told["trace"]["listens"][1]["segment"]["band"] = [1]
+    bad = httpx2.post(f"{address}/v1/relisten/page", json={"request": asked, "answer": told})
+    assert bad.status_code == 400
+
+
+@pytest.mark.parametrize("part", [{"\ud800": 1}, {"relisten": {"\ud800": 1}}, {"stop": "\ud800"}])
+def test_half_a_character_in_a_request_is_refused(address: str, part: dict[str, Any]) -> None:
+    """Its refusal quoted it, which is no UTF-8: a traceback and 500."""
+    body = json.dumps(request(QUESTIONS[0]) | part)
+    answer = httpx2.post(f"{address}/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400 and "?" in answer.json()["error"]["message"]
 
 
 def _page(answer: Any) -> str:

@@ -220,6 +220,14 @@ def test_a_given_base_takes_the_place_of_every_base(tmp_path: Path) -> None:
         (StudyConfig(given="nowhere"), "given: nowhere: no such folder"),
         (StudyConfig(world="studies.nowhere"), "world: 'studies.nowhere' cannot be imported"),
         (StudyConfig(world="studies.echo.microphone", rows=("CF",)), "studies.echo.microphone has no clip_rows"),
+        (StudyConfig(world=".x"), "world: '.x' cannot be imported"), (StudyConfig(world=5), "world: 5 is no text"),
+        (StudyConfig(world="json", rows=("nano",)), "world: json has no heldout"),
+        (StudyConfig(given=True), "given: True is no text"), (StudyConfig(seeds=True), "seeds: True is no whole"),
+        (StudyConfig(given="nano", located=0.5, rows=("CF",)), "given: leave out `located`"),
+        (StudyConfig(given="nano", rows=("CF fine",)), "given: leave out `located` and the rows `fine`"),
+        (StudyConfig(max_new_tokens=0), "max_new_tokens is 0; it must be at least 1"),
+        (StudyConfig(cold={"batch_size": 0}), "cold: batch_size and device_tokens must be at least 1"),
+        (StudyConfig(grpo={"temperature": -1.0}), "grpo: temperature is -1"),
     ],
 )  # fmt: skip
 def test_a_base_or_world_that_cannot_be_used_is_named(config: StudyConfig, words: str) -> None:
@@ -249,3 +257,9 @@ def test_rl_that_goes_on_asks_about_other_scenes() -> None:
     training = {small_world.scene(index)[0].id for index in range(30)}
     assert len(more) == 30 and not more & (first | other | training)
     assert all(example.cot is None for index in range(5) for example in small_world.more_rl_rows(index))
+
+
+def test_held_out_questions_of_two_seeds_are_about_other_scenes() -> None:
+    """Those of seeds 0 and 1 were the same but for one scene, so whoever tuned on one had seen the other."""
+    first, second = ({example.id for example in small_world.heldout(6, seed)} for seed in (0, 1))
+    assert first and second and not first & second

@@ -14,6 +14,9 @@ from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
+SCOPE = "scope.safetensors"
+"""The file beside a model's weights that notices are judged by. No answer depends on it."""
+
 
 def write_atomic(path: str | os.PathLike[str], content: str | bytes, follow: bool = False) -> None:
     """Write a file so that after a crash at any point there is the old file or the new one, never a part.

@@ -63,6 +63,8 @@ def read(path: Path) -> StudyConfig:
     rows = content.get("rows") or ()
     if not isinstance(rows, list | tuple):
         raise ValueError(f"{path}: rows: {rows!r} is no list")
+    if not isinstance(content.get("output", ""), str):
+        raise ValueError(f"{path}: output: {content['output']!r} is no folder")
     given = {"output": Path(str(content.get("output", StudyConfig.output))), "rows": tuple(map(str, rows))}
     return StudyConfig(**content | given)
 

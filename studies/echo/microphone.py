@@ -16,7 +16,7 @@ from relisten.data.worlds.curriculum import ALTERED, TRAINING_SEED, chain_rows
 from relisten.data.worlds.microphone import microphone_bank, microphone_questions, microphone_scene
 from relisten.data.worlds.scenes import Bank
 from relisten.types import Clip, Example, Format, SftExample
-from studies.echo.world import mid_text
+from studies.echo.world import APART, mid_text
 
 SECONDS = (3.0, 16.0)
 STUDY_SCENES = 20_000_000
@@ -56,5 +56,6 @@ def heldout(num: int, seed: int = 0) -> list[Example]:
     """Up to two questions with choices about each of `num` scenes, from held-out voices and recordings."""
     sounds = microphone_bank("heldout")
     ask = partial(microphone_questions, absent=0.0, open=0.0, offered=0.0)
-    numbers = range(HELDOUT_SCENES + seed, HELDOUT_SCENES + seed + num)
+    first = HELDOUT_SCENES + seed * APART
+    numbers = range(first, first + num)
     return [asked for n in numbers for asked in ask(n, microphone_scene(n, sounds, SECONDS), sounds, 2)]

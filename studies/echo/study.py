@@ -21,6 +21,7 @@ from relisten.engine.generation import GenerationConfig
 from relisten.evals.runner import Asking, evaluate
 from relisten.models import find, load
 from relisten.training.config import GrpoConfig, SftConfig, TrainingConfig
+from relisten.training.config import check as check_training
 from relisten.training.grpo import train_grpo
 from relisten.training.sft import train_sft
 from studies.echo import side_by_side
@@ -169,8 +170,12 @@ def _like(default: Any, name: str, value: Any) -> Any:
 def check(config: StudyConfig) -> None:
     """Raises ValueError on settings that cannot be used, before anything is made."""
     for name in ("seeds", "side_seeds", "jobs", "num_scenes", "num_control_scenes", "questions_seed", "max_new_tokens"):
-        if not isinstance(getattr(config, name), int):
+        if type(getattr(config, name)) is not int:
             raise ValueError(f"{name}: {getattr(config, name)!r} is no whole number")
+    for name in ("world", "given"):
+        if not isinstance(getattr(config, name), str):
+            raise ValueError(f"{name}: {getattr(config, name)!r} is no text")
+    GenerationConfig(max_new_tokens=config.max_new_tokens)  # raises if it is less than 1
     if not isinstance(config.located, int | float) or not 0 <= config.located <= 1:
         raise ValueError(f"located: {config.located!r} is no share from 0 to 1")
     if unknown := [key for key in config.rows if key not in ARMS]:
@@ -182,9 +187,12 @@ def check(config: StudyConfig) -> None:
             find(config.given)
         except ValueError as error:
             raise ValueError(f"given: {error}") from None
-    for name, stage in stages_of(config, 0).items():
-        if not hasattr(_module(config.world), stage.data):
-            raise ValueError(f"world: {config.world} has no {stage.data}, which the model {name!r} is trained on")
+        if config.located or any(arm.fine for arm in arms_of(config, 0).values()):
+            raise ValueError("given: leave out `located` and the rows `fine`, which are about a base that is made")
+    wanted = {stage.data: f"the model {name!r} is trained on" for name, stage in stages_of(config, 0).items()}
+    for function, what in ({"heldout": "all rows are asked"} | wanted).items():
+        if not hasattr(_module(config.world), function):
+            raise ValueError(f"world: {config.world} has no {function}, which {what}")
     if not config.gentle and (left := [key for key in config.rows if "gentle" in ARMS[key].model]):
         raise ValueError(f"rows: {left[0]} needs settings `gentle`: what it has otherwise than `grpo`")
     if not any(arms_of(config, seed) for seed in range(config.seeds)):
@@ -199,7 +207,11 @@ def check(config: StudyConfig) -> None:
             raise ValueError(f"{name}: {taken[0]} is set by the study itself; leave it out")
         if unknown := sorted(set(map(str, settings)) - {field.name for field in fields(kind)}):
             raise ValueError(f"{name}: holds the setting {unknown[0]!r}, which `relisten train` does not know")
-        _typed(kind, settings)
+        given: dict[str, Any] = {"data": "", "model": "", "output": config.output}
+        try:
+            check_training(kind(**given, **_typed(kind, config.grpo | settings if name == "gentle" else settings)))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
 
 
 def gate(folder: Path, config: StudyConfig, base: str = "base") -> float:
@@ -226,7 +238,7 @@ def located_file(folder: Path, base: str = "base") -> Path:
 def _module(world: str) -> ModuleType:
     try:
         return import_module(world)
-    except ImportError as error:
+    except (ImportError, TypeError, ValueError) as error:  # "" and relative names are not only ImportErrors
         raise ValueError(f"world: {world!r} cannot be imported ({error})") from None
 
 

@@ -36,6 +36,10 @@ SIZE = nano.NanoConfig(
 )
 
 
+APART = 1_000_000
+"""How far the held-out scenes of one seed are from those of the next, so that no scene has two seeds."""
+
+
 @cache
 def small_bank(split: synth.Split) -> Bank:
     """The labels of this world in a split of the shipped bank."""
@@ -156,12 +160,12 @@ def which_word(rng: np.random.Generator, known: Timeline) -> Asked | None:
 def heldout(num: int, seed: int = 0) -> list[Example]:
     """Up to two questions about each of `num` scenes, from waveforms and voices that training never has."""
     sounds, clips = small_bank("heldout"), heldout_scenes(num, seed)
-    return [question for i, clip in enumerate(clips) for question in one_hop(seed + i, clip, sounds, 2)]
+    return [question for i, clip in enumerate(clips) for question in one_hop(seed * APART + i, clip, sounds, 2)]
 
 
 def heldout_scenes(num: int, seed: int = 0) -> list[Clip]:
     """The scenes of `heldout`."""
-    return [make_scene(seed + index, small_bank("heldout"), SCENES) for index in range(num)]
+    return [make_scene(seed * APART + index, small_bank("heldout"), SCENES) for index in range(num)]
 
 
 def rl_rows(index: int) -> list[Example]:

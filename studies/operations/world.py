@@ -21,7 +21,7 @@ from relisten.engine.operations import WAYS
 from relisten.models import nano
 from relisten.models.base import AudioLM
 from relisten.types import Audio, Clip, Example, Format, Segment, SftExample
-from studies.echo.world import SCENES, SIZE, one_hop, small_bank
+from studies.echo.world import APART, SCENES, SIZE, one_hop, small_bank
 
 OPERATIONS = hard.WAYS
 """Those of the study. `clean` and `band` are left out: noise would lie over whole scenes, and a band takes two more
@@ -140,7 +140,8 @@ def heldout(num: int, seed: int = 0) -> list[Example]:
     """Up to two questions about each of `num` scenes, from waveforms and voices that training never has."""
     sounds = small_bank("heldout")
     make = partial(hard.hard_scene, bank=sounds, config=SCENES, share=SHARE)
-    return [question for i in range(num) for question in asking(())(seed + i, make(seed + i), sounds, 2)]
+    numbers = range(seed * APART, seed * APART + num)
+    return [question for number in numbers for question in asking(())(number, make(number), sounds, 2)]
 
 
 def vocabulary() -> Iterator[str]:

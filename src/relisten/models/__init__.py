@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relisten import cpu
+from relisten.files import SCOPE
 
 if TYPE_CHECKING:
     from relisten.models.base import AudioLM
@@ -19,8 +20,6 @@ NOT_MODELS = {
     "windows",
 }  # fmt: skip
 """Files here that are not named after a `model_type`."""
-SCOPE = "scope.safetensors"
-"""What a notice is judged by; no answer depends on it."""
 FILES = ["*.json", "*.txt", "*.jinja", SCOPE]
 """What a model needs beside its weights."""
 

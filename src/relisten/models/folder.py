@@ -17,6 +17,8 @@ from typing import Any
 
 from torch import nn
 
+from relisten.files import SCOPE
+
 MAX_JSON = 256 * 2**20
 """Bytes of a JSON file; the largest, the tokenizer of a 7B model, has 11 MB."""
 MAX_SETTING = 1e8
@@ -192,7 +194,7 @@ def _check_setting(path: Path, where: str, value: Any) -> None:
 
 
 def _shapes(folder: Path) -> Shapes:
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(file for file in folder.glob("*.safetensors") if file.name != SCOPE)
     index = folder / "model.safetensors.index.json"
     if index.exists() and not (folder / "model.safetensors").exists():
         listed = read_json(index).get("weight_map")

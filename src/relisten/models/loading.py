@@ -102,7 +102,7 @@ def load(
             module = kind.module(config)
             if (folder / "generation_config.json").exists():
                 module.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
-        return make(module, tokenizer, extractor, prompts, str(folder), read_scope(folder))
+        return make(module, tokenizer, extractor, prompts, str(folder), read_scope(folder, _width(module)))
     with foreign(folder, f"cannot be loaded as {kind.published}"):
         module, report = kind.module.from_pretrained(
             folder,
@@ -115,7 +115,7 @@ def load(
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"{folder}: {len(missing)} weights are missing, {missing[0]} for one; is the download whole?")
     with foreign(folder, "is loaded, but cannot be used"):
-        model = make(module, tokenizer, extractor, prompts, str(folder), read_scope(folder))
+        model = make(module, tokenizer, extractor, prompts, str(folder), read_scope(folder, _width(module)))
         if device_map is None:
             module.to(where)
             # Where there is a GPU, a model on the CPU is on its way to it: FSDP moves only its part.
@@ -123,6 +123,11 @@ def load(
                 lay_out_for_cpu(module)
         try_out(model)
     return model
+
+
+def _width(module: Any) -> int:
+    """The size of an embedding, which the audio tower gives too."""
+    return int(module.get_input_embeddings().weight.shape[-1])
 
 
 def configuration(kind: Kind, folder: Path, shapes: Shapes | None) -> Any:

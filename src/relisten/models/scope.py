@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from relisten.models import SCOPE
+from relisten.files import SCOPE
 from relisten.models.base import AudioLM
 from relisten.types import Audio, Trace
 
@@ -178,8 +178,11 @@ def save_scope(scope: Scope, folder: Path) -> None:
     (folder / "scope.json").write_text(text + "\n", encoding="utf-8")
 
 
-def read_scope(folder: Path) -> Scope | None:
-    """The scope that lies beside a model's weights, or None. Raises ValueError on files that are not ours."""
+def read_scope(folder: Path, width: int) -> Scope | None:
+    """The scope that lies beside a model's weights, or None. Raises ValueError on files that do not fit.
+
+    width: D, the size of what the model's audio tower gives for a token.
+    """
     path = folder / "scope.json"
     if not path.is_file():
         return None
@@ -187,17 +190,21 @@ def read_scope(folder: Path) -> Scope | None:
         told = json.loads(path.read_text(encoding="utf-8"))
         tensors = load_file(folder / SCOPE)
         centre, whitening = tensors["centre"].float(), tensors["whitening"].float()
-        if whitening.shape != (len(centre), len(centre)):
-            raise ValueError(f"whitening has the shape {list(whitening.shape)}, centre {list(centre.shape)}")
+        if centre.shape != (width,) or whitening.shape != (width, width):
+            shapes = f"{list(centre.shape)} and {list(whitening.shape)}"
+            raise ValueError(f"centre and whitening have the shapes {shapes}, audio tokens the size {width}")
+        if not (centre.isfinite().all() and whitening.isfinite().all()):
+            raise ValueError("centre or whitening has values that are no numbers")
+        about, words = told["about"], told["words"]
+        if not isinstance(about, str) or not isinstance(words, list):
+            raise ValueError("about is no text, or words is no list")
         (shortest, longest), threshold = map(float, told["seconds"]), float(told["threshold"])
         if not (0 < shortest <= longest < float("inf") and 0 < threshold < float("inf")):
             raise ValueError(
                 f"seconds are {shortest}, {longest} and threshold {threshold}; all must be positive numbers"
             )
-        return Scope(
-            str(told["about"]), (shortest, longest), frozenset(map(str, told["words"])), centre, whitening, threshold
-        )
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        return Scope(about, (shortest, longest), frozenset(map(str, words)), centre, whitening, threshold)
+    except (OSError, KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
         raise ValueError(f"{path}: not a scope ({error}); delete it to use the model without its notices") from None
 
 

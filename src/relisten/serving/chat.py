@@ -30,7 +30,10 @@ class RequestError(Exception):
 
     def __init__(self, status: int, message: str, param: str | None = None, retry_after: int | None = None) -> None:
         super().__init__(message)
-        self.status, self.message, self.param, self.retry_after = status, message, param, retry_after
+        self.status, self.retry_after = status, retry_after
+        # Both may quote half a character (a lone surrogate), which no reply can hold.
+        self.message = message.encode(errors="replace").decode()
+        self.param = None if param is None else param.encode(errors="replace").decode()
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,13 @@ def html(asked: Chat, heard: Audio, told: Any, model: str) -> str:
     try:
         kept = {str(name): float(value) for name, value in seconds.items()} if isinstance(seconds, dict) else {}
         answer = answered(trace(told["trace"]), asked.choices, kept, notice if isinstance(notice, str) else None)
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise RequestError(400, f"answer holds no trace that can be read ({error!r:.80})", "answer") from None
     return page(answer, heard, asked.question, asked.choices, asked.name, model, "relisten serve")
 
 
 def trace(given: Any) -> Trace:
-    """A trace from its JSON. Raises KeyError, TypeError or ValueError on anything else."""
+    """A trace from its JSON. Raises LookupError, TypeError or ValueError on anything else."""
     token_ids, sampled = [int(token) for token in given["token_ids"]], [bool(flag) for flag in given["sampled"]]
     if not len(token_ids) == len(sampled) <= MAX_TOKENS:
         raise ValueError("token_ids and sampled do not fit together")

@@ -103,6 +103,10 @@ def write_scenes(
         raise ValueError(f"max_gap is {max_gap:g}; use {MIN_GAP:g} to {SECONDS[1]:g}")
     if not 0 <= absent <= 1:
         raise ValueError(f"absent is {absent:g}; it is a share of the questions, from 0 to 1")
+    if absent and world != "microphone":
+        raise ValueError(f"absent is {absent:g}; only the world microphone has questions that cannot be answered")
+    if wordings != "trained" and world == "mixed":
+        raise ValueError(f"wordings is {wordings!r}; the questions of the world mixed have one wording each")
     if not 0 <= hard <= 1 or (hard and world != "mixed"):
         raise ValueError(f"hard is {hard:g}; it is a share of the sounds in the world mixed, from 0 to 1")
     if world == "mixed":
@@ -154,7 +158,7 @@ def _at_microphone(
         real = microphone.real_words(sounds)
         return (
             lambda number, name: microphone.word_scene(number, sounds, real, name),
-            lambda number, clip, num: [microphone.word_question(number, clip, manner)],
+            lambda number, clip, num: [microphone.word_question(number, clip, manner)][:num],
         )
     return (
         lambda number, name: microphone.microphone_scene(number, sounds, seconds, name),

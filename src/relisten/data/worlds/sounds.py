@@ -164,16 +164,19 @@ def _read(folder: Path, row: dict[str, str], packed: dict[str, NDArray[np.float3
 
 
 def _divided(sounds: list[Sound], rows: list[dict[str, str]]) -> list[Sound]:
-    """Splits sounds that have no split: of a label, every fourth is held out; of two or three, the last one is."""
-    num_of: dict[str, int] = defaultdict(int)
-    for sound in sounds:
-        num_of[sound.label] += 1
-    seen: dict[str, int] = defaultdict(int)
+    """Splits recordings that have no split: of a label, every fourth is held out; of two or three, the last one is.
+
+    All parts of a take are in one split; a part that names no take is one of its own.
+    """
+    whose = [sound.take or f"row {number}" for number, sound in enumerate(sounds)]
+    numbers: dict[str, dict[str, int]] = defaultdict(dict)
+    for sound, take in zip(sounds, whose, strict=True):
+        numbers[sound.label].setdefault(take, len(numbers[sound.label]) + 1)
     divided = []
-    for sound, row in zip(sounds, rows, strict=True):
-        seen[sound.label] += 1
-        if not row.get("split") and num_of[sound.label] > 1:
-            last_of_few = num_of[sound.label] < 4 and seen[sound.label] == num_of[sound.label]
-            sound = replace(sound, split="heldout" if last_of_few or seen[sound.label] % 4 == 0 else "train")
+    for sound, row, take in zip(sounds, rows, whose, strict=True):
+        num, number = len(numbers[sound.label]), numbers[sound.label][take]
+        if not row.get("split") and num > 1:
+            held_out = number == num if num < 4 else number % 4 == 0
+            sound = replace(sound, split="heldout" if held_out else "train")
         divided.append(sound)
     return divided
