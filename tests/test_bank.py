@@ -211,6 +211,11 @@ def test_parts_of_a_take_that_names_no_split_stay_together(tmp_path: Path) -> No
     parts = "\n".join(f"a.wav,{part},{part + 0.5},kettle,take {part // 2}" for part in range(8))
     (tmp_path / "sounds.csv").write_text(f"file,start,end,label,take\n{parts}\n")
     assert [sound.split for sound in load_bank(tmp_path)] == ["train"] * 6 + ["heldout"] * 2
+    labels = "\n".join(f"a.wav,{part},{part + 0.5},{'dog' if part < 4 else 'cat'},t{part % 5}" for part in range(8))
+    (tmp_path / "sounds.csv").write_text(f"file,start,end,label,take\n{labels}\n")
+    splits = {sound.take: {other.split for other in load_bank(tmp_path) if other.take == sound.take}
+              for sound in load_bank(tmp_path)}  # fmt: skip
+    assert all(len(found) == 1 for found in splits.values()) and {"train", "heldout"} == set().union(*splits.values())
 
 
 MODELS = [(label, value) for label, (_, values) in desk.KINDS.items() for value in values]

@@ -40,6 +40,8 @@ TABLE: list[tuple[str, tuple[str, ...], str | None]] = [
     # to the letter before anything else
     ("Cm7", ("CM7", "Cm7"), "Cm7"), ("CM7", ("CM7", "Cm7"), "CM7"), ("x", ("-x", "x"), "x"), ("5", ("$5", "5"), "5"),
     ("C", ("C*", "C"), "C"), ("x2", ("x²", "x2"), "x2"), ("*", ("*", "**"), "*"), ("as", ("AS", "as"), "as"),
+    *((said, ("Cm7", "CM7", "G7"), "CM7") for said in ("B", "CM7.", "The answer is CM7.", "(B) CM7", "**CM7**")),
+    ("cm7", ("Cm7", "CM7", "G7"), None), ("B", ("x²", "x2"), "x2"), ("Löwe.", ("Löwe", "löwe"), "Löwe"),
     # labels
     ("B", ANIMALS, "cat"), ("b", ANIMALS, "cat"), ("B.", ANIMALS, "cat"), ("(B)", ANIMALS, "cat"),
     ("[B]", ANIMALS, "cat"), ("**B**", ANIMALS, "cat"), ("**B.** cat", ANIMALS, "cat"), ("B) cat", ANIMALS, "cat"),

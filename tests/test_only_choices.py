@@ -72,7 +72,8 @@ def test_a_token_may_hold_the_end_of_a_tag_and_the_start_of_a_choice() -> None:
 
 
 def bound_row(model: Any, *choices: str) -> Row:
-    question = Question(model, Example("e", make_audio(2.0), "Which?", choices), 0, "interleaved")
+    example = Example("e", make_audio(2.0), "Which?", choices)
+    question = Question(model, example, 0, "interleaved", only_choices=True)
     return Row(model, Words(model), {}, question, 0, GenerationConfig(only_choices=True), 4000)
 
 
@@ -119,8 +120,10 @@ def test_an_answer_that_would_end_before_it_began_is_asked_for(early: str) -> No
 
 @pytest.mark.parametrize("choice", ["a</answer>b", "<answer>a", "say <answer now", "<seg>1, 2</seg>", "<think>"])
 def test_a_choice_with_a_tag_is_refused(choice: str) -> None:
+    model: Any = BASES["qwen2_audio"]()
     with pytest.raises(ValueError, match="contains a tag that answers are read by"):
-        bound_row(BASES["qwen2_audio"](), "dog", choice)
+        bound_row(model, "dog", choice)
+    Question(model, Example("e", make_audio(2.0), "Which?", (choice, "")), 0, "interleaved")  # free answers: as ever
 
 
 @pytest.mark.parametrize("choice", ["", " "])

@@ -109,6 +109,9 @@ def test_choices_that_differ_in_their_punctuation_stay_different() -> None:
         ((), "at 9 p.m", "at 9 p.m.", True),
     ):
         assert rewards.says_right(answer, replace(EXAMPLE, choices=choices, answer=wanted)) == right, (choices, answer)
+    chords = replace(EXAMPLE, choices=("Cm7", "CM7"), answer="Cm7")
+    said = ("Cm7", "Cm7.", "CM7", "CM7.", "cm7")  # a full stop made the other chord right
+    assert [rewards.says_right(answer, chords) for answer in said] == [True, True, False, False, False]
     assert not rewards.says_right(None, EXAMPLE) and not rewards.says_right("x", replace(EXAMPLE, answer=None))
 
 

@@ -202,6 +202,6 @@ def test_what_a_request_leaves_out_or_null_is_the_server_s_default(default: bool
     assert chat.read(body(relisten={"only_choices": not default}), bounds).config.only_choices is not default
 
 
-def test_an_answer_may_quote_other_tags() -> None:
-    text = "<think>a</think><answer>the tag </think> and <answer></answer>"
-    assert split(text, [30, 40]) == ("a", "the tag </think> and <answer>")
+def test_an_answer_may_quote_the_tags_of_a_thought() -> None:
+    text = "<think>a</think><answer>the tag </think> and <think></answer>"
+    assert split(text, [30, 40]) == ("a", tags.parse(text).answer) == ("a", "the tag </think> and <think>")

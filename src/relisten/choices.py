@@ -29,7 +29,7 @@ def read_choice(answer: str | None, choices: Sequence[str]) -> str | None:
     3. the answer begins with a label ("B", "(b)", "B) cat"), or is a bare number that names a place;
     4. exactly one choice is mentioned outside negations and questions ("Not the violin; it is a cat").
 
-    A choice that is offered twice counts as one.
+    A choice that is offered twice counts as one. Choices that differ in case alone are told apart by it.
     """
     if answer is None or not answer.strip():
         return None
@@ -42,8 +42,20 @@ def read_choice(answer: str | None, choices: Sequence[str]) -> str | None:
         whole, steps = whole[-LONGEST:], (_declared,)
     for step in steps:
         if found := step(whole, options):
-            return options[min(found)].choice if len(found) == 1 else None
+            return _one([options[index] for index in found], answer)
     return None
+
+
+def _one(found: Sequence[Option], answer: str) -> str | None:
+    """The choice that was found; of several that are alike, the one that is written to the letter."""
+    if len(found) > 1 and _alike(found):
+        found = [option for option in found if option.choice.strip() in answer]
+    return found[0].choice if len(found) == 1 else None
+
+
+def _alike(options: Sequence[Option]) -> bool:
+    """Whether they differ in case or in the form of their characters alone."""
+    return len({fold(option.choice) for option in options}) == 1
 
 
 @dataclass(frozen=True)
@@ -78,12 +90,12 @@ def _options(choices: tuple[str, ...]) -> tuple[Option, ...]:
     for place, choice in enumerate(choices):
         plain, match = unmarked(choice), matches[place]
         text = plain[match.end() :] if own and match else plain
-        folded = fold(choice)
-        if folded in found:
-            first = found[folded]
-            found[folded] = Option(first.choice, (*first.places, place), first.label, first.text, first.key)
+        same = choice.strip()
+        if same in found:
+            first = found[same]
+            found[same] = Option(first.choice, (*first.places, place), first.label, first.text, first.key)
         else:
-            found[folded] = Option(choice, (place,), labels[place] if own else "", text, key_of(text))
+            found[same] = Option(choice, (place,), labels[place] if own else "", text, key_of(text))
     return tuple(found.values())
 
 
@@ -95,6 +107,8 @@ def _same(text: str, options: Sequence[Option]) -> frozenset[int]:
         for said in (text, _without_label(text)):
             keys = [(fold(o.choice), fold(o.text)) if form is fold else (o.key,) for o in options]
             found = frozenset(i for i, key in enumerate(keys) if form(said) in key and form(said))
+            if len(found) > 1 and _alike([options[i] for i in found]):
+                return found
             if len(found) != 1:
                 continue
             label = _OWN_LABEL.match(text) if said != text else None

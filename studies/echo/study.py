@@ -189,7 +189,10 @@ def check(config: StudyConfig) -> None:
             raise ValueError(f"given: {error}") from None
         if config.located or any(arm.fine for arm in arms_of(config, 0).values()):
             raise ValueError("given: leave out `located` and the rows `fine`, which are about a base that is made")
-    wanted = {stage.data: f"the model {name!r} is trained on" for name, stage in stages_of(config, 0).items()}
+    stages = stages_of(config, 0)
+    wanted = {stage.data: f"the model {name!r} is trained on" for name, stage in stages.items()}
+    if any(not stage.start for stage in stages.values()):
+        wanted |= {"new_model": "the first stage starts from", "heldout_scenes": "a base is judged by"}
     for function, what in ({"heldout": "all rows are asked"} | wanted).items():
         if not hasattr(_module(config.world), function):
             raise ValueError(f"world: {config.world} has no {function}, which {what}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,7 +13,6 @@ from torch import Tensor
 from relisten import audio as audio_files
 from relisten import tags
 from relisten.engine.generation import GenerationConfig
-from relisten.engine.words import Words
 from relisten.types import Audio, Example, Format, Listen, Segment
 
 if TYPE_CHECKING:
@@ -60,9 +60,13 @@ def _check(example: Example, audio: Audio) -> None:
             text.encode()
         except UnicodeEncodeError:
             raise ValueError(f"{text!r} contains half a character (a lone surrogate); write it again") from None
-    for choice in example.choices:
+
+
+def _check_choices(choices: Sequence[str]) -> None:
+    """Raises ValueError for a choice that cannot stand between <answer> and </answer>."""
+    for choice in choices:
         if not choice.strip():
-            raise ValueError("one of the choices is empty; write it, or leave it out")
+            raise ValueError("one of the choices is empty, and the answer must be a choice; write it, or leave it out")
         if tags.marks(tags.EVERY).search(choice) or BEGIN[:-1] in choice:
             raise ValueError(f"the choice {choice!r} contains a tag that answers are read by; write it without")
 
@@ -80,14 +84,23 @@ class Question:
     """An example that is ready to be asked: its recording in memory, its prompt as tokens."""
 
     def __init__(
-        self, model: AudioLM, example: Example, index: int, format: Format, sibling: Question | None = None
+        self,
+        model: AudioLM,
+        example: Example,
+        index: int,
+        format: Format,
+        sibling: Question | None = None,
+        only_choices: bool = False,
     ) -> None:
-        """sibling: another question about the same recording, which is then in memory already."""
+        """sibling: another question about the same recording, which is then in memory already. only_choices: whether
+        the answer must be a choice, which some choices cannot be."""
         if sibling is not None:
             given = sibling.audio
         else:
             given = example.audio if isinstance(example.audio, Audio) else audio_files.load(example.audio, model.rate)
         _check(example, given)
+        if only_choices:
+            _check_choices(example.choices)
         self.index = index
         self.id = example.id
         self.choices = tuple(choice.strip() for choice in example.choices)
@@ -112,6 +125,11 @@ class Question:
         spelled = (self._model.encode(f"{BEGIN}{choice}{END}") for choice in self.choices)
         return tuple(self._model.decode(token_ids) for token_ids in spelled)
 
+    @cached_property
+    def longest_answer(self) -> int:
+        """Tokens of the longest of these answers."""
+        return max((len(self._model.encode(way)) for way in self.ways), default=0)
+
     def share(self, sibling: Question | None = None) -> None:
         """Let its rows start from the end of the recording, so that other questions about it may start from there too.
 
@@ -133,18 +151,17 @@ class Question:
         return [model.features(self.audio)] if self.listen.num_tokens else []
 
 
-def answer_tokens(words: Words, question: Question, config: GenerationConfig) -> int:
+def answer_tokens(question: Question, config: GenerationConfig) -> int:
     """The most tokens of an answer that is sampled after a limit: enough for every choice, if it must be one."""
-    ways = question.ways if config.only_choices else ()
-    return max([ANSWER_TOKENS, *(len(words.encode(way)) for way in ways)])
+    return max(ANSWER_TOKENS, question.longest_answer if config.only_choices else 0)
 
 
-def most_tokens(words: Words, question: Question, config: GenerationConfig, longest: int = 1) -> int:
+def most_tokens(question: Question, config: GenerationConfig, longest: int = 1) -> int:
     """The most tokens that an answer to the question can hardly exceed, after its prompt.
 
     longest: how many times as long as its segment a piece of audio may become.
     """
-    sampled = config.max_new_tokens + answer_tokens(words, question, config)
+    sampled = config.max_new_tokens + answer_tokens(question, config)
     heard = config.max_listens * (longest * question.listen.num_tokens + 2) if config.format == "interleaved" else 0
     # A tag takes at least three sampled tokens and one forced token.
     return sampled + sampled // 3 + heard + 8 * MARGIN

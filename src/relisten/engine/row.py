@@ -87,7 +87,7 @@ class Row:
         )
         self._model, self._words, self._operations = model, words, operations
         self._bound = config.only_choices and bool(question.choices)  # whether the answer must be a choice
-        self._answer_tokens = answer_tokens(words, question, config)
+        self._answer_tokens = answer_tokens(question, config)
         self._listener = Listener(
             question.duration,
             config.format,

@@ -171,7 +171,7 @@ class Session:
     def _need(self, question: Question, config: GenerationConfig, own: int) -> tuple[Question, int]:
         """How many tokens after its prefix an answer is likely to get that has `own` of them now."""
         rest = len(question.token_ids) - question.prefix.length
-        most = most_tokens(self._engine.words, question, config, self._longest)
+        most = most_tokens(question, config, self._longest)
         likely = min(max(own - rest + GROWTH, self._engine.lengths.likely), most)
         return question, max(own, rest + likely) + NARROW
 
@@ -179,7 +179,8 @@ class Session:
         if asked.question is None:
             near = self._near(asked.example, number)
             read = next((other for other in near if other is not None), None)
-            question = Question(self._engine.model, asked.example, number, asked.config.format, read)
+            config = asked.config
+            question = Question(self._engine.model, asked.example, number, config.format, read, config.only_choices)
             length, most = len(question.token_ids), self._most
             if length > most:
                 what = "the model's context" if most == self._decoder.context else "the cache (max_cache_bytes)"

@@ -80,7 +80,7 @@ class Scope:
 def notice(model: AudioLM, audio: Audio, question: str, choices: Sequence[str]) -> str | None:
     """One sentence for people if a question lies outside the model's scope; None if it does not, or there is no scope.
 
-    audio: as the model takes it (`engine.row.audible`). The audio tower encodes it; `notice_of` needs no encoding.
+    audio: as the model takes it (`engine.question.audible`). The audio tower encodes it; `notice_of` needs no encoding.
     """
     heard = model.scope is not None and model.module.device.type != "meta"
     return _notice(model, audio.duration, pooled(model, audio) if heard else None, question, choices)

@@ -147,7 +147,9 @@ class VllmEngine(Answering):
                 f" {TEMPERATURES[1]:g}"
             )
         try:
-            question = Question(self.model, asked.example, asked.number, config.format)
+            question = Question(
+                self.model, asked.example, asked.number, config.format, only_choices=config.only_choices
+            )
         except (ValueError, OSError) as error:
             raise CannotBeAsked(str(error)) from None
         return _Prepared(question, [as_piece(question.audio)] if question.listen.num_tokens else [])

@@ -40,7 +40,7 @@ class Splitter:
         while self._held:
             at = self._held.find("<")
             plain, rest = (self._held, "") if at < 0 else (self._held[:at], self._held[at:])
-            tags = (_CLOSING,) if self.answering else _TAGS  # an answer may quote any other tag
+            tags = (_TURN, _CLOSING) if self.answering else _TAGS  # an answer may quote the tags of a thought
             tag = next((tag for tag in tags if rest.startswith(tag)), None)
             if tag is None and rest and not any(tag.startswith(rest) for tag in tags):
                 plain, rest = plain + rest[0], rest[1:]

@@ -85,8 +85,8 @@ def says_right(answer: str | None, example: Example) -> bool:
         return True
     if any(is_right(answer, choice) for choice in example.choices):
         return False
-    said, wanted = ((text or "").strip().rstrip(FINAL) for text in (answer, example.answer))
-    return bool(wanted) and is_right(said, wanted)
+    said, wanted, *choices = ((text or "").strip().rstrip(FINAL) for text in (answer, example.answer, *example.choices))
+    return bool(wanted) and is_right(said, wanted, choices)
 
 
 def accuracy(response: TracedResponse, example: Example) -> float:

@@ -164,19 +164,19 @@ def _read(folder: Path, row: dict[str, str], packed: dict[str, NDArray[np.float3
 
 
 def _divided(sounds: list[Sound], rows: list[dict[str, str]]) -> list[Sound]:
-    """Splits recordings that have no split: of a label, every fourth is held out; of two or three, the last one is.
+    """Splits takes that have no split: of a label, every fourth is held out; of two or three, the last one is.
 
-    All parts of a take are in one split; a part that names no take is one of its own.
+    All parts of a take are in one split, whatever their labels; a part that names no take is a take of its own. A label
+    with one take alone keeps it for both splits.
     """
     whose = [sound.take or f"row {number}" for number, sound in enumerate(sounds)]
     numbers: dict[str, dict[str, int]] = defaultdict(dict)
     for sound, take in zip(sounds, whose, strict=True):
         numbers[sound.label].setdefault(take, len(numbers[sound.label]) + 1)
-    divided = []
-    for sound, row, take in zip(sounds, rows, whose, strict=True):
+    chosen = {take: sound.split for sound, take, row in zip(sounds, whose, rows, strict=True) if row.get("split")}
+    for sound, take in zip(sounds, whose, strict=True):
         num, number = len(numbers[sound.label]), numbers[sound.label][take]
-        if not row.get("split") and num > 1:
+        if num > 1:
             held_out = number == num if num < 4 else number % 4 == 0
-            sound = replace(sound, split="heldout" if held_out else "train")
-        divided.append(sound)
-    return divided
+            chosen.setdefault(take, "heldout" if held_out else "train")
+    return [replace(sound, split=chosen.get(take, sound.split)) for sound, take in zip(sounds, whose, strict=True)]
