@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 
 from relisten import cli, records, tags
+from relisten.commands.options import command_line
 from relisten.data.offline.short import heard, segment
 from relisten.data.worlds import curriculum
 from relisten.data.worlds.scenes import bank, make_scene
@@ -263,3 +264,10 @@ def test_held_out_questions_of_two_seeds_are_about_other_scenes() -> None:
     """Those of seeds 0 and 1 were the same but for one scene, so whoever tuned on one had seen the other."""
     first, second = ({example.id for example in small_world.heldout(6, seed)} for seed in (0, 1))
     assert first and second and not first & second
+
+
+def test_a_report_names_the_command_that_makes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was `relisten x.yaml`, which is no command."""
+    monkeypatch.setattr(sys, "argv", ["studies/echo/__main__.py", "my study.yaml", "--seeds", "1"])
+    assert command_line(study_command.NAME) == "python -m studies.echo 'my study.yaml' --seeds 1"
+    assert command_line() == "relisten 'my study.yaml' --seeds 1"

@@ -16,6 +16,8 @@ from relisten.reports.text import console
 from studies.echo import report as study_report
 from studies.echo.study import StudyConfig, arm_folder, arms_of, check, make
 
+NAME = "python -m studies.echo"
+"""How it is started."""
 LATER = {"seeds": None, "side_seeds": None, "rows": None, "jobs": None}
 """Not kept among a folder's settings: they may be others when a study goes on."""
 
@@ -44,7 +46,7 @@ def study(settings: Path, /, *, output: Path | None = None, seeds: int | None = 
     check(config)
     run.start(config.output, {**dataclasses.asdict(config), **LATER})
     folders = make(config)
-    written = study_report.write(config, folders, command_line())
+    written = study_report.write(config, folders, command_line(NAME))
     shown = [result(read_run(arm_folder(folders[0], key))) for key in arms_of(config, 0)]
     console().print(terminal_table(short_table(shown), f"{folders[0].name} of {len(folders)}"))
     for path in written[:2]:
@@ -69,7 +71,7 @@ def read(path: Path) -> StudyConfig:
     return StudyConfig(**content | given)
 
 
-commands = standalone(study, "python -m studies.echo")
+commands = standalone(study, NAME)
 
 if __name__ == "__main__":
     main(commands=commands)

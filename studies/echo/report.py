@@ -193,9 +193,9 @@ def _listening(analyses: Sequence[Analysis]) -> list[Section]:
 
 
 def _dynamics(folders: Sequence[Path]) -> Section:
-    """The paper's curves, from the RL of D and of D gentle, of the first seed."""
+    """The paper's curves, from the RL of D in each way, of the first seed."""
     parts: list[Chart] = []
-    for key, name in (("D", "dynamics"), ("D gentle", "dynamics-gentle")):
+    for key, name in (("D", "dynamics"), ("D mid", "dynamics-mid"), ("D gentle", "dynamics-gentle")):
         folder = folders[0] / "models" / ARMS[key].model
         if folder.is_dir():
             series = {s.name: s for s in read_metrics(folder)}

@@ -13,6 +13,9 @@ from relisten.reports.text import console
 from studies.operations import report
 from studies.operations.study import StudyConfig, make
 
+NAME = "python -m studies.operations"
+"""How it is started."""
+
 
 def study(settings: Path, /, *, output: Path | None = None, seeds: int | None = None) -> int:
     """Train models with and without operations in a world where they are needed, read them, and report.
@@ -32,7 +35,7 @@ def study(settings: Path, /, *, output: Path | None = None, seeds: int | None = 
     config = read(settings)
     config = dataclasses.replace(config, output=output or config.output, seeds=config.seeds if seeds is None else seeds)
     run.start(config.output, {**dataclasses.asdict(config), "seeds": None, "jobs": None})  # these two may change
-    written = report.write(config, make(config), command_line())
+    written = report.write(config, make(config), command_line(NAME))
     for path in written[:2]:
         console().print(str(path), soft_wrap=True)
     return 0
@@ -53,7 +56,7 @@ def read(path: Path) -> StudyConfig:
     return config
 
 
-commands = standalone(study, "python -m studies.operations")
+commands = standalone(study, NAME)
 
 if __name__ == "__main__":
     main(commands=commands)

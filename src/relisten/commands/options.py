@@ -121,6 +121,6 @@ def kept_answers(path: Path, num: int) -> str:
     return f"{path}: {there} of {num} answers are kept"
 
 
-def command_line() -> str:
-    """The command as it was typed, quoted for a shell."""
-    return shlex.join(["relisten", *sys.argv[1:]])
+def command_line(program: str = "relisten") -> str:
+    """The command as it was typed, quoted for a shell. program: how it is started."""
+    return f"{program} {shlex.join(sys.argv[1:])}".rstrip()
