@@ -14,6 +14,7 @@ from test_engine import CONFIG
 import relisten
 from relisten.engine.engine import Engine
 from relisten.engine.generation import GenerationConfig
+from relisten.engine.memory import bytes_per_token
 from relisten.engine.question import Question
 from relisten.engine.row import Row
 from relisten.engine.words import Words
@@ -130,3 +131,14 @@ def test_a_choice_with_a_tag_is_refused(choice: str) -> None:
 def test_an_empty_choice_is_refused(choice: str) -> None:
     with pytest.raises(ValueError, match="one of the choices is empty"):
         bound_row(BASES["qwen2_audio"](), "dog", choice)
+
+
+def test_a_choice_that_leaves_no_place_for_a_thought_is_refused() -> None:
+    """The answer was empty, and nothing said why."""
+    model = make_model(layers=1)
+    example = Example("e", make_audio(2.0), "Which?", ("x " * 150, "y"))
+    room = len(Question(model, example, 0, "interleaved").token_ids) + 120
+    engine = Engine(model, max_cache_bytes=room * bytes_per_token(model))
+    with pytest.raises(ValueError, match="the longest choice takes"):
+        engine.generate([example], replace(CONFIG, only_choices=True))
+    engine.generate([example], replace(CONFIG, max_new_tokens=20))

@@ -156,6 +156,19 @@ def answer_tokens(question: Question, config: GenerationConfig) -> int:
     return max(ANSWER_TOKENS, question.longest_answer if config.only_choices else 0)
 
 
+def check_choices_fit(question: Question, config: GenerationConfig, room: int) -> None:
+    """Raises ValueError if the answer must be a choice, and the longest one leaves no place for a thought.
+
+    room: the most tokens of prompt and answer together.
+    """
+    left = room - len(question.token_ids)
+    if config.only_choices and left < question.longest_answer + 8 * MARGIN:
+        raise ValueError(
+            f"{question.id}: the longest choice takes {question.longest_answer} tokens, and {max(left, 0)} are left"
+            " after the question; shorten the choice, or cut the recording"
+        )
+
+
 def most_tokens(question: Question, config: GenerationConfig, longest: int = 1) -> int:
     """The most tokens that an answer to the question can hardly exceed, after its prompt.
 

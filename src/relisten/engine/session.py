@@ -17,7 +17,7 @@ from relisten.engine.answering import Failed, Update
 from relisten.engine.decoder import NARROW, Decoder
 from relisten.engine.generation import GenerationConfig
 from relisten.engine.memory import GROWTH, Usage, max_tokens
-from relisten.engine.question import PromptPrefix, Question, most_tokens
+from relisten.engine.question import PromptPrefix, Question, check_choices_fit, most_tokens
 from relisten.engine.row import Finished, Row
 from relisten.types import Audio, Example
 
@@ -189,6 +189,7 @@ class Session:
                     f"{question.id}: {question.duration:.1f} s of audio and the question take {length} tokens,"
                     f" {what} has room for {most}; {too_long}"
                 )
+            check_choices_fit(question, config, most)
             sharing = [other for other in near if other is None or other.prefix.length < len(other.token_ids)]
             if sharing:
                 question.share(next((other for other in sharing if other is not None), None))

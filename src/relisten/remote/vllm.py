@@ -22,7 +22,7 @@ import soundfile
 from relisten.data.servers import CallFailed
 from relisten.engine.answering import Answering
 from relisten.engine.operations import Operation
-from relisten.engine.question import BEGIN, Question
+from relisten.engine.question import BEGIN, Question, check_choices_fit
 from relisten.engine.row import AnswerEvent, Row
 from relisten.engine.words import Words
 from relisten.models.base import AudioLM
@@ -109,6 +109,10 @@ class VllmEngine(Answering):
                 f"{question.id}: {question.duration:.1f} s of audio and the question take {len(question.token_ids)}"
                 f" tokens, the server has room for {room}; cut the recording, or shorten the question"
             )
+        try:
+            check_choices_fit(question, asked.config, room)
+        except ValueError as error:
+            raise CannotBeAsked(str(error)) from None
         row = Row(self.model, self.words, self.operations, question, sample, asked.config, room)
         whole, tries = False, 0
         while not row.done:
