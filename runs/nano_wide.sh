@@ -13,5 +13,6 @@ relisten train sft runs/wide_base.yaml --output "$folder/base" --model "$folder/
 relisten train sft runs/wide_sft.yaml --output "$folder/sft" --model "$folder/base/model"
 relisten train sft runs/wide_varied.yaml --output "$folder/varied" --model "$folder/sft/model"
 python runs/ship_nano.py "$folder/varied/model" "$folder/nano"
+python runs/nano_scope.py fit "$3" "$folder/nano"
 # RL changed nothing that was measured (LAB.md); to try it:
 # relisten train grpo runs/wide_grpo.yaml --output "$folder/grpo" --model "$folder/varied/model"

@@ -22,11 +22,11 @@ MAX_SECONDS = 600.0
 """The longest recording that is accepted by default, in seconds: Qwen2.5-Omni was trained on up to ten minutes."""
 
 Finish = Literal["stop", "length", "listens", "context", "repetition"]
-"""Why a trace ended. `stop`: the model ended it (before its answer, which it was then led
-to, if nothing but a choice may be answered). In all other cases its reasoning was closed and the answer was forced
-(which may be cut short too): `length`: the limit on sampled tokens was reached. `listens`: the model asked for more
-segments than it may hear. `context`: the model's context or the cache was full. `repetition`: the model wrote the same
-stretch of text again and again."""
+"""Why a trace ended. `stop`: the model ended it; where the answer must be a choice and the model ended before it, the
+model was led to one. In all other cases its reasoning was closed and the answer was forced (which may be cut short
+too): `length`: the limit on sampled tokens was reached. `listens`: the model asked for more segments than it may hear.
+`context`: the model's context or the cache was full. `repetition`: the model wrote the same stretch of text again and
+again."""
 
 
 @documented

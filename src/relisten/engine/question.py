@@ -120,7 +120,7 @@ class Question:
         return self._shared or PromptPrefix(self.index, len(self.token_ids))
 
     @cached_property
-    def ways(self) -> tuple[str, ...]:
+    def answers(self) -> tuple[str, ...]:
         """The answers that name a choice, with their tags, as the tokenizer writes them (it may compose characters)."""
         spelled = (self._model.encode(f"{BEGIN}{choice}{END}") for choice in self.choices)
         return tuple(self._model.decode(token_ids) for token_ids in spelled)
@@ -128,7 +128,7 @@ class Question:
     @cached_property
     def longest_answer(self) -> int:
         """Tokens of the longest of these answers."""
-        return max((len(self._model.encode(way)) for way in self.ways), default=0)
+        return max((len(self._model.encode(answer)) for answer in self.answers), default=0)
 
     def share(self, sibling: Question | None = None) -> None:
         """Let its rows start from the end of the recording, so that other questions about it may start from there too.

@@ -155,7 +155,7 @@ class Row:
         if not self._bound or self._ended:
             return None
         _, begun, rest = self.written.rpartition(BEGIN[:-1])
-        return self._words.next_ones(begun + rest, self._held, self.question.ways) if begun else None
+        return self._words.next_ones(begun + rest, self._held, self.question.answers) if begun else None
 
     def push(self, token_id: int, logprob: float) -> None:
         """Take a sampled token and do everything that follows from it."""
